@@ -1,0 +1,310 @@
+//! Deliveries as people see them: one, many, and what a person may do to one. How they are claimed and finished is
+//! the business of [`crate::queue`].
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    id::{DeliveryId, SubscriptionId},
+    subscription::Page,
+};
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Waiting for its first or next attempt.
+    Pending,
+    /// A worker is at it.
+    InFlight,
+    /// The receiver has it.
+    Succeeded,
+    /// Out of attempts, or refused for good.
+    DeadLetter,
+    /// Called off before it succeeded.
+    Canceled,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::InFlight, Self::Succeeded, Self::DeadLetter, Self::Canceled];
+
+    /// Its word in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InFlight => "in_flight",
+            Self::Succeeded => "succeeded",
+            Self::DeadLetter => "dead_letter",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+    }
+}
+
+/// A delivery and how far it has come.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its id.
+    pub id: DeliveryId,
+    /// What is delivered.
+    pub event_id: Uuid,
+    /// To whom.
+    pub subscription_id: Uuid,
+    /// The event's type; `None` once retention has removed the event.
+    pub event_type: Option<String>,
+    /// Where it stands.
+    pub status: Status,
+    /// Attempts so far, one that is under way included.
+    pub attempt_count: i16,
+    /// When the next attempt is due; only while pending.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// HTTP status of the last finished attempt.
+    pub last_status_code: Option<i16>,
+    /// Why the last finished attempt failed.
+    pub last_error: Option<String>,
+    /// When it came to be.
+    pub created_at: DateTime<Utc>,
+    /// When it came to its end.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries a list shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter {
+    /// Only this subscription's.
+    pub subscription: Option<SubscriptionId>,
+    /// Only those that stand so.
+    pub status: Option<Status>,
+}
+
+struct Row {
+    id: Uuid,
+    event_id: Uuid,
+    subscription_id: Uuid,
+    event_type: Option<String>,
+    stored: String,
+    leased: Option<bool>,
+    due_at: Option<DateTime<Utc>>,
+    attempt_count: Option<i16>,
+    last_number: Option<i16>,
+    last_status_code: Option<i16>,
+    last_error: Option<String>,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+/// One delivery.
+pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
+    views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("delivery"))
+}
+
+/// Deliveries, the newest first: the page's ids from whichever index knows the status, then their views.
+pub async fn list(pool: &PgPool, filter: Filter, page: Page) -> Result<Vec<Delivery>> {
+    let subscription = filter.subscription.map(|id| id.0);
+    let ids = match filter.status {
+        None | Some(Status::Succeeded | Status::Canceled) => {
+            sqlx::query_scalar!(
+                r#"SELECT id AS "id!" FROM deliveries
+                    WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($2::uuid IS NULL OR id < $2)
+                      AND ($3::text IS NULL OR status = $3::text::delivery_status)
+                    ORDER BY id DESC LIMIT $4"#,
+                subscription,
+                page.before,
+                filter.status.map(Status::as_str),
+                page.limit
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        Some(Status::DeadLetter) => {
+            sqlx::query_scalar!(
+                r#"SELECT delivery_id AS "id!" FROM dead_letters
+                    WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($2::uuid IS NULL OR delivery_id < $2)
+                    ORDER BY delivery_id DESC LIMIT $3"#,
+                subscription,
+                page.before,
+                page.limit
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        Some(status @ (Status::Pending | Status::InFlight)) => {
+            sqlx::query_scalar!(
+                r#"SELECT delivery_id AS "id!" FROM queue
+                    WHERE ($1::uuid IS NULL OR lane_id = $1) AND ($2::uuid IS NULL OR delivery_id < $2)
+                      AND (lease_token IS NOT NULL AND due_at > clock_timestamp()) = $3
+                    ORDER BY delivery_id DESC LIMIT $4"#,
+                subscription,
+                page.before,
+                status == Status::InFlight,
+                page.limit
+            )
+            .fetch_all(pool)
+            .await?
+        }
+    };
+    views(pool, &ids).await
+}
+
+/// Makes a delivery due at once: a pending one early, a finished one for a fresh round of attempts.
+///
+/// # Errors
+/// A conflict where a worker is at it, or where its event or subscription is gone.
+pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
+    let mut transaction = pool.begin().await?;
+    let lane = match lock(&mut transaction, id).await? {
+        Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
+        Locked::Pending { lane_id } => {
+            sqlx::query!("UPDATE queue SET due_at = clock_timestamp() WHERE delivery_id = $1", id.0)
+                .execute(&mut *transaction)
+                .await?;
+            lane_id
+        }
+        Locked::Finished { event_id, subscription_id } => {
+            reopen(&mut transaction, id, event_id, subscription_id).await?;
+            subscription_id
+        }
+    };
+    sqlx::query!(
+        "UPDATE lanes SET due_at = greatest(clock_timestamp(), hold_until), drained_at = NULL
+          WHERE id = $1 AND due_at > greatest(clock_timestamp(), hold_until)",
+        lane
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    get(pool, id).await
+}
+
+/// Calls a pending delivery off.
+///
+/// # Errors
+/// A conflict where a worker is at it or it is finished.
+pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
+    let mut transaction = pool.begin().await?;
+    match lock(&mut transaction, id).await? {
+        Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
+        Locked::Finished { .. } => return Err(Error::Conflict("the delivery is finished".to_owned())),
+        Locked::Pending { .. } => {}
+    }
+    sqlx::query!("DELETE FROM queue WHERE delivery_id = $1", id.0).execute(&mut *transaction).await?;
+    sqlx::query!("UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = $1", id.0)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    get(pool, id).await
+}
+
+/// A delivery that nobody else can change until the transaction ends.
+enum Locked {
+    InFlight,
+    Pending { lane_id: Uuid },
+    Finished { event_id: Uuid, subscription_id: Uuid },
+}
+
+/// Locks the queue row first and the record second, in the order in which outcomes are recorded.
+async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
+    let waiting = sqlx::query!(
+        r#"SELECT lane_id, (lease_token IS NOT NULL AND due_at > clock_timestamp()) AS "leased!"
+             FROM queue WHERE delivery_id = $1 FOR UPDATE"#,
+        id.0
+    );
+    if let Some(row) = waiting.fetch_optional(&mut *connection).await? {
+        return Ok(if row.leased { Locked::InFlight } else { Locked::Pending { lane_id: row.lane_id } });
+    }
+    let finished = sqlx::query!(
+        r#"SELECT event_id, subscription_id, status = 'pending' AS "pending!"
+             FROM deliveries WHERE id = $1 FOR UPDATE"#,
+        id.0
+    );
+    let row = finished.fetch_optional(connection).await?.ok_or(Error::NotFound("delivery"))?;
+    if row.pending {
+        // It was reopened by another request between the two looks.
+        return Err(Error::Conflict("the delivery has just been changed".to_owned()));
+    }
+    Ok(Locked::Finished { event_id: row.event_id, subscription_id: row.subscription_id })
+}
+
+/// Puts a finished delivery back into the queue; its attempts go on counting, its retry policy begins anew.
+async fn reopen(connection: &mut PgConnection, id: DeliveryId, event_id: Uuid, subscription_id: Uuid) -> Result<()> {
+    let reachable = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM events WHERE id = $1)
+              AND EXISTS (SELECT FROM subscriptions WHERE id = $2 AND deleted_at IS NULL) AS "reachable!""#,
+        event_id,
+        subscription_id
+    );
+    if !reachable.fetch_one(&mut *connection).await? {
+        return Err(Error::Conflict("its event or its subscription does not exist any more".to_owned()));
+    }
+    sqlx::query!(
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before)
+         SELECT $1, $2, $3, clock_timestamp(), a.made, a.made
+           FROM (SELECT coalesce(max(number), 0::smallint) AS made FROM attempts WHERE delivery_id = $1) a",
+        id.0,
+        event_id,
+        subscription_id
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("UPDATE deliveries SET status = 'pending', finished_at = NULL WHERE id = $1", id.0)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("DELETE FROM dead_letters WHERE delivery_id = $1", id.0).execute(connection).await?;
+    Ok(())
+}
+
+async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.subscription_id AS "subscription_id!",
+                  e.event_type AS "event_type?", d.status::text AS "stored!",
+                  (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
+                  q.due_at AS "due_at?", q.attempt_count AS "attempt_count?", a.number AS "last_number?",
+                  a.status_code AS last_status_code, a.error AS last_error,
+                  d.created_at AS "created_at!", d.finished_at
+             FROM unnest($1::uuid[]) AS i (id)
+            CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
+             LEFT JOIN LATERAL (SELECT x.event_type FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count
+                                  FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
+             LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
+                                 WHERE x.delivery_id = d.id ORDER BY x.number DESC LIMIT 1) a ON true
+            ORDER BY d.id DESC
+            LIMIT 1000"#,
+        ids
+    );
+    rows.fetch_all(pool).await?.into_iter().map(view).collect()
+}
+
+fn view(row: Row) -> Result<Delivery> {
+    let leased = row.leased.unwrap_or(false);
+    let status = match row.stored.as_str() {
+        "pending" if leased => Status::InFlight,
+        stored => stored.parse().map_err(Error::internal)?,
+    };
+    Ok(Delivery {
+        id: DeliveryId(row.id),
+        event_id: row.event_id,
+        subscription_id: row.subscription_id,
+        event_type: row.event_type,
+        status,
+        attempt_count: row.attempt_count.or(row.last_number).unwrap_or(0),
+        next_attempt_at: row.due_at.filter(|_| status == Status::Pending),
+        last_status_code: row.last_status_code,
+        last_error: row.last_error,
+        created_at: row.created_at,
+        finished_at: row.finished_at,
+    })
+}

@@ -1,0 +1,60 @@
+//! The few meanings an error of ours can have. It knows nothing of HTTP; a receiver's failure is not an error but an
+//! [`crate::attempt::Outcome`].
+
+use crate::validation::Problems;
+
+/// What went wrong on our side, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing, or it has been deleted.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// It is there, but in a state that forbids this.
+    #[error("{0}")]
+    Conflict(String),
+    /// The input breaks rules; every broken rule is named.
+    #[error("{0}")]
+    Invalid(Problems),
+    /// We are full or the database is away; the same call may succeed in a moment.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// The database refused, or we have a bug.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A result whose error is one of ours.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Wraps an error that is nobody's but ours.
+    pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    /// Tells a database that is away (a retry helps) from a statement that is wrong (a retry does not).
+    fn from(error: sqlx::Error) -> Self {
+        if is_outage(&error) {
+            tracing::warn!(%error, "the database is away");
+            Self::Unavailable("the database is not reachable at the moment")
+        } else {
+            Self::Internal(error.into())
+        }
+    }
+}
+
+/// Whether the database was not reachable, was going away, or did not answer in time.
+#[must_use]
+pub fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Protocol(_) => true,
+        // Classes 08 (connection), 53 (resources), 57 (operator intervention: shutdown, crash, cancel by timeout),
+        // 58 (system error), and 25006 (a standby that has not been promoted yet).
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| matches!(&code[..2], "08" | "53" | "57" | "58") || code == "25006"),
+        _ => false,
+    }
+}

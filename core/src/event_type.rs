@@ -1,0 +1,125 @@
+//! Event types (`order.created`) and the patterns by which a subscription says which of them it wants.
+
+use std::{fmt, str::FromStr};
+
+/// Characters of an event type or a pattern, at most.
+pub const EVENT_TYPE_CHARACTERS_MAX: usize = 128;
+
+/// The type of an event whose producer named none.
+pub const EVENT_TYPE_DEFAULT: &str = "webhook.received";
+
+const SHAPE: &str = "must be segments of letters, digits, `_` and `-` joined by dots, at most 128 characters long";
+
+/// A valid event type: segments of ASCII letters, digits, `_` and `-`, joined by dots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventType(String);
+
+impl EventType {
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for EventType {
+    fn default() -> Self {
+        Self(EVENT_TYPE_DEFAULT.to_owned())
+    }
+}
+
+impl FromStr for EventType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let segment = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        if text.len() <= EVENT_TYPE_CHARACTERS_MAX && text.split('.').all(segment) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SHAPE.to_owned())
+        }
+    }
+}
+
+/// What a subscription wants: one type exactly, everything below a prefix (`order.*`, one or more segments), or
+/// everything (`*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventTypePattern {
+    /// `*`
+    Any,
+    /// `order.*`; holds `order.`
+    Below(String),
+    /// `order.created`
+    Exactly(EventType),
+}
+
+impl EventTypePattern {
+    /// Whether an event of this type is wanted.
+    #[must_use]
+    pub fn matches(&self, event_type: &EventType) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Below(prefix) => event_type.0.starts_with(prefix.as_str()),
+            Self::Exactly(exact) => exact == event_type,
+        }
+    }
+}
+
+impl FromStr for EventTypePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        match text.strip_suffix(".*") {
+            Some(prefix) => prefix.parse::<EventType>().map(|prefix| Self::Below(format!("{}.", prefix.0))),
+            None => text.parse().map(Self::Exactly),
+        }
+        .map_err(|shape| format!("{shape}, optionally ending in `.*`, or just `*`"))
+    }
+}
+
+impl fmt::Display for EventTypePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Below(prefix) => write!(f, "{prefix}*"),
+            Self::Exactly(exact) => f.write_str(exact.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let cases = [
+            ("*", "order.created", true),
+            ("order.*", "order.created", true),
+            ("order.*", "order.line.added", true),
+            ("order.*", "order", false),
+            ("order.*", "orders.created", false),
+            ("order.created", "order.created", true),
+            ("order.created", "order.created.twice", false),
+        ];
+        for (pattern, event_type, wanted) in cases {
+            let parsed: EventTypePattern = pattern.parse().expect(pattern);
+            assert_eq!(parsed.to_string(), pattern);
+            assert_eq!(parsed.matches(&event_type.parse().expect(event_type)), wanted, "{pattern} on {event_type}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        let long = "a".repeat(EVENT_TYPE_CHARACTERS_MAX + 1);
+        for text in ["", ".", "order.", ".created", "order..created", "order created", "o\0", "ördér", "*.created", &long] {
+            assert!(text.parse::<EventType>().is_err(), "{text:?}");
+        }
+        for text in ["", "**", "order*", "*.order", ".*"] {
+            assert!(text.parse::<EventTypePattern>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Listening on a notification channel for as long as the process lives, through every loss of the connection. A
+//! notification is only ever a hint: what was sent while nobody listened is lost, and the listener is told so.
+
+use std::time::Duration;
+
+use sqlx::{PgPool, postgres::PgListener};
+
+/// What a listener hears.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// A notification with its payload.
+    Notification(&'a str),
+    /// Listening begins or begins again: anything may have been missed.
+    Gap,
+}
+
+/// How long a listener waits before it connects again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Listens until the task is dropped. Takes one connection of the pool for itself.
+pub async fn listen(pool: PgPool, channel: String, mut hear: impl FnMut(Heard<'_>) + Send) {
+    loop {
+        if let Err(error) = listen_once(&pool, &channel, &mut hear).await {
+            tracing::warn!(%error, channel, "listening was interrupted");
+        }
+        hear(Heard::Gap);
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+async fn listen_once(pool: &PgPool, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(channel).await?;
+    hear(Heard::Gap);
+    // `None` means that the connection was lost, and with it whatever was sent meanwhile.
+    while let Some(notification) = listener.try_recv().await? {
+        hear(Heard::Notification(notification.payload()));
+    }
+    Ok(())
+}

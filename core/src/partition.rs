@@ -1,0 +1,120 @@
+//! The daily partitions of events, deliveries and attempts: made ahead of time, dropped when they are old.
+
+use chrono::{Days, NaiveDate, Utc};
+use sqlx::{Connection, PgConnection, PgPool};
+
+use crate::{Result, error::Error};
+
+/// Days ahead for which partitions exist.
+pub const DAYS_AHEAD: u64 = 7;
+/// Days ahead below which it is an alarm.
+pub const DAYS_AHEAD_ALARM: i64 = 2;
+/// How long a step of retention waits for a lock before it leaves the partition for the next time.
+const LOCK_TIMEOUT: &str = "5s";
+
+/// Creates what is missing from yesterday to a week ahead.
+///
+/// # Errors
+/// When the database is away or refuses.
+pub async fn ensure(pool: &PgPool) -> Result<()> {
+    let today = Utc::now().date_naive();
+    let (first, last) = (today - Days::new(1), today + Days::new(DAYS_AHEAD));
+    let made = sqlx::query_scalar!(r#"SELECT ensure_partitions($1, $2) AS "made!""#, first, last).fetch_one(pool).await?;
+    if made > 0 {
+        tracing::info!(made, until = %last, "created partitions");
+    }
+    Ok(())
+}
+
+/// Whole days after today for which every partition exists, with a metric and a loud log when they are few.
+///
+/// # Errors
+/// When the database is away.
+pub async fn runway(pool: &PgPool) -> Result<i64> {
+    let last = sqlx::query_scalar!(
+        r#"SELECT min(last) AS last FROM (SELECT parent, max(day) AS last FROM partitions GROUP BY parent) p"#
+    );
+    let last = last.fetch_one(pool).await?;
+    let days = last.map_or(-1, |last| (last - Utc::now().date_naive()).num_days());
+    metrics::gauge!("postrider_partition_days_ahead").set(f64::from(i32::try_from(days).unwrap_or(i32::MAX)));
+    if days < DAYS_AHEAD_ALARM {
+        tracing::error!(days, "partitions run out: without one for its day, no event can be stored");
+    }
+    Ok(days)
+}
+
+/// What retention did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Partitions dropped.
+    pub dropped: Vec<String>,
+    /// Partitions that are old enough and still hold what an unfinished delivery needs.
+    pub kept: Vec<String>,
+}
+
+/// Drops the partitions of days before `oldest`, except those that unfinished deliveries still need: nothing that was
+/// acknowledged is dropped before it is delivered or dead.
+///
+/// # Errors
+/// When the database is away or a lock cannot be had; what was dropped by then stays dropped.
+pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
+    let mut connection = pool.acquire().await?.detach();
+    let outcome = retire_on(&mut connection, oldest).await;
+    let _ = connection.close().await;
+    outcome
+}
+
+async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<Retired> {
+    // The scan below may read the whole queue, and a detach waits for every older transaction.
+    sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)").bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
+    let old = sqlx::query!(
+        r#"SELECT p.parent AS "parent!", p.name AS "name!",
+                  EXISTS (SELECT FROM queue q
+                           WHERE CASE p.parent WHEN 'events' THEN q.event_id ELSE q.delivery_id END
+                                 >= uuid_floor(p.day::timestamp AT TIME ZONE 'UTC')
+                             AND CASE p.parent WHEN 'events' THEN q.event_id ELSE q.delivery_id END
+                                 < uuid_floor((p.day + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!"
+             FROM partitions p
+            WHERE p.day < $1"#,
+        oldest
+    );
+    let mut retired = Retired::default();
+    for partition in old.fetch_all(&mut *connection).await? {
+        if partition.needed {
+            retired.kept.push(partition.name);
+            continue;
+        }
+        detach(connection, &partition.parent, &partition.name).await?;
+        run(connection, format!("DROP TABLE \"{}\"", partition.name)).await?;
+        retired.dropped.push(partition.name);
+    }
+    if retired.kept.is_empty() {
+        // Rows of the side table have no partition to go with; a day of them is few.
+        sqlx::query!(
+            "DELETE FROM dead_letters WHERE delivery_id < uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')",
+            oldest
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(retired)
+}
+
+/// Detaches without locking out readers and writers; finishes a detach that was interrupted.
+async fn detach(connection: &mut PgConnection, parent: &str, name: &str) -> Result<()> {
+    let concurrently = format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" CONCURRENTLY");
+    match run(connection, concurrently).await {
+        Ok(()) => Ok(()),
+        // 55000 object_not_in_prerequisite_state: an earlier detach was interrupted half-way.
+        Err(error) if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55000")) => {
+            Ok(run(connection, format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" FINALIZE")).await?)
+        }
+        Err(error) => Err(Error::from(error)),
+    }
+}
+
+/// Runs a statement whose only variable parts are names of partitions, which are our own.
+async fn run(connection: &mut PgConnection, statement: String) -> std::result::Result<(), sqlx::Error> {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
+}

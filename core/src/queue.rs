@@ -1,0 +1,317 @@
+//! The queue as its two users see it: ingest accepts and wakes, workers claim and record. The statements themselves
+//! are functions in the database (`migrations/0003_lanes.sql`); here is the typed way to call them.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    Result,
+    attempt::Outcome,
+    event::NewEvent,
+    id::{DeliveryId, EventId, SubscriptionId},
+};
+
+/// What the wake-up channel's name ends in.
+pub const WAKE_CHANNEL: &str = "wake";
+
+/// A delivery about to be accepted with its event.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDelivery {
+    /// Its id.
+    pub id: DeliveryId,
+    /// What is delivered.
+    pub event_id: EventId,
+    /// To whom.
+    pub subscription_id: SubscriptionId,
+    /// Where it waits.
+    pub lane_id: Uuid,
+}
+
+/// A delivery that is ours to attempt until the lease expires.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// Which.
+    pub delivery_id: Uuid,
+    /// What is delivered.
+    pub event_id: Uuid,
+    /// The lane it came from.
+    pub lane_id: Uuid,
+    /// To whom.
+    pub subscription_id: Uuid,
+    /// When its lane was due: how far along the lanes this claim came.
+    pub lane_due_at: DateTime<Utc>,
+    /// Number of this attempt; 1 is the first.
+    pub attempt_number: i16,
+    /// Earlier attempts that do not count against the retry policy.
+    pub attempts_before: i16,
+    /// Fences the outcome.
+    pub lease_token: i64,
+    /// How long the lease lasts, from the claim.
+    pub lease_ms: i32,
+    /// The event; `None` where it is gone.
+    pub event: Option<ClaimedEvent>,
+}
+
+/// The event of a claimed delivery.
+#[derive(Clone, Debug)]
+pub struct ClaimedEvent {
+    /// Its type.
+    pub event_type: String,
+    /// What its payload is.
+    pub content_type: String,
+    /// Byte for byte what was accepted.
+    pub payload: Vec<u8>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+}
+
+impl Claimed {
+    /// Number of this attempt within the retry policy's present round; 1 is the first.
+    #[must_use]
+    pub fn attempt_in_round(&self) -> u16 {
+        self.attempt_number.saturating_sub(self.attempts_before).max(1).unsigned_abs()
+    }
+}
+
+/// How a worker looks for work.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Lanes visited, at most.
+    pub lanes_max: i32,
+    /// Free places; at most half of them are filled by one lane.
+    pub rows_max: i32,
+    /// Lanes left out.
+    pub skip: Vec<Uuid>,
+    /// Where the look along the lanes begins; `None` for the very beginning.
+    pub lanes_from: Option<DateTime<Utc>>,
+}
+
+/// What becomes of a claimed delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The receiver has it.
+    Succeeded,
+    /// It ran out of attempts, or was refused for good.
+    DeadLetter,
+    /// Nobody wants it any more.
+    Canceled,
+    /// It goes back, due after a while.
+    Retry {
+        /// How long it waits.
+        after: Duration,
+        /// How long its whole lane rests.
+        lane_rests: Option<Duration>,
+        /// Whether this attempt counts against the retry policy.
+        counts: Counts,
+    },
+}
+
+/// Whether an attempt counts against the retry policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// As every attempt that the receiver had a part in.
+    Yes,
+    /// It was cut short by us.
+    No,
+}
+
+/// An outcome to be written down.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Which delivery, under which lease.
+    pub delivery_id: Uuid,
+    /// The lease that fences it.
+    pub lease_token: i64,
+    /// Whose it is.
+    pub subscription_id: Uuid,
+    /// Number of the attempt.
+    pub attempt_number: i16,
+    /// What was tried and came of it; `None` where no attempt was made.
+    pub outcome: Option<Outcome>,
+    /// What becomes of the delivery.
+    pub disposition: Disposition,
+}
+
+/// Stores events with their deliveries, all or nothing; when it returns, they are safe. Answers the lanes that it
+/// armed, which owe a wake-up.
+pub async fn accept<'a>(
+    pool: &PgPool,
+    events: impl Iterator<Item = &'a NewEvent> + Clone,
+    deliveries: &[NewDelivery],
+) -> std::result::Result<Vec<Uuid>, sqlx::Error> {
+    let ids: Vec<_> = events.clone().map(|event| event.id.0).collect();
+    let tenants: Vec<_> = events.clone().map(|event| event.tenant_id.as_str()).collect();
+    let types: Vec<_> = events.clone().map(|event| event.event_type.as_str()).collect();
+    let posted_to: Vec<_> = events.clone().map(|event| event.posted_to.map(|id| id.0)).collect();
+    let content_types: Vec<_> = events.clone().map(|event| event.content_type.as_str()).collect();
+    let payloads: Vec<_> = events.map(|event| &*event.payload).collect();
+    let delivery_ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id.0).collect();
+    let delivery_events: Vec<_> = deliveries.iter().map(|delivery| delivery.event_id.0).collect();
+    let subscriptions: Vec<_> = deliveries.iter().map(|delivery| delivery.subscription_id.0).collect();
+    let lanes: Vec<_> = deliveries.iter().map(|delivery| delivery.lane_id).collect();
+    sqlx::query_scalar!(
+        r#"SELECT accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "armed!""#,
+        &ids,
+        &tenants as _,
+        &types as _,
+        &posted_to as _,
+        &content_types as _,
+        &payloads as _,
+        &delivery_ids,
+        &delivery_events,
+        &subscriptions,
+        &lanes,
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it: see `wake` in the
+/// migrations. Answers whether a notification was sent.
+pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[(Uuid, Uuid)]) -> Result<bool> {
+    let (lanes, deliveries): (Vec<_>, Vec<_>) = left_alone.iter().copied().unzip();
+    let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2, $3) AS "woken!""#, armed, &lanes, &deliveries);
+    Ok(woken.fetch_one(pool).await?)
+}
+
+/// Leases due deliveries.
+pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
+    let rows = sqlx::query!(
+        r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!",
+                  subscription_id AS "subscription_id!", lane_due_at AS "lane_due_at!",
+                  attempt_number AS "attempt_number!", attempts_before AS "attempts_before!",
+                  lease_token AS "lease_token!", lease_ms AS "lease_ms!",
+                  event_type, content_type, payload, event_created_at
+             FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz))"#,
+        look.lanes_max,
+        look.rows_max,
+        &look.skip,
+        look.lanes_from,
+    );
+    let claimed = rows.fetch_all(pool).await?.into_iter().map(|row| Claimed {
+        delivery_id: row.delivery_id,
+        event_id: row.event_id,
+        lane_id: row.lane_id,
+        subscription_id: row.subscription_id,
+        lane_due_at: row.lane_due_at,
+        attempt_number: row.attempt_number,
+        attempts_before: row.attempts_before,
+        lease_token: row.lease_token,
+        lease_ms: row.lease_ms,
+        event: (row.event_type.zip(row.content_type).zip(row.payload).zip(row.event_created_at)).map(
+            |(((event_type, content_type), payload), created_at)| ClaimedEvent {
+                event_type,
+                content_type,
+                payload,
+                created_at,
+            },
+        ),
+    });
+    Ok(claimed.collect())
+}
+
+/// The database's time, and how long until the next lane is due, where any is.
+#[derive(Clone, Copy, Debug)]
+pub struct NextDue {
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+    /// Zero where a lane is due already.
+    pub wait: Option<Duration>,
+}
+
+/// When a worker that found nothing should look again. `skip` and `lanes_from` as in [`Look`].
+pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<Utc>>) -> Result<NextDue> {
+    let row = sqlx::query!(
+        r#"SELECT clock_timestamp() AS "now!",
+                  (SELECT due_at FROM lanes
+                    WHERE due_at >= coalesce($2, '-infinity'::timestamptz) AND due_at < 'infinity' AND id <> ALL ($1)
+                    ORDER BY due_at LIMIT 1) AS due_at"#,
+        skip,
+        lanes_from
+    );
+    let row = row.fetch_one(pool).await?;
+    let wait = row.due_at.map(|due_at| (due_at - row.now).to_std().unwrap_or_default());
+    Ok(NextDue { now: row.now, wait })
+}
+
+/// Writes outcomes down in one durable transaction; answers the deliveries it applied to. An outcome whose lease was
+/// lost meanwhile changes nothing. One delivery may stand in `records` only once.
+pub async fn record(pool: &PgPool, records: &[Record]) -> Result<Vec<Uuid>> {
+    let columns: Vec<_> = records.iter().map(Columns::of).collect();
+    let applied = sqlx::query_scalar!(
+        r#"SELECT record_outcomes($1, $2, $3::text[]::delivery_status[], $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                                  $14, $15, $16) AS "applied!""#,
+        &records.iter().map(|record| record.delivery_id).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.lease_token).collect::<Vec<_>>(),
+        &columns.iter().map(|column| column.status).collect::<Vec<_>>() as _,
+        &records.iter().map(|record| record.attempt_number).collect::<Vec<_>>(),
+        &columns.iter().map(|column| column.delay_ms).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.excused).collect::<Vec<_>>(),
+        &columns.iter().map(|column| column.started_at).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.duration_ms).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.status_code).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.error_kind).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.error.as_deref()).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.headers).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.body).collect::<Vec<_>>() as _,
+        &columns.iter().map(|column| column.truncated).collect::<Vec<_>>(),
+        &columns.iter().map(|column| column.hold_ms).collect::<Vec<_>>() as _,
+        &records.iter().map(|record| record.subscription_id).collect::<Vec<_>>(),
+    );
+    Ok(applied.fetch_one(pool).await?)
+}
+
+/// A record as the columns of `record_outcomes`.
+struct Columns<'a> {
+    status: &'static str,
+    delay_ms: Option<i64>,
+    excused: bool,
+    hold_ms: Option<i64>,
+    started_at: Option<DateTime<Utc>>,
+    duration_ms: Option<i32>,
+    status_code: Option<i16>,
+    error_kind: Option<&'static str>,
+    error: Option<String>,
+    headers: Option<Json<&'a [(String, String)]>>,
+    body: Option<&'a [u8]>,
+    truncated: bool,
+}
+
+impl<'a> Columns<'a> {
+    fn of(record: &'a Record) -> Self {
+        let outcome = record.outcome.as_ref();
+        let response = outcome.and_then(|outcome| outcome.response.as_ref());
+        let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+        let (status, delay_ms, hold_ms, excused) = match record.disposition {
+            Disposition::Succeeded => ("succeeded", None, None, false),
+            Disposition::DeadLetter => ("dead_letter", None, None, false),
+            Disposition::Canceled => ("canceled", None, None, false),
+            Disposition::Retry { after, lane_rests, counts } => {
+                // An attempt that was not made is given back as a number, so there is nothing to excuse.
+                let excused = counts == Counts::No && outcome.is_some();
+                ("pending", Some(millis(after)), lane_rests.map(millis), excused)
+            }
+        };
+        Self {
+            status,
+            delay_ms,
+            excused,
+            hold_ms,
+            started_at: outcome.map(|outcome| outcome.started_at),
+            duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),
+            status_code: response.map(|response| i16::try_from(response.status_code).unwrap_or(i16::MAX)),
+            error_kind: failure.map(|failure| failure.kind.as_str()),
+            error: failure.map(|failure| failure.message.replace('\0', "\u{fffd}")),
+            headers: response.map(|response| Json(response.headers.as_slice())),
+            body: response.map(|response| response.body.as_slice()),
+            truncated: response.is_some_and(|response| response.truncated),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

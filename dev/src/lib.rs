@@ -1,0 +1,12 @@
+//! Development support: everything here runs on a developer's machine or in CI and is never shipped.
+
+pub mod postgres;
+pub mod prepare;
+
+use std::path::PathBuf;
+
+/// The root of the workspace.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is in a folder of the workspace").to_owned()
+}
