@@ -52,9 +52,9 @@ pub fn is_outage(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Protocol(_) => true,
         // Classes 08 (connection), 53 (resources), 57 (operator intervention: shutdown, crash, cancel by timeout),
         // 58 (system error), and 25006 (a standby that has not been promoted yet).
-        sqlx::Error::Database(database) => database
-            .code()
-            .is_some_and(|code| matches!(&code[..2], "08" | "53" | "57" | "58") || code == "25006"),
+        sqlx::Error::Database(database) => {
+            database.code().is_some_and(|code| matches!(&code[..2], "08" | "53" | "57" | "58") || code == "25006")
+        }
         _ => false,
     }
 }

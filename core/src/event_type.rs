@@ -32,7 +32,8 @@ impl FromStr for EventType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let segment = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let segment =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if text.len() <= EVENT_TYPE_CHARACTERS_MAX && text.split('.').all(segment) {
             Ok(Self(text.to_owned()))
         } else {
@@ -115,7 +116,9 @@ mod tests {
     #[test]
     fn refused() {
         let long = "a".repeat(EVENT_TYPE_CHARACTERS_MAX + 1);
-        for text in ["", ".", "order.", ".created", "order..created", "order created", "o\0", "ördér", "*.created", &long] {
+        for text in
+            ["", ".", "order.", ".created", "order..created", "order created", "o\0", "ördér", "*.created", &long]
+        {
             assert!(text.parse::<EventType>().is_err(), "{text:?}");
         }
         for text in ["", "**", "order*", "*.order", ".*"] {

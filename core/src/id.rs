@@ -76,7 +76,9 @@ mod tests {
     #[test]
     fn refuses_everything_else() {
         let uuid = "0198c0de2f3a7b1c9d4e5f60718293a4";
-        for text in ["", "dlv_", "dlv_12", &format!("sub_{uuid}"), &format!("dlv_{uuid}0"), &format!("dlv_{uuid}\0"), uuid] {
+        for text in
+            ["", "dlv_", "dlv_12", &format!("sub_{uuid}"), &format!("dlv_{uuid}0"), &format!("dlv_{uuid}\0"), uuid]
+        {
             assert!(text.parse::<DeliveryId>().is_err(), "{text:?} is no delivery id");
         }
         assert!("dlv_0198c0de-2f3a-7b1c-9d4e-5f60718293a4".parse::<DeliveryId>().is_err(), "one spelling only");

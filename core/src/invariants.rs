@@ -17,8 +17,5 @@ pub struct Violation {
 /// The first hundred violations; none on a healthy system at rest. Reads whole tables.
 pub async fn check(pool: &PgPool) -> Result<Vec<Violation>> {
     let violations = sqlx::query_file!("sql/invariants.sql").fetch_all(pool).await?;
-    Ok(violations
-        .into_iter()
-        .filter_map(|row| Some(Violation { violation: row.violation?, id: row.id? }))
-        .collect())
+    Ok(violations.into_iter().filter_map(|row| Some(Violation { violation: row.violation?, id: row.id? })).collect())
 }

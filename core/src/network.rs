@@ -19,7 +19,8 @@ impl AddressPolicy {
     /// Which item is no network.
     pub fn parse(text: &str) -> Result<Self, String> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let networks = items.map(|item| item.parse().map_err(|_| format!("`{item}` is not a network such as 10.0.0.0/8")));
+        let networks =
+            items.map(|item| item.parse().map_err(|_| format!("`{item}` is not a network such as 10.0.0.0/8")));
         Ok(Self { allowed_private: networks.collect::<Result<_, String>>()? })
     }
 
@@ -80,13 +81,54 @@ mod tests {
 
     #[test]
     fn only_the_public_internet() {
-        let public = ["1.1.1.1", "9.9.9.9", "100.63.255.255", "172.32.0.1", "198.20.0.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::"];
+        let public = [
+            "1.1.1.1",
+            "9.9.9.9",
+            "100.63.255.255",
+            "172.32.0.1",
+            "198.20.0.1",
+            "2606:4700::1111",
+            "64:ff9b::101:101",
+            "2002:101:101::",
+        ];
         let refused = [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.255.255", "169.254.169.254", "172.16.0.1",
-            "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1", "198.19.255.255",
-            "198.51.100.1", "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1", "2001::1", "2001:db8::1",
-            "2002:7f00:1::", "2002:a00:1::", "3fff::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.255.255.255",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:a00:1::",
+            "3fff::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
         ];
         let policy = AddressPolicy::default();
         for address in public {
@@ -100,7 +142,8 @@ mod tests {
     #[test]
     fn private_networks_by_name() {
         let policy = AddressPolicy::parse(" 127.0.0.0/8, ::1/128 ").expect("valid");
-        for (address, allowed) in [("127.0.0.1", true), ("::ffff:127.0.0.1", true), ("::1", true), ("10.0.0.1", false)] {
+        for (address, allowed) in [("127.0.0.1", true), ("::ffff:127.0.0.1", true), ("::1", true), ("10.0.0.1", false)]
+        {
             assert_eq!(policy.allows(address.parse().expect(address)), allowed, "{address}");
         }
         assert!(AddressPolicy::parse("localhost").is_err());

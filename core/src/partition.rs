@@ -19,7 +19,8 @@ const LOCK_TIMEOUT: &str = "5s";
 pub async fn ensure(pool: &PgPool) -> Result<()> {
     let today = Utc::now().date_naive();
     let (first, last) = (today - Days::new(1), today + Days::new(DAYS_AHEAD));
-    let made = sqlx::query_scalar!(r#"SELECT ensure_partitions($1, $2) AS "made!""#, first, last).fetch_one(pool).await?;
+    let made =
+        sqlx::query_scalar!(r#"SELECT ensure_partitions($1, $2) AS "made!""#, first, last).fetch_one(pool).await?;
     if made > 0 {
         tracing::info!(made, until = %last, "created partitions");
     }

@@ -125,6 +125,8 @@ pub struct Record {
     pub delivery_id: Uuid,
     /// The lease that fences it.
     pub lease_token: i64,
+    /// The lane it came from.
+    pub lane_id: Uuid,
     /// Whose it is.
     pub subscription_id: Uuid,
     /// Number of the attempt.

@@ -148,8 +148,14 @@ impl ErrorKind {
     pub fn is_our_fault(self) -> bool {
         match self {
             Self::Shutdown => true,
-            Self::HttpStatus | Self::Timeout | Self::Dns | Self::Connect | Self::Tls | Self::BlockedTarget
-            | Self::Protocol | Self::PayloadGone => false,
+            Self::HttpStatus
+            | Self::Timeout
+            | Self::Dns
+            | Self::Connect
+            | Self::Tls
+            | Self::BlockedTarget
+            | Self::Protocol
+            | Self::PayloadGone => false,
         }
     }
 }

@@ -35,8 +35,20 @@ pub const REDACTED: &str = "[redacted]";
 
 /// Headers that are Postrider's or the transport's to set, in lower case; and everything that begins with `webhook-`.
 const RESERVED_HEADERS: [&str; 14] = [
-    "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "keep-alive", "te", "trailer",
-    "transfer-encoding", "traceparent", "tracestate", "upgrade", "user-agent",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "traceparent",
+    "tracestate",
+    "upgrade",
+    "user-agent",
 ];
 
 /// Parts of a header's name that tell that its value is a secret.
@@ -159,7 +171,8 @@ pub fn parse_metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<Stri
         return Err(format!("must be at most {METADATA_ENTRIES_MAX} entries"));
     }
     for (key, value) in &entries {
-        validation::text(key, METADATA_KEY_CHARACTERS_MAX).map_err(|why| format!("the key `{}` {why}", key.escape_debug()))?;
+        validation::text(key, METADATA_KEY_CHARACTERS_MAX)
+            .map_err(|why| format!("the key `{}` {why}", key.escape_debug()))?;
         if value.chars().count() > METADATA_VALUE_CHARACTERS_MAX || value.contains('\0') {
             return Err(format!(
                 "the value of `{key}` must be at most {METADATA_VALUE_CHARACTERS_MAX} characters long, without NUL"
@@ -194,8 +207,16 @@ mod tests {
         let none = CustomHeaders::default();
         let long = "x".repeat(HEADERS_BYTES_MAX);
         for (name, value) in [
-            ("", "x"), ("a b", "x"), ("Host", "x"), ("content-length", "1"), ("Webhook-Id", "x"), ("x", "a\r\nb: c"),
-            ("x", "\u{e9}"), ("x", " padded"), ("x\0", "y"), ("x", &long),
+            ("", "x"),
+            ("a b", "x"),
+            ("Host", "x"),
+            ("content-length", "1"),
+            ("Webhook-Id", "x"),
+            ("x", "a\r\nb: c"),
+            ("x", "\u{e9}"),
+            ("x", " padded"),
+            ("x\0", "y"),
+            ("x", &long),
         ] {
             assert!(headers(&[(name, value)], &none).is_err(), "{name:?}: {value:?}");
         }

@@ -94,7 +94,13 @@ mod tests {
         const A: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
         let cases = [
-            (A, ID, 1_614_265_330, r#"{"test": 2432232314}"#.to_owned(), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+            (
+                A,
+                ID,
+                1_614_265_330,
+                r#"{"test": 2432232314}"#.to_owned(),
+                "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+            ),
             (
                 "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
                 "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",

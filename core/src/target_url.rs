@@ -80,15 +80,36 @@ mod tests {
     #[test]
     fn accepted_and_refused() {
         let policy = AddressPolicy::default();
-        for text in ["https://example.com/hook", "http://example.com:8080/a?b=c", "https://1.1.1.1/", "https://[2606:4700::1111]/"] {
+        for text in [
+            "https://example.com/hook",
+            "http://example.com:8080/a?b=c",
+            "https://1.1.1.1/",
+            "https://[2606:4700::1111]/",
+        ] {
             assert!(TargetUrl::parse(text, &policy).is_ok(), "{text}");
         }
         let long = format!("https://example.com/{}", "a".repeat(TARGET_URL_BYTES_MAX));
         for text in [
-            "", "example.com", "/hook", "ftp://example.com/", "file:///etc/passwd", "https://", "https://user@example.com/",
-            "https://user:pass@example.com/", "https://example.com/#part", "http://127.0.0.1/", "http://2130706433/",
-            "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/", "http://[::1]/", "http://[::ffff:7f00:1]/",
-            "http://169.254.169.254/latest/meta-data", "http://192.168.1.1/", "http://127.0.0.1./", &long,
+            "",
+            "example.com",
+            "/hook",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "https://",
+            "https://user@example.com/",
+            "https://user:pass@example.com/",
+            "https://example.com/#part",
+            "http://127.0.0.1/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://127.1/",
+            "http://[::1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://169.254.169.254/latest/meta-data",
+            "http://192.168.1.1/",
+            "http://127.0.0.1./",
+            &long,
         ] {
             assert!(TargetUrl::parse(text, &policy).is_err(), "{text}");
         }

@@ -1,5 +1,7 @@
 //! Logs and metrics of a process: how both are switched on, once, in its main function.
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -20,14 +22,16 @@ const DURATION_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 /// Reads `POSTRIDER_LOG` (a filter such as `info,worker=debug`) and `POSTRIDER_LOG_FORMAT` and starts logging to
 /// standard error.
 pub fn init_logs(env: &mut Environment) -> Option<()> {
-    let filter = env.parse("POSTRIDER_LOG", "info", |text| EnvFilter::try_new(text).map_err(|error| error.to_string()));
+    let filter = env.parse("POSTRIDER_LOG", "info,sqlx::postgres::notice=warn,poem::server=warn", |text| {
+        EnvFilter::try_new(text).map_err(|error| error.to_string())
+    });
     let format = env.parse("POSTRIDER_LOG_FORMAT", "text", |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err("must be `text` or `json`".to_owned()),
     });
     let registry = tracing_subscriber::registry().with(filter?);
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A second call in one process changes nothing.
     let _ = match format? {
         LogFormat::Text => registry.with(layer).try_init(),

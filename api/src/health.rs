@@ -1,0 +1,42 @@
+//! Is the api alive, is it ready, what has it counted.
+
+use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
+use postrider_core::maintenance::ping;
+
+use crate::{App, Tag, problem::ApiError};
+
+/// The routes that watch over the process; open to everybody, and they tell nothing of any tenant.
+pub struct HealthApi(pub App);
+
+/// Metrics in the Prometheus text format.
+#[derive(Debug, ApiResponse)]
+pub enum MetricsResponse {
+    /// One line a metric.
+    #[oai(status = 200, content_type = "text/plain; version=0.0.4")]
+    Metrics(PlainText<String>),
+}
+
+#[OpenApi(tag = "Tag::Health")]
+impl HealthApi {
+    /// Is the process alive
+    #[oai(path = "/health/live", method = "get", operation_id = "live")]
+    async fn live(&self) -> PlainText<&'static str> {
+        PlainText("live\n")
+    }
+
+    /// Can it do its work
+    ///
+    /// Ready while the database answers.
+    #[oai(path = "/health/ready", method = "get", operation_id = "ready")]
+    async fn ready(&self) -> Result<PlainText<&'static str>, ApiError> {
+        ping(&self.0.pool).await?;
+        Ok(PlainText("ready\n"))
+    }
+
+    /// Metrics, in the Prometheus text format
+    #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
+    async fn metrics(&self) -> MetricsResponse {
+        let text = self.0.metrics.as_ref().map(metrics_exporter_prometheus::PrometheusHandle::render);
+        MetricsResponse::Metrics(PlainText(text.unwrap_or_default()))
+    }
+}

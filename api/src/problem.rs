@@ -1,0 +1,208 @@
+//! Every answer that is not a success, as problem+json (RFC 9457): one variant per status. What is our own fault is
+//! logged here, once, and never shown.
+
+use poem::{IntoResponse, Response, http::StatusCode};
+use poem_openapi::{
+    ApiResponse, Object,
+    payload::Payload,
+    registry::{MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+use postrider_core::{Error, validation::Problems};
+
+/// Seconds after which a caller may try again when we are full or the database is away.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// What went wrong, as RFC 9457 puts it.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct Problem {
+    /// Always `about:blank`: the status and the code say it all.
+    #[oai(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What happened, for a person.
+    detail: String,
+    /// What happened, for a program: stable over versions.
+    #[oai(validator(pattern = "^[a-z_]+$"))]
+    code: String,
+    /// The fields that broke a rule, where that is what happened.
+    errors: Option<Vec<FieldError>>,
+}
+
+/// One broken rule.
+#[derive(Debug, Object)]
+pub struct FieldError {
+    /// The field's path in the request.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// An `application/problem+json` body.
+#[derive(Debug)]
+pub struct ProblemJson(Problem);
+
+impl Payload for ProblemJson {
+    const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        Problem::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+impl IntoResponse for ProblemJson {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(Self::CONTENT_TYPE).body(self.0.to_json_string())
+    }
+}
+
+/// An answer that is not a success.
+#[derive(Debug, ApiResponse)]
+pub enum ApiError {
+    /// The request cannot be understood.
+    #[oai(status = 400)]
+    BadRequest(ProblemJson),
+    /// No valid key, or no valid signature, came with the request.
+    #[oai(status = 401)]
+    Unauthorized(
+        ProblemJson,
+        /// How to authenticate.
+        #[oai(header = "WWW-Authenticate")]
+        String,
+    ),
+    /// There is no such thing.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// The path is known, the method is not; `Allow` names those that are.
+    #[oai(status = 405)]
+    MethodNotAllowed(
+        ProblemJson,
+        /// The methods of this path.
+        #[oai(header = "Allow")]
+        String,
+    ),
+    /// The request did not arrive in time.
+    #[oai(status = 408)]
+    RequestTimeout(ProblemJson),
+    /// The thing is in a state that forbids this.
+    #[oai(status = 409)]
+    Conflict(ProblemJson),
+    /// The body is larger than the limit.
+    #[oai(status = 413)]
+    PayloadTooLarge(ProblemJson),
+    /// The request breaks rules; `errors` names each field.
+    #[oai(status = 422)]
+    Unprocessable(ProblemJson),
+    /// Our fault.
+    #[oai(status = 500)]
+    Internal(ProblemJson),
+    /// We are full, or the database is away; nothing was stored.
+    #[oai(status = 503)]
+    Unavailable(
+        ProblemJson,
+        /// Seconds after which to try again.
+        #[oai(header = "Retry-After")]
+        u32,
+    ),
+}
+
+impl ApiError {
+    /// The request cannot be understood.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::BadRequest(problem(StatusCode::BAD_REQUEST, "bad_request", detail))
+    }
+
+    /// No valid key or signature.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        let problem = problem(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        Self::Unauthorized(problem, "Bearer realm=\"postrider\"".to_owned())
+    }
+
+    /// There is no such thing.
+    pub fn not_found(what: &str) -> Self {
+        Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", format!("no such {what}")))
+    }
+
+    /// The method is not one of these.
+    pub fn method_not_allowed(allowed: &str) -> Self {
+        let detail = format!("this path knows {allowed}");
+        Self::MethodNotAllowed(
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail),
+            allowed.to_owned(),
+        )
+    }
+
+    /// The request did not arrive in time.
+    pub fn request_timeout() -> Self {
+        let detail = "the request did not arrive in time";
+        Self::RequestTimeout(problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
+    }
+
+    /// The body is larger than this many bytes.
+    pub fn payload_too_large(bytes_max: usize) -> Self {
+        let detail = format!("the body may be at most {bytes_max} bytes long");
+        Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+    }
+
+    /// One field breaks a rule.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Error::Invalid(Problems::one(field, message)).into()
+    }
+
+    /// Any error of the libraries' that nobody has answered for: its status stays, its shape becomes ours.
+    #[must_use]
+    pub fn from_status(status: StatusCode, detail: String) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound(problem(status, "not_found", "no such path")),
+            StatusCode::UNAUTHORIZED => Self::unauthorized(detail),
+            status if status.is_client_error() => Self::bad_request(detail),
+            _ => Error::internal(detail).into(),
+        }
+    }
+}
+
+fn problem(status: StatusCode, code: &str, detail: impl Into<String>) -> ProblemJson {
+    ProblemJson(Problem {
+        kind: "about:blank".to_owned(),
+        title: status.canonical_reason().unwrap_or("Error").to_owned(),
+        status: status.as_u16(),
+        detail: detail.into(),
+        code: code.to_owned(),
+        errors: None,
+    })
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound(what) => Self::not_found(what),
+            Error::Conflict(detail) => Self::Conflict(problem(StatusCode::CONFLICT, "conflict", detail)),
+            Error::Invalid(problems) => {
+                let mut answer = problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid", problems.to_string());
+                let field = |problem: postrider_core::validation::Problem| FieldError {
+                    field: problem.field,
+                    message: problem.message,
+                };
+                answer.0.errors = Some(problems.0.into_iter().map(field).collect());
+                Self::Unprocessable(answer)
+            }
+            Error::Unavailable(detail) => {
+                let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+                Self::Unavailable(problem, RETRY_AFTER_SECONDS)
+            }
+            Error::Internal(cause) => {
+                tracing::error!(%cause, "a request failed for our own fault");
+                let detail = "an error of ours; it has been logged";
+                Self::Internal(problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+            }
+        }
+    }
+}

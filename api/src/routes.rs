@@ -1,0 +1,138 @@
+//! All routes together, and what every request and answer passes through: a content type where none was sent, a time
+//! limit, security headers, and problem+json for whatever went wrong.
+
+use std::{sync::Arc, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
+    error::MethodNotAllowedError,
+    get, handler,
+    http::{HeaderValue, header},
+    middleware::CatchPanic,
+    web::{Data, Html, Redirect},
+};
+use poem_openapi::OpenApiService;
+
+use crate::{
+    App, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi, problem::ApiError,
+    subscriptions::SubscriptionsApi,
+};
+
+/// How long a request may take, reading its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Apis = (IngestApi, SubscriptionsApi, EventsApi, DeliveriesApi, HealthApi);
+
+/// Everything the api answers to, with its description.
+pub fn service(app: &App) -> OpenApiService<Apis, ()> {
+    let apis = (
+        IngestApi(app.clone()),
+        SubscriptionsApi(app.clone()),
+        EventsApi(app.clone()),
+        DeliveriesApi(app.clone()),
+        HealthApi(app.clone()),
+    );
+    OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))
+        .description(
+            "Reliable webhook delivery with Postgres as its only moving part. Post an event once; Postrider stores \
+             it, finds who wants it, and gets it to every subscriber with retries, signatures and a full log.",
+        )
+        .license(poem_openapi::LicenseObject::new("MIT"))
+}
+
+/// The endpoint to serve.
+pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
+    let service = service(app);
+    let spec = service.spec();
+    let swagger = service.swagger_ui_html();
+    let allowed = Arc::new(Allowed::from_spec(&spec));
+    Route::new()
+        .at("/", get(home))
+        .at("/swagger", get(page).data(Arc::new(swagger)))
+        .at("/openapi.json", get(document).data(Arc::new(spec)))
+        .nest("/", service.into_endpoint())
+        .data(app.admin_key.clone())
+        .with(CatchPanic::new().with_handler(|_| ApiError::from(postrider_core::Error::internal("a handler panicked"))))
+        .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed)))
+}
+
+async fn around<E: Endpoint<Output = Response>>(
+    endpoint: Arc<E>,
+    mut request: Request,
+    allowed: Arc<Allowed>,
+) -> poem::Result<Response> {
+    if !request.headers().contains_key(header::CONTENT_TYPE) {
+        // A webhook's sender may leave it out (RFC 9110 §8.3); the libraries would refuse it.
+        let octets = HeaderValue::from_static("application/octet-stream");
+        request.headers_mut().insert(header::CONTENT_TYPE, octets);
+    }
+    let path = request.uri().path().to_owned();
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
+    let answer = answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()));
+    let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Our own errors bring their response along; those of the libraries get one here.
+fn response_of(error: poem::Error, path: &str, allowed: &Allowed) -> Response {
+    if error.is::<MethodNotAllowedError>()
+        && let Some(methods) = allowed.methods(path)
+    {
+        return poem::Error::from(ApiError::method_not_allowed(&methods)).into_response();
+    }
+    if error.is_from_response() {
+        return error.into_response();
+    }
+    poem::Error::from(ApiError::from_status(error.status(), error.to_string())).into_response()
+}
+
+/// Which methods each path knows, for the `Allow` header (RFC 9110 §15.5.6).
+struct Allowed(Vec<(Vec<String>, String)>);
+
+impl Allowed {
+    fn from_spec(spec: &str) -> Self {
+        let spec: serde_json::Value = serde_json::from_str(spec).expect("the document is JSON");
+        let paths = spec["paths"].as_object().expect("the document has paths");
+        let mut allowed: Vec<_> = paths
+            .iter()
+            .map(|(path, operations)| {
+                let methods = operations.as_object().into_iter().flatten().map(|(name, _)| name.to_ascii_uppercase());
+                (segments(path), methods.collect::<Vec<_>>().join(", "))
+            })
+            .collect();
+        allowed.extend(["/", "/swagger", "/openapi.json"].map(|path| (segments(path), "GET".to_owned())));
+        Self(allowed)
+    }
+
+    fn methods(&self, path: &str) -> Option<String> {
+        let asked = segments(path);
+        let fits = |known: &[String]| {
+            known.len() == asked.len()
+                && known.iter().zip(&asked).all(|(known, asked)| known.starts_with('{') || known == asked)
+        };
+        self.0.iter().find(|(known, _)| fits(known)).map(|(_, methods)| methods.clone())
+    }
+}
+
+fn segments(path: &str) -> Vec<String> {
+    path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
+}
+
+#[handler]
+fn home() -> Redirect {
+    Redirect::see_other("/swagger")
+}
+
+#[handler]
+fn page(html: Data<&Arc<String>>) -> Html<String> {
+    Html(html.as_ref().clone())
+}
+
+#[handler]
+fn document(spec: Data<&Arc<String>>) -> Response {
+    Response::builder().content_type("application/json").body(spec.as_ref().clone())
+}

@@ -1,0 +1,88 @@
+//! What keeps the queue in order besides its users: vacuum, repair, measuring, and the lock by which several workers
+//! share these duties. Partitions have a file of their own.
+
+use sqlx::PgPool;
+
+use crate::Result;
+
+/// Dead rows of a hot table above which it is vacuumed.
+const DEAD_ROWS_MAX: i64 = 1000;
+
+/// Does a duty unless another process of this schema is doing it; answers whether it was done here. The lock goes
+/// with its connection, whatever happens to us.
+pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = Result<()>>) -> Result<bool> {
+    let mut guard = pool.acquire().await?;
+    let free = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext($1)) AS "free!""#,
+        name
+    );
+    if !free.fetch_one(&mut *guard).await? {
+        return Ok(false);
+    }
+    let done = duty.await;
+    let unlocked = sqlx::query!("SELECT pg_advisory_unlock(hashtext(current_schema()), hashtext($1))", name);
+    unlocked.fetch_one(&mut *guard).await?;
+    done.map(|()| true)
+}
+
+/// Vacuums the hot tables that have gathered dead rows; between the server's own rounds they would outgrow memory.
+pub async fn vacuum(pool: &PgPool) -> Result<()> {
+    let crowded = sqlx::query_scalar!(
+        r#"SELECT relname::text AS "name!" FROM pg_stat_user_tables
+            WHERE schemaname = current_schema() AND relname IN ('queue', 'lanes') AND n_dead_tup > $1"#,
+        DEAD_ROWS_MAX
+    );
+    for name in crowded.fetch_all(pool).await? {
+        // Truncating would lock out everybody; skipping is right where somebody vacuums already.
+        let vacuum = format!("VACUUM (SKIP_LOCKED, TRUNCATE off) {name}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(pool).await?;
+    }
+    Ok(())
+}
+
+/// Finds lanes that are due later than they should be, which no code path should bring about, makes them due, and
+/// answers how many there were. Then forgets the empty lanes of subscriptions that were deleted a day ago.
+pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
+    let repaired = sqlx::query!(
+        "UPDATE lanes SET due_at = greatest(clock_timestamp(), hold_until), drained_at = NULL
+          WHERE id IN (SELECT l.id FROM lanes l
+                        CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
+                                             ORDER BY q.due_at LIMIT 1) f
+                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger()))"
+    );
+    let repaired = repaired.execute(pool).await?.rows_affected();
+    metrics::counter!("postrider_lanes_repaired_total").increment(repaired);
+    if repaired > 0 {
+        tracing::error!(repaired, "lanes were due too late and have been repaired: please report this");
+    }
+    let forgotten = sqlx::query!(
+        "DELETE FROM lanes l
+          WHERE l.due_at = 'infinity'
+            AND NOT EXISTS (SELECT FROM queue q WHERE q.lane_id = l.id)
+            AND EXISTS (SELECT FROM subscriptions s
+                         WHERE s.id = l.subscription_id AND s.deleted_at < now() - interval '1 day')"
+    );
+    forgotten.execute(pool).await?;
+    Ok(repaired)
+}
+
+/// Unfinished deliveries and dead letters, as gauges.
+pub async fn measure(pool: &PgPool) -> Result<()> {
+    let sizes = sqlx::query!(
+        r#"SELECT (SELECT count(*) FROM queue) AS "queue!", (SELECT count(*) FROM dead_letters) AS "dead_letters!",
+                  (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
+                     FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!""#
+    );
+    let sizes = sizes.fetch_one(pool).await?;
+    let gauge = |count: i64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    metrics::gauge!("postrider_queue_depth").set(gauge(sizes.queue));
+    metrics::gauge!("postrider_dead_letters").set(gauge(sizes.dead_letters));
+    metrics::gauge!("postrider_lane_lag_seconds").set(sizes.lag);
+    Ok(())
+}
+
+/// Whether the database answers.
+pub async fn ping(pool: &PgPool) -> Result<()> {
+    sqlx::query!("SELECT 1 AS one").fetch_one(pool).await?;
+    Ok(())
+}

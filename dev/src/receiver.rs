@@ -1,0 +1,177 @@
+//! A receiver of webhooks to try things with and to test against. The path says how it behaves; it keeps what it has
+//! received for the tests to look at, and prints nothing by itself.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{HeaderMap, Method, Request, Response, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+/// How long `/slow` takes where its path does not say: `/slow/250` takes 250 ms.
+const SLOW_DEFAULT: Duration = Duration::from_secs(3);
+/// Requests kept, at most; later ones are only counted.
+const KEPT_MAX: usize = 100_000;
+
+/// A received request.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// When it had arrived whole.
+    pub at: Instant,
+    /// Path and query.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Received {
+    /// A header as text; empty where it is missing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// What a receiver does with what it has received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Keeps every request whole.
+    Everything,
+    /// Only counts.
+    Count,
+}
+
+/// A running receiver; stops when dropped.
+pub struct Receiver {
+    address: SocketAddr,
+    state: Arc<State>,
+    serving: JoinHandle<()>,
+}
+
+struct State {
+    keep: Keep,
+    count: watch::Sender<u64>,
+    flaky: AtomicU64,
+    received: Mutex<Vec<Received>>,
+}
+
+impl Receiver {
+    /// Starts one; port 0 means any.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn start(address: &str, keep: Keep) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            keep,
+            count: watch::Sender::new(0),
+            flaky: AtomicU64::new(0),
+            received: Mutex::default(),
+        });
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Ok(Self { address, state, serving })
+    }
+
+    /// The URL of a path on it.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// How many requests have arrived.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        *self.state.count.borrow()
+    }
+
+    /// What has arrived, in order.
+    ///
+    /// # Panics
+    /// Never: nothing panics while the lock is held.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        self.state.received.lock().expect("nothing panics while it is held").clone()
+    }
+
+    /// Waits until so many requests have arrived.
+    ///
+    /// # Errors
+    /// When they have not within the time.
+    pub async fn wait_for(&self, count: u64, within: Duration) -> Result<()> {
+        let mut counted = self.state.count.subscribe();
+        let enough = tokio::time::timeout(within, counted.wait_for(|have| *have >= count)).await;
+        match enough {
+            Ok(_) => Ok(()),
+            Err(_) => anyhow::bail!("{} of {count} requests after {within:?}", self.count()),
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let state = Arc::clone(&state);
+        let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+        connections.spawn(async move {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await else { return Ok(respond(400, "broken body")) };
+    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    if parts.method != Method::POST {
+        return Ok(respond(405, "POST webhooks to /success, /fail, /fail/404, /slow, /slow/250, /flaky or /gone"));
+    }
+    if state.keep == Keep::Everything {
+        let received =
+            Received { at: Instant::now(), path: path.clone(), headers: parts.headers, body: body.to_bytes() };
+        let mut kept = state.received.lock().expect("nothing panics while it is held");
+        if kept.len() < KEPT_MAX {
+            kept.push(received);
+        }
+    }
+    state.count.send_modify(|count| *count += 1);
+    let mut words = path.split(['/', '?']).filter(|word| !word.is_empty());
+    Ok(match (words.next(), words.next().and_then(|word| word.parse::<u16>().ok())) {
+        (Some("fail"), status) => respond(status.unwrap_or(500), "as you wish: failed"),
+        (Some("gone"), _) => respond(410, "gone"),
+        (Some("slow"), millis) => {
+            tokio::time::sleep(millis.map_or(SLOW_DEFAULT, |millis| Duration::from_millis(millis.into()))).await;
+            respond(200, "slow, but there")
+        }
+        // Fails twice, then succeeds once.
+        (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(503, "flaky"),
+        _ => respond(200, "ok"),
+    })
+}
+
+fn respond(status: u16, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}

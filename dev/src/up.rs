@@ -1,0 +1,189 @@
+//! `cargo dev up`: everything a newcomer needs, with one command. Postgres (the one of `DATABASE_URL`, or a private
+//! one), api, worker and a demo receiver; then what to try.
+
+use std::{collections::HashMap, env, fs, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    postgres::{Durability, Postgres, state_directory},
+    receiver::{Keep, Receiver},
+    workspace,
+};
+
+/// How long a child may take until it says that it is ready; the first start also makes the schema.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a child may take to stop.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// A child process that is told to stop, not killed, when it has to go.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    /// The line in which it said that it is ready.
+    pub ready: String,
+}
+
+impl Process {
+    /// Starts one of our binaries and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub async fn start(name: &'static str, profile: &str, env: &HashMap<String, String>) -> Result<Self> {
+        let binary = workspace().join("target").join(profile).join(name);
+        let mut child = Command::new(&binary)
+            .envs(env)
+            .current_dir(workspace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // Out of the reach of Ctrl-C: we tell it to stop ourselves, in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let mut lines = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        let first = tokio::time::timeout(READY_WITHIN, lines.next_line()).await;
+        let Some(ready) = first.with_context(|| format!("{name} is not ready after {READY_WITHIN:?}"))?? else {
+            bail!("{name} ended before it was ready: {}", child.wait().await?);
+        };
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self { name, child, ready })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
+    /// Tells it to stop and waits for it.
+    ///
+    /// # Errors
+    /// When it does not stop in time or ends badly.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(id) = self.child.id() {
+            Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+        }
+        let ended = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
+        let status = ended.with_context(|| format!("{} does not stop", self.name))??;
+        ensure!(status.success(), "{} ended with {status}", self.name);
+        Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    async fn ended(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => format!("{} ended by itself: {status}", self.name),
+            Err(error) => format!("{} was lost: {error}", self.name),
+        }
+    }
+}
+
+/// Builds the binaries.
+///
+/// # Errors
+/// When they do not compile.
+pub async fn build(profile: &str) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(workspace());
+    if profile == "release" {
+        cargo.arg("--release");
+    }
+    ensure!(cargo.status().await?.success(), "the workspace does not compile");
+    Ok(())
+}
+
+/// The development environment: `.env`, with what is set already taking precedence.
+///
+/// # Errors
+/// When `.env` cannot be read.
+pub fn environment() -> Result<HashMap<String, String>> {
+    let text = fs::read_to_string(workspace().join(".env"))?;
+    let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let value = |name: &str, value: &str| env::var(name).unwrap_or_else(|_| value.trim_matches('"').to_owned());
+    Ok(lines.map(|(name, text)| (name.to_owned(), value(name, text))).collect())
+}
+
+/// Starts everything, tells what to try, and stops everything at Ctrl-C.
+///
+/// # Errors
+/// When something does not start, or ends by itself.
+pub async fn up() -> Result<()> {
+    let mut env = environment()?;
+    let mut private = None;
+    if env::var("DATABASE_URL").is_ok() {
+        let url = &env["DATABASE_URL"];
+        PgConnection::connect(url).await.context("DATABASE_URL is set, but no database answers there")?.close().await?;
+        println!("Using the database of DATABASE_URL.");
+    } else {
+        let data = state_directory("dev");
+        let server = Postgres::start(&data, Durability::Durable)?;
+        env.insert("DATABASE_URL".to_owned(), server.url("postgres"));
+        println!("Started a private Postgres: {} (data in {})", server.url("postgres"), data.display());
+        private = Some(server);
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    println!("Building api and worker…");
+    build("debug").await?;
+    let receiver = match Receiver::start("127.0.0.1:8090", Keep::Count).await {
+        Ok(receiver) => receiver,
+        Err(_) => Receiver::start("127.0.0.1:0", Keep::Count).await?,
+    };
+    let mut api = Process::start("api", "debug", &env).await?;
+    let mut worker = Process::start("worker", "debug", &env).await?;
+    println!("{}", tour(&api.ready, &worker.ready, &receiver, &env));
+
+    let ended = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        why = api.ended() => Some(why),
+        why = worker.ended() => Some(why),
+    };
+    println!("\nStopping…");
+    let stopped = (api.stop().await, worker.stop().await);
+    drop(private);
+    if let Some(why) = ended {
+        bail!(why);
+    }
+    stopped.0.and(stopped.1)?;
+    println!("Stopped.");
+    Ok(())
+}
+
+fn tour(api: &str, worker: &str, receiver: &Receiver, env: &HashMap<String, String>) -> String {
+    let base = api.rsplit(' ').next().unwrap_or_default();
+    let key = &env["POSTRIDER_ADMIN_KEY"];
+    let target = receiver.url("/success");
+    let others = receiver.url("");
+    format!(
+        r#"
+{api}
+{worker}
+Swagger UI:    {base}/swagger      (Authorize with the key)
+API key:       {key}
+Demo receiver: {target}   also {others}/fail, /fail/404, /slow, /slow/250, /flaky, /gone
+
+Try it in another terminal:
+
+  # 1. a subscription, and the id it got
+  SUB=$(curl -s {base}/subscriptions -H 'Authorization: Bearer {key}' -d '{{"target_url": "{target}"}}' \
+        | grep -o 'sub_[0-9a-f]*' | head -n 1)
+
+  # 2. an event for it
+  curl -s {base}/webhooks/ingest/$SUB -H 'Authorization: Bearer {key}' \
+       -H 'Content-Type: application/json' -H 'X-Event-Type: order.created' -d '{{"order": 42}}'
+
+  # 3. what became of it
+  curl -s "{base}/deliveries?subscription_id=$SUB" -H 'Authorization: Bearer {key}'
+
+Ctrl-C stops everything."#
+    )
+}

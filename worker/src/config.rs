@@ -1,0 +1,59 @@
+//! What a worker reads from its environment.
+
+use std::time::Duration;
+
+use postrider_core::{config::Environment, database::DatabaseConfig, network::AddressPolicy, seal::Keyring};
+
+/// A worker's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Opens stored secrets.
+    pub keyring: Keyring,
+    /// Where deliveries may go.
+    pub address_policy: AddressPolicy,
+    /// Address of the health and metrics server; `None` for none.
+    pub listen: Option<String>,
+    /// Requests in flight, at most.
+    pub concurrency: u32,
+    /// How long what is in flight may take when the worker is told to stop.
+    pub shutdown_timeout: Duration,
+    /// Days that events, deliveries and attempts are kept.
+    pub retention_days: u32,
+    /// When retention runs, UTC.
+    pub retention_cron: croner::Cron,
+}
+
+impl Config {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Every mistake, one sentence each.
+    pub fn from(mut env: Environment) -> Result<Self, Vec<String>> {
+        let config = Self::read(&mut env);
+        env.finish(config)
+    }
+
+    fn read(env: &mut Environment) -> Option<Self> {
+        // Everything is read before anything is given up, so that all mistakes are found.
+        let database = env.database();
+        let keyring = env.keyring();
+        let address_policy = env.address_policy();
+        let listen = env.get::<String>("POSTRIDER_WORKER_LISTEN", "127.0.0.1:8081");
+        let concurrency = env.number("POSTRIDER_WORKER_CONCURRENCY", "512", 1..=10_000);
+        let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
+        let retention_days = env.number("POSTRIDER_RETENTION_DAYS", "30", 1..=3650);
+        let retention_cron = env.get("POSTRIDER_RETENTION_CRON", "0 3 * * *");
+        Some(Self {
+            database: database?,
+            keyring: keyring?,
+            address_policy: address_policy?,
+            listen: listen.map(|address| (address != "off").then_some(address))?,
+            concurrency: concurrency?,
+            shutdown_timeout: shutdown_timeout?,
+            retention_days: retention_days?,
+            retention_cron: retention_cron?,
+        })
+    }
+}

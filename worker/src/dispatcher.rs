@@ -1,0 +1,166 @@
+//! The loop that finds work: claims what is due, starts a task for each delivery, and sleeps until something may be
+//! due. It neither sends nor records.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use postrider_core::{
+    Result,
+    queue::{self, Claimed, Look, NextDue, Record},
+};
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{deliver::Courier, places::Places};
+
+/// Lanes visited by one claim, at most.
+const LANES_PER_CLAIM_MAX: usize = 64;
+/// Claims that found something are this far apart, so that a busy worker claims in batches; a claim after a rest is
+/// not delayed.
+const CLAIM_PACE: Duration = Duration::from_millis(4);
+/// How long a worker rests at most: every notification may be lost, and the system is late by no more than this.
+const BACKSTOP: Duration = Duration::from_secs(2);
+/// How long it rests after the database failed it.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// How far behind the last look the next one begins: an ingest that took longer is found by a sweep.
+const LANES_MARGIN: TimeDelta = TimeDelta::seconds(1);
+/// How often a look begins at the very beginning of the lanes.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Finds work for a worker.
+pub struct Dispatcher {
+    pub(crate) pool: PgPool,
+    pub(crate) courier: Courier,
+    pub(crate) places: Arc<Places>,
+    pub(crate) outcomes: mpsc::Sender<Record>,
+    /// Rung by notifications.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How far along the lanes the looks have come. Dead versions of visited lanes pile up at the head of their index
+/// while some session holds an old snapshot; a look that begins behind them does not wade through.
+struct Progress {
+    lanes_from: Option<DateTime<Utc>>,
+    swept_at: Instant,
+}
+
+impl Progress {
+    /// Where the next look begins. Lanes that were left out are behind the mark, so while there are any, each look
+    /// begins at the beginning.
+    fn next_from(&mut self, some_left_out: bool) -> Option<DateTime<Utc>> {
+        if some_left_out || self.swept_at.elapsed() > SWEEP_EVERY {
+            self.swept_at = Instant::now();
+            self.lanes_from = None;
+        }
+        self.lanes_from
+    }
+
+    /// Notes how far a look came: to the last lane that had something, or, where no further lane is due, to now.
+    fn came_to(&mut self, reached: Option<DateTime<Utc>>, next: &NextDue) {
+        let mark = if next.wait == Some(Duration::ZERO) { reached } else { Some(next.now) };
+        if let Some(mark) = mark {
+            self.lanes_from = Some(mark.min(next.now - LANES_MARGIN));
+        }
+    }
+}
+
+/// How long to rest between two looks.
+enum Rest {
+    /// There is more: only the pace is kept.
+    Pace,
+    /// Nothing is due before this, unless a notification says otherwise.
+    UntilWoken(Duration),
+    /// Likewise, but a lane that was left out may be visited when a place is given back.
+    UntilWokenOrFreed(Duration),
+    /// No place is free.
+    UntilFreed,
+}
+
+impl Dispatcher {
+    /// Runs until told to stop.
+    pub async fn run(self) {
+        let mut progress = Progress { lanes_from: None, swept_at: Instant::now() };
+        while !self.stop.is_cancelled() {
+            let rest = match self.visit(&mut progress).await {
+                Ok(rest) => rest,
+                Err(error) => {
+                    tracing::warn!(%error, "claiming failed");
+                    Rest::UntilWoken(OUTAGE_PAUSE)
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = self.rest(rest) => {}
+            }
+        }
+    }
+
+    /// One look: claims and starts what is due; answers how long to rest.
+    async fn visit(&self, progress: &mut Progress) -> Result<Rest> {
+        let room = self.places.room();
+        if room.free == 0 {
+            return Ok(Rest::UntilFreed);
+        }
+        let look = Look {
+            lanes_max: small(LANES_PER_CLAIM_MAX.min(room.free)),
+            rows_max: small(room.free),
+            lanes_from: progress.next_from(!room.crowded.is_empty()),
+            skip: room.crowded,
+        };
+        let claimed_at = Instant::now();
+        let claimed = queue::claim(&self.pool, &look).await?;
+        metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
+        let reached = claimed.iter().map(|claimed| claimed.lane_due_at).max();
+        for claimed in claimed {
+            self.start(claimed, claimed_at);
+        }
+        let next = queue::next_due(&self.pool, &look.skip, look.lanes_from).await?;
+        progress.came_to(reached, &next);
+        let wait = next.wait.map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
+        Ok(match wait {
+            Duration::ZERO => Rest::Pace,
+            wait if look.skip.is_empty() => Rest::UntilWoken(wait),
+            wait => Rest::UntilWokenOrFreed(wait),
+        })
+    }
+
+    async fn rest(&self, rest: Rest) {
+        match rest {
+            Rest::Pace => tokio::time::sleep(CLAIM_PACE).await,
+            Rest::UntilFreed => self.places.freed().await,
+            Rest::UntilWoken(at_most) => {
+                let _ = tokio::time::timeout(at_most, self.wake.notified()).await;
+            }
+            Rest::UntilWokenOrFreed(at_most) => {
+                tokio::time::sleep(CLAIM_PACE).await;
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = self.places.freed() => {}
+                    () = tokio::time::sleep(at_most) => {}
+                }
+            }
+        }
+    }
+
+    fn start(&self, claimed: Claimed, claimed_at: Instant) {
+        self.places.take(claimed.lane_id);
+        let courier = self.courier.clone();
+        let outcomes = self.outcomes.clone();
+        self.tasks.spawn(async move {
+            let record = courier.deliver(claimed, claimed_at).await;
+            // The recorder outlives all senders.
+            let _ = outcomes.send(record).await;
+        });
+    }
+}
+
+/// A count that is bounded far below what fits.
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

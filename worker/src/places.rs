@@ -1,0 +1,94 @@
+//! The places of a worker: how many deliveries it may hold at once, and how many each lane holds of them. A lane is
+//! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take a whole
+//! worker: each of n of them comes to hold one place in n + 1.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// A worker's places.
+#[derive(Debug)]
+pub struct Places {
+    all: usize,
+    taken: Mutex<HashMap<Uuid, usize>>,
+    freed: Notify,
+}
+
+/// What is free at a moment, and which lanes should not be visited then.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Free places.
+    pub free: usize,
+    /// Lanes that hold as many places as are free, or more.
+    pub crowded: Vec<Uuid>,
+}
+
+impl Places {
+    /// So many places, all free.
+    #[must_use]
+    pub fn new(all: usize) -> Self {
+        Self { all, taken: Mutex::default(), freed: Notify::new() }
+    }
+
+    /// What is free now.
+    ///
+    /// # Panics
+    /// Never: nothing panics while the lock is held.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        let taken = self.taken.lock().expect("nothing panics while it is held");
+        let free = self.all.saturating_sub(taken.values().sum());
+        let crowded = taken.iter().filter(|(_, held)| **held >= free).map(|(lane, _)| *lane);
+        Room { free, crowded: crowded.collect() }
+    }
+
+    /// Takes a place for a delivery of this lane.
+    ///
+    /// # Panics
+    /// Never: nothing panics while the lock is held.
+    pub fn take(&self, lane: Uuid) {
+        *self.taken.lock().expect("nothing panics while it is held").entry(lane).or_default() += 1;
+    }
+
+    /// Gives it back.
+    ///
+    /// # Panics
+    /// Never: nothing panics while the lock is held.
+    pub fn give_back(&self, lane: Uuid) {
+        let mut taken = self.taken.lock().expect("nothing panics while it is held");
+        if let Some(held) = taken.get_mut(&lane) {
+            *held -= 1;
+            if *held == 0 {
+                taken.remove(&lane);
+            }
+        }
+        drop(taken);
+        self.freed.notify_one();
+    }
+
+    /// Waits until a place has been given back since the last call.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_crowded_when_it_holds_as_much_as_is_free() {
+        let (slow, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let places = Places::new(8);
+        assert_eq!(places.room(), Room { free: 8, crowded: vec![] });
+        (0..3).for_each(|_| places.take(slow));
+        assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
+        places.take(slow);
+        assert_eq!(places.room(), Room { free: 4, crowded: vec![slow] });
+        places.take(other);
+        assert_eq!(places.room(), Room { free: 3, crowded: vec![slow] });
+        (0..2).for_each(|_| places.give_back(slow));
+        assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
+    }
+}

@@ -1,0 +1,85 @@
+//! Writes outcomes down, many in one transaction: whatever has come in while the last one was being committed. It
+//! does not decide anything.
+
+use std::{collections::HashSet, time::Duration};
+
+use postrider_core::{
+    Error, Result,
+    id::DeliveryId,
+    queue::{self, Disposition, Record},
+};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+
+/// Outcomes recorded in one transaction, at most.
+const RECORDS_PER_BATCH_MAX: usize = 256;
+/// How long a recorder waits for the database before it tries again. Meanwhile the places of the outcomes it holds
+/// stay taken, so a worker without a database comes to rest by itself.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Records until all senders are gone; tells `recorded` about each outcome when it need not be remembered any more.
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<Record>, mut recorded: impl FnMut(&Record)) {
+    let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
+    while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
+        let batch = take_distinct(&mut waiting);
+        persist(&pool, &batch).await;
+        batch.iter().for_each(&mut recorded);
+    }
+}
+
+/// All records, but of each delivery only the first; the others stay for the next batch. (A delivery is there twice
+/// when this worker lost its lease and claimed it again.)
+fn take_distinct(waiting: &mut Vec<Record>) -> Vec<Record> {
+    let mut seen = HashSet::with_capacity(waiting.len());
+    let (mut batch, later) = waiting.drain(..).partition::<Vec<_>, _>(|record| seen.insert(record.delivery_id));
+    *waiting = later;
+    // Neighbours in time are neighbours on disk.
+    batch.sort_unstable_by_key(|record| record.delivery_id);
+    batch
+}
+
+/// Returns when the batch is written, or cannot be for a reason that waiting does not mend.
+async fn persist(pool: &PgPool, batch: &[Record]) {
+    loop {
+        match record(pool, batch).await {
+            Ok(()) => return,
+            Err(Error::Unavailable(_)) => tokio::time::sleep(RETRY_PAUSE).await,
+            Err(error) if batch.len() == 1 => {
+                // Its lease will expire, and the delivery will be made again.
+                let delivery_id = DeliveryId(batch[0].delivery_id);
+                tracing::error!(?error, %delivery_id, "an outcome could not be recorded");
+                return;
+            }
+            Err(_) => {
+                // One of them is poison; alone, it harms itself only.
+                for one in batch {
+                    Box::pin(persist(pool, std::slice::from_ref(one))).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Writes a batch and counts what came of it.
+pub(crate) async fn record(pool: &PgPool, batch: &[Record]) -> Result<()> {
+    let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
+    metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+    for record in batch {
+        let delivery_id = DeliveryId(record.delivery_id);
+        if !applied.contains(&record.delivery_id) {
+            metrics::counter!("postrider_leases_lost_total").increment(1);
+            tracing::warn!(%delivery_id, attempt = record.attempt_number, "lease lost: this outcome changes nothing");
+            continue;
+        }
+        let status = match record.disposition {
+            Disposition::Succeeded => "succeeded",
+            Disposition::DeadLetter => "dead_letter",
+            Disposition::Canceled => "canceled",
+            Disposition::Retry { .. } => "retry",
+        };
+        metrics::counter!("postrider_deliveries_total", "status" => status).increment(1);
+        tracing::debug!(%delivery_id, attempt = record.attempt_number, status, "recorded");
+    }
+    Ok(())
+}

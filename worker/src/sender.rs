@@ -1,0 +1,247 @@
+//! One HTTP request to a receiver, whatever the receiver does: bounded in time, in bytes and in where it may go. It
+//! cannot fail; what goes wrong is an [`Outcome`]. It knows nothing of retries or the database.
+
+use std::{
+    error::Error as StdError,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chrono::Utc;
+use postrider_core::{
+    attempt::{
+        ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
+        Response, parse_retry_after,
+    },
+    id::{DeliveryId, EventId},
+    network::AddressPolicy,
+    queue::{Claimed, ClaimedEvent},
+    subscription::Subscription,
+};
+use reqwest::{
+    Client,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    redirect::Policy,
+};
+
+/// How long connecting may take, TLS included; part of the attempt's whole time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unused connections kept for each host, at most.
+const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
+
+/// Sends attempts over pooled connections.
+#[derive(Clone)]
+pub struct Sender {
+    client: Client,
+    policy: AddressPolicy,
+}
+
+impl Sender {
+    /// A sender that keeps to this policy.
+    ///
+    /// # Errors
+    /// When the machine has no usable TLS trust store.
+    pub fn new(policy: AddressPolicy) -> Result<Self, reqwest::Error> {
+        // A second call in one process changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST_MAX)
+            .tcp_nodelay(true)
+            // A proxy would carry the request past the resolver below.
+            .no_proxy()
+            .dns_resolver(Arc::new(VettedResolver(policy.clone())))
+            .build()?;
+        Ok(Self { client, policy })
+    }
+
+    /// Makes one attempt.
+    pub async fn send(&self, subscription: &Subscription, claimed: &Claimed, event: &ClaimedEvent) -> Outcome {
+        let started_at = Utc::now();
+        let clock = Instant::now();
+        let mut outcome = Outcome { started_at, ..Outcome::default() };
+        match self.request(subscription, claimed, event, &mut outcome).await {
+            Ok(()) => {}
+            Err(failure) => outcome.failure = Some(failure),
+        }
+        outcome.duration = clock.elapsed();
+        outcome
+    }
+
+    async fn request(
+        &self,
+        subscription: &Subscription,
+        claimed: &Claimed,
+        event: &ClaimedEvent,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let target = &subscription.settings.target_url;
+        if let Some(address) = target.literal_address()
+            && !self.policy.allows(address)
+        {
+            return Err(blocked(address));
+        }
+        let timeout = Duration::from_millis(subscription.settings.timeout_ms.into());
+        let request = self
+            .client
+            .post(target.as_url().clone())
+            .timeout(timeout)
+            .headers(headers(subscription, claimed, event, outcome.started_at.timestamp()))
+            .body(Bytes::copy_from_slice(&event.payload));
+        let mut response = request.send().await.map_err(|error| failure_of(&error))?;
+
+        let status = response.status();
+        let answer = outcome.response.insert(Response {
+            status_code: status.as_u16(),
+            headers: kept_headers(response.headers()),
+            ..Response::default()
+        });
+        if matches!(answer.status_code, 429 | 503) {
+            let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            outcome.retry_after = asked.and_then(|asked| parse_retry_after(asked, Utc::now()));
+        }
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
+            let room = RESPONSE_BODY_BYTES_MAX - answer.body.len();
+            answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                // Dropping the response closes the connection: what follows is never read.
+                answer.truncated = true;
+                break;
+            }
+        }
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(Failure::new(ErrorKind::HttpStatus, format!("the receiver answered {status}")))
+        }
+    }
+}
+
+/// Standard Webhooks headers, what else tells about this attempt, and the owner's own.
+fn headers(subscription: &Subscription, claimed: &Claimed, event: &ClaimedEvent, timestamp: i64) -> HeaderMap {
+    let id = EventId(claimed.event_id).to_string();
+    let ours = [
+        ("webhook-timestamp", timestamp.to_string()),
+        ("webhook-signature", subscription.secret.sign_v1(&id, timestamp, &event.payload)),
+        ("webhook-id", id),
+        ("webhook-delivery-id", DeliveryId(claimed.delivery_id).to_string()),
+        ("webhook-event-type", event.event_type.clone()),
+        ("webhook-attempt", claimed.attempt_number.to_string()),
+    ];
+    let mut headers = HeaderMap::with_capacity(ours.len() + 8);
+    for (name, value) in subscription.settings.headers.iter() {
+        // Both were checked when they were set.
+        if let (Ok(name), Ok(value)) = (name.parse::<reqwest::header::HeaderName>(), value.parse()) {
+            headers.insert(name, value);
+        }
+    }
+    if let Ok(content_type) = event.content_type.parse() {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    for (name, value) in ours {
+        if let Ok(value) = value.parse() {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let kept = headers.iter().take(RESPONSE_HEADERS_MAX).map(|(name, value)| {
+        let value = &value.as_bytes()[..value.len().min(RESPONSE_HEADER_BYTES_MAX)];
+        (name.as_str().to_owned(), String::from_utf8_lossy(value).into_owned())
+    });
+    kept.collect()
+}
+
+/// Tells from the chain of causes what kind of failure it was.
+fn failure_of(error: &reqwest::Error) -> Failure {
+    let mut causes = Vec::new();
+    let mut kind = None;
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        if error.is::<BlockedTarget>() {
+            kind = Some(ErrorKind::BlockedTarget);
+        } else if error.is::<Unresolved>() {
+            kind = kind.or(Some(ErrorKind::Dns));
+        } else if is_tls(error) {
+            kind = kind.or(Some(ErrorKind::Tls));
+        }
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    let kind = kind.unwrap_or(if error.is_timeout() {
+        ErrorKind::Timeout
+    } else if error.is_connect() {
+        ErrorKind::Connect
+    } else {
+        ErrorKind::Protocol
+    });
+    // The last cause says most; the outer ones repeat the URL and name layers.
+    let message = causes.pop().unwrap_or_else(|| error.to_string());
+    Failure::new(kind, message)
+}
+
+/// A TLS error also hides inside an I/O error, which does not name it as its source.
+fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<rustls::Error>()
+        || error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+fn blocked(address: std::net::IpAddr) -> Failure {
+    Failure::new(ErrorKind::BlockedTarget, BlockedTarget(address.to_string()).to_string())
+}
+
+#[derive(Debug)]
+struct BlockedTarget(String);
+
+impl std::fmt::Display for BlockedTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "deliveries may not go to {}: it is not a public address", self.0)
+    }
+}
+
+impl StdError for BlockedTarget {}
+
+#[derive(Debug)]
+struct Unresolved(String);
+
+impl std::fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the host's name does not resolve: {}", self.0)
+    }
+}
+
+impl StdError for Unresolved {}
+
+/// Resolves names and hands out only addresses that deliveries may go to, at each connection anew, so that a name
+/// that changes its mind after it was checked gains nothing.
+struct VettedResolver(AddressPolicy);
+
+impl Resolve for VettedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+            let found: Vec<SocketAddr> = found.map_err(|error| Unresolved(error.to_string()))?.collect();
+            let vetted: Vec<_> = found.iter().copied().filter(|address| policy.allows(address.ip())).collect();
+            match (vetted.is_empty(), found.first()) {
+                (false, _) => Ok(Box::new(vetted.into_iter()) as Addrs),
+                (true, Some(first)) => Err(BlockedTarget(format!("{host} ({})", first.ip())).into()),
+                (true, None) => Err(Unresolved("no addresses".to_owned()).into()),
+            }
+        })
+    }
+}
