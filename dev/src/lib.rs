@@ -1,5 +1,6 @@
 //! Development support: everything here runs on a developer's machine or in CI and is never shipped.
 
+pub mod bench;
 pub mod postgres;
 pub mod prepare;
 pub mod receiver;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use dev::{
+    bench::bench,
     prepare::prepare,
     receiver::{Keep, Receiver},
     up::up,
@@ -11,6 +12,7 @@ const USAGE: &str = "usage: cargo dev COMMAND
 
   up                 start Postgres (or use DATABASE_URL), api, worker and a demo receiver
   receiver [ADDRESS] start the demo receiver alone, on 127.0.0.1:8090 or another address
+  bench [NAME…]      measure the system in release mode; names: ingest latency end_to_end backlog held
   prepare [--check]  refresh .sqlx after a query or a migration has changed, or only check it";
 
 #[tokio::main]
@@ -21,6 +23,7 @@ async fn main() -> Result<()> {
         ["up"] => up().await,
         ["receiver"] => receive("127.0.0.1:8090").await,
         ["receiver", address] => receive(address).await,
+        ["bench", only @ ..] => bench(only).await,
         ["prepare"] => prepare(false).await,
         ["prepare", "--check"] => prepare(true).await,
         _ => bail!("{USAGE}"),

@@ -1,0 +1,311 @@
+//! `cargo dev bench`: measures the whole system on this machine, everything in release mode, and beside it the
+//! database alone, so that every figure is also a ratio of the same run.
+
+mod ceiling;
+mod load;
+mod usage;
+
+use std::{collections::HashMap, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgConnectOptions};
+use tokio::process::Command;
+use uuid::Uuid;
+
+use self::{
+    ceiling::Ceiling,
+    load::{Target, Until, quantile_ms},
+    usage::{CpuTimes, peak_memory_mb},
+};
+use crate::{
+    postgres::{Durability, Postgres, state_directory},
+    receiver::{Keep, Receiver},
+    up::{Process, build, environment},
+    workspace,
+};
+
+/// Connections of the ingest measurement.
+const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
+/// How long each of them is measured.
+const INGEST_TIME: Duration = Duration::from_secs(5);
+/// Events of the end-to-end measurement.
+const END_TO_END_EVENTS: u64 = 50_000;
+/// Connections of the end-to-end measurement.
+const END_TO_END_CONNECTIONS: usize = 64;
+/// Deliveries of another subscription that are parked for the backlog measurement.
+const PARKED: usize = 1_000_000;
+/// The unloaded latency measurement: events a second, and for how long.
+const LATENCY_RATE: u32 = 100;
+const LATENCY_TIME: Duration = Duration::from_secs(20);
+/// The held-snapshot measurement: events a second, and for how long.
+const HELD_RATE: u32 = 2000;
+const HELD_TIME: Duration = Duration::from_secs(60);
+
+/// Runs all measurements, or those named.
+///
+/// # Errors
+/// When something does not start or breaks.
+pub async fn bench(only: &[&str]) -> Result<()> {
+    if cfg!(debug_assertions) {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["run", "--quiet", "--release", "--package", "dev", "--", "bench"]).args(only);
+        let status = cargo.current_dir(workspace()).status().await?;
+        ensure!(status.success(), "the bench failed");
+        return Ok(());
+    }
+    build("release").await?;
+    let data = state_directory(&format!("bench-{}", std::process::id()));
+    let server = Postgres::start(&data, Durability::Durable)?;
+    let outcome = measure(&server, only).await;
+    drop(server);
+    let _ = std::fs::remove_dir_all(data);
+    println!("\n{}", serde_json::to_string_pretty(&outcome?)?);
+    Ok(())
+}
+
+async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
+    let wanted = |name: &str| only.is_empty() || only.contains(&name);
+    let ceiling = measure_ceiling(server).await?;
+    println!("database alone: {:>7.0} rows/s insert + claim + record in batches of 200", ceiling.cycle_rows_per_second);
+    println!("                {:>7.2} ms a single-row commit (p50)", ceiling.commit_ms);
+    let mut all = json!({"cycle_rows_per_second": ceiling.cycle_rows_per_second, "commit_ms": ceiling.commit_ms});
+    if wanted("ingest") {
+        all["ingest"] = ingest(server, &ceiling).await?;
+    }
+    if wanted("latency") {
+        all["latency"] = latency(server).await?;
+    }
+    if wanted("end_to_end") || wanted("backlog") {
+        let plain = end_to_end(server, &ceiling, 0).await?;
+        if wanted("backlog") {
+            let parked = end_to_end(server, &ceiling, PARKED).await?;
+            let share = parked["deliveries_per_second"].as_f64().unwrap_or(0.0)
+                / plain["deliveries_per_second"].as_f64().unwrap_or(f64::NAN);
+            println!("                {:>6.0} % of the throughput without them", share * 100.0);
+            all["end_to_end_with_backlog"] = parked;
+            all["backlog_share"] = json!(share);
+        }
+        all["end_to_end"] = plain;
+    }
+    if wanted("held") {
+        all["held_snapshot"] = held_snapshot(server).await?;
+    }
+    Ok(all)
+}
+
+/// A running system on a database of its own.
+struct System {
+    api: Process,
+    worker: Process,
+    pool: PgPool,
+    postmaster: u32,
+    key: String,
+}
+
+impl System {
+    async fn start(server: &Postgres) -> Result<Self> {
+        let (pool, url) = database(server).await?;
+        let mut env: HashMap<_, _> = environment()?;
+        env.extend(
+            [("DATABASE_URL", url.as_str()), ("POSTRIDER_API_LISTEN", "127.0.0.1:0"), ("POSTRIDER_WORKER_LISTEN", "off")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        Ok(Self {
+            api: Process::start("api", "release", &env).await?,
+            worker: Process::start("worker", "release", &env).await?,
+            pool,
+            postmaster: server.pid()?,
+            key: env["POSTRIDER_ADMIN_KEY"].clone(),
+        })
+    }
+
+    fn cpu(&self) -> CpuTimes {
+        CpuTimes::now(self.api.id(), self.worker.id(), self.postmaster)
+    }
+
+    fn address(&self) -> String {
+        self.api.ready.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Creates a subscription with curl, the one tool that is everywhere, and answers its id.
+    async fn subscribe(&self, url: &str) -> Result<String> {
+        let body = json!({"target_url": url}).to_string();
+        let answer = self.call("/subscriptions", &body).await?;
+        Ok(answer["id"].as_str().with_context(|| format!("no id in {answer}"))?.to_owned())
+    }
+
+    async fn call(&self, path: &str, body: &str) -> Result<Value> {
+        let output = Command::new("curl")
+            .args(["-s", "-X", "POST", &format!("http://{}{path}", self.address()), "-d", body, "-H"])
+            .arg(format!("Authorization: Bearer {}", self.key))
+            .stderr(Stdio::inherit())
+            .output()
+            .await?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    fn target(&self, subscription: &str) -> Target {
+        Target {
+            address: self.address(),
+            path: format!("/webhooks/ingest/{subscription}"),
+            authorization: format!("Bearer {}", self.key),
+        }
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.pool.close().await;
+        self.api.stop().await?;
+        self.worker.stop().await
+    }
+}
+
+/// A migrated database, and connections to it.
+async fn database(server: &Postgres) -> Result<(PgPool, String)> {
+    let name = format!("bench_{}", Uuid::now_v7().simple());
+    let admin = PgPool::connect(&server.url("postgres")).await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
+    admin.close().await;
+    let url = server.url(&name);
+    let options: PgConnectOptions = url.parse()?;
+    let options = options.options([("search_path", "postrider")]).disable_statement_logging();
+    let pool = PgPool::connect_with(options).await?;
+    sqlx::query("CREATE SCHEMA postrider").execute(&pool).await?;
+    Migrator::new(workspace().join("migrations").as_path()).await?.run(&pool).await?;
+    Ok((pool, url))
+}
+
+async fn measure_ceiling(server: &Postgres) -> Result<Ceiling> {
+    let (pool, _) = database(server).await?;
+    let ceiling = ceiling::measure(&pool).await?;
+    pool.close().await;
+    Ok(ceiling)
+}
+
+async fn ingest(server: &Postgres, ceiling: &Ceiling) -> Result<Value> {
+    let system = System::start(server).await?;
+    // Paused, so that only storing is measured.
+    let subscription = system.subscribe("http://127.0.0.1:9/").await?;
+    system.call(&format!("/subscriptions/{subscription}/pause"), "").await?;
+    let target = system.target(&subscription);
+    load::flood(&target, 16, Until::Elapsed(Duration::from_secs(1))).await?;
+    let mut rows = Vec::new();
+    println!("ingest:         connections  requests/s   p50 ms   p99 ms");
+    for connections in CONNECTIONS {
+        let seen = load::flood(&target, connections, Until::Elapsed(INGEST_TIME)).await?;
+        let (p50, p99) = (quantile_ms(&seen.latencies, 0.5), quantile_ms(&seen.latencies, 0.99));
+        println!("                {connections:>11}  {:>10.0} {p50:>8.2} {p99:>8.2}", seen.rate());
+        if connections == 1 {
+            println!("                a lone connection's p50 is {:.2} single-row commits", p50 / ceiling.commit_ms);
+        }
+        rows.push(json!({"connections": connections, "requests_per_second": seen.rate(), "p50_ms": p50, "p99_ms": p99}));
+    }
+    system.stop().await?;
+    Ok(json!(rows))
+}
+
+async fn latency(server: &Postgres) -> Result<Value> {
+    let system = System::start(server).await?;
+    let receiver = Receiver::start("127.0.0.1:0", Keep::Everything).await?;
+    let subscription = system.subscribe(&receiver.url("/success")).await?;
+    let target = system.target(&subscription);
+    load::steady(&target, LATENCY_RATE, Duration::from_secs(2)).await?;
+    let warm = receiver.count();
+    let before = system.cpu();
+    let posted = load::steady(&target, LATENCY_RATE, LATENCY_TIME).await?;
+    receiver.wait_for(warm + posted.len() as u64, Duration::from_secs(30)).await?;
+    let cpu = system.cpu().per_thousand(&before, posted.len() as u64);
+    let warm = usize::try_from(warm)?;
+    let (mut from_post, mut from_accept) = (Vec::new(), Vec::new());
+    for received in receiver.received().iter().skip(warm) {
+        let number = load::number(&received.body).context("a payload of ours")?;
+        let posted = posted[usize::try_from(number)?];
+        from_post.push(received.at - posted.sent);
+        from_accept.push(received.at.saturating_duration_since(posted.accepted));
+    }
+    from_post.sort_unstable();
+    from_accept.sort_unstable();
+    println!("latency at {LATENCY_RATE}/s:  p50 ms   p99 ms");
+    let mut answer = json!({"cpu_seconds_per_1000": cpu_json(cpu)});
+    for (name, values) in [("post_to_receipt", &from_post), ("accept_to_receipt", &from_accept)] {
+        let (p50, p99) = (quantile_ms(values, 0.5), quantile_ms(values, 0.99));
+        println!("                {p50:>8.2} {p99:>8.2}   {name}");
+        answer[name] = json!({"p50_ms": p50, "p99_ms": p99});
+    }
+    system.stop().await?;
+    Ok(answer)
+}
+
+async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Result<Value> {
+    let system = System::start(server).await?;
+    let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;
+    if parked > 0 {
+        park(&system, parked).await?;
+    }
+    let subscription = system.subscribe(&receiver.url("/success")).await?;
+    let target = system.target(&subscription);
+    load::flood(&target, END_TO_END_CONNECTIONS, Until::Events(2000)).await?;
+    receiver.wait_for(2000, Duration::from_secs(60)).await?;
+
+    let before = system.cpu();
+    let started = std::time::Instant::now();
+    let seen = load::flood(&target, END_TO_END_CONNECTIONS, Until::Events(END_TO_END_EVENTS)).await?;
+    receiver.wait_for(2000 + END_TO_END_EVENTS, Duration::from_secs(300)).await?;
+    let elapsed = started.elapsed();
+    let cpu = system.cpu().per_thousand(&before, END_TO_END_EVENTS);
+    let rate = END_TO_END_EVENTS as f64 / elapsed.as_secs_f64();
+    let memory = [system.api.id(), system.worker.id()].map(peak_memory_mb);
+    println!("end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked ({:.0} % of the database alone)",
+        rate / ceiling.cycle_rows_per_second * 100.0);
+    println!("                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, load and receiver {:.3}",
+        seen.rate(), cpu[0], cpu[1], cpu[2], cpu[3]);
+    println!("                peak memory: api {:.0} MB, worker {:.0} MB", memory[0], memory[1]);
+    system.stop().await?;
+    Ok(json!({
+        "deliveries_per_second": rate, "posted_per_second": seen.rate(), "parked": parked,
+        "cpu_seconds_per_1000": cpu_json(cpu), "peak_memory_mb": {"api": memory[0], "worker": memory[1]},
+    }))
+}
+
+/// Parks deliveries of another subscription, which is paused.
+async fn park(system: &System, count: usize) -> Result<()> {
+    const ROWS: usize = 5000;
+    let other = system.subscribe("http://127.0.0.1:9/").await?;
+    system.call(&format!("/subscriptions/{other}/pause"), "").await?;
+    let lane = Uuid::parse_str(&other["sub_".len()..])?;
+    for _ in 0..count / ROWS {
+        ceiling::accept(&system.pool, lane, ROWS).await?;
+    }
+    Ok(())
+}
+
+async fn held_snapshot(server: &Postgres) -> Result<Value> {
+    let system = System::start(server).await?;
+    let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;
+    let subscription = system.subscribe(&receiver.url("/success")).await?;
+    let mut holder = system.pool.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *holder).await?;
+    sqlx::query("SELECT count(*) FROM queue").execute(&mut *holder).await?;
+
+    let target = system.target(&subscription);
+    let watch = async {
+        let (mut last, mut counts) = (0, Vec::new());
+        for _ in 0..HELD_TIME.as_secs() / 10 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            counts.push((receiver.count() - last) / 10);
+            last = receiver.count();
+        }
+        counts
+    };
+    let (posted, counts) = tokio::join!(load::steady(&target, HELD_RATE, HELD_TIME), watch);
+    let posted = posted?.len() as u64;
+    receiver.wait_for(posted, Duration::from_secs(60)).await?;
+    holder.rollback().await?;
+    println!("held snapshot:  {HELD_RATE}/s offered for {HELD_TIME:?}; deliveries/s in each 10 s: {counts:?}");
+    system.stop().await?;
+    Ok(json!({"offered_per_second": HELD_RATE, "deliveries_per_second": counts}))
+}
+
+fn cpu_json([api, worker, postgres, bench]: [f64; 4]) -> Value {
+    json!({"api": api, "worker": worker, "postgres": postgres, "load_and_receiver": bench})
+}

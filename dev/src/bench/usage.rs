@@ -1,0 +1,70 @@
+//! What processes have used of the machine, read from `/proc`.
+
+use std::{fs, time::Duration};
+
+/// Clock ticks a second in `/proc/*/stat`; fixed on Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// CPU time used so far by the processes that are measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuTimes {
+    /// The api.
+    pub api: Duration,
+    /// The worker.
+    pub worker: Duration,
+    /// All processes of Postgres.
+    pub postgres: Duration,
+    /// This process: load and receiver.
+    pub bench: Duration,
+}
+
+impl CpuTimes {
+    /// Reads them now.
+    #[must_use]
+    pub fn now(api: u32, worker: u32, postmaster: u32) -> Self {
+        Self {
+            api: ticks(api, false),
+            worker: ticks(worker, false),
+            postgres: ticks(postmaster, true) + children(postmaster).into_iter().map(|id| ticks(id, false)).sum::<Duration>(),
+            bench: ticks(std::process::id(), false),
+        }
+    }
+
+    /// CPU seconds per thousand of something, since an earlier reading: api, worker, Postgres, this process.
+    #[must_use]
+    pub fn per_thousand(&self, earlier: &Self, count: u64) -> [f64; 4] {
+        let thousands = count as f64 / 1000.0;
+        [
+            self.api - earlier.api,
+            self.worker - earlier.worker,
+            self.postgres.saturating_sub(earlier.postgres),
+            self.bench - earlier.bench,
+        ]
+        .map(|used| used.as_secs_f64() / thousands)
+    }
+}
+
+/// The most memory a process has had resident, in MB.
+#[must_use]
+pub fn peak_memory_mb(process: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kilobytes.map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
+}
+
+/// User and system time; with that of children that have ended, where asked.
+fn ticks(process: u32, ended_children: bool) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The second field is a name in parentheses that may hold anything; count from behind it.
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let last = if ended_children { 15 } else { 13 };
+    let ticks: u64 = fields.get(11..last).unwrap_or_default().iter().sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+}
