@@ -20,7 +20,8 @@ CREATE FUNCTION accept(
     event_ids uuid[], tenant_ids text[], event_types text[], posted_to uuid[], content_types text[], payloads bytea[],
     delivery_ids uuid[], delivery_event_ids uuid[], subscription_ids uuid[], lane_ids uuid[]
 ) RETURNS uuid[] LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     t     constant timestamptz := clock_timestamp();
@@ -59,7 +60,8 @@ END $$;
 -- race costs no latency, and the second look only has to catch an api that died in between.
 -- Losing either in a crash loses nothing but time, hence no wait for the disk. Answers whether it notified.
 CREATE FUNCTION wake(armed boolean, left_lanes uuid[], left_deliveries uuid[]) RETURNS boolean LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     t     constant timestamptz := clock_timestamp();
@@ -96,7 +98,8 @@ RETURNS TABLE (
     attempt_number smallint, attempts_before smallint, lease_token bigint, lease_ms integer,
     event_type text, content_type text, payload bytea, event_created_at timestamptz
 ) LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -222,7 +225,8 @@ CREATE FUNCTION record_outcomes(
     started_ats timestamptz[], durations_ms integer[], status_codes smallint[], error_kinds text[], errors text[],
     headers jsonb[], bodies bytea[], truncated boolean[], hold_ms bigint[], subscription_ids uuid[]
 ) RETURNS uuid[] LANGUAGE plpgsql
-    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     t        constant timestamptz := clock_timestamp();

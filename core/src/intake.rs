@@ -9,7 +9,10 @@ use std::{
 };
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -25,8 +28,9 @@ pub const EVENTS_WAITING_MAX: usize = 4096;
 pub const BYTES_WAITING_MAX: usize = 64 << 20;
 /// Events written in one transaction, at most.
 const EVENTS_PER_BATCH_MAX: usize = 256;
-/// Wake-ups are sent this far apart, at least.
-const WAKE_PACE: Duration = Duration::from_millis(10);
+/// Wake-ups are sent this far apart, at least. Far below the 10 ms of the design: at a steady 100 events a second, each
+/// would find the one before it still resting.
+const WAKE_PACE: Duration = Duration::from_millis(4);
 /// Lanes that wait for a second look, at most; a lane beyond that is found by its own second look.
 const LEFT_LANES_MAX: usize = 1000;
 
@@ -144,6 +148,7 @@ impl Waker {
     async fn run(self: Arc<Self>, pool: PgPool) {
         loop {
             self.called.notified().await;
+            let next = Instant::now() + WAKE_PACE;
             let owed = std::mem::take(&mut *self.owed.lock().expect("nothing panics while it is held"));
             let left: Vec<_> = owed.left.into_iter().collect();
             if (owed.armed || !left.is_empty())
@@ -152,7 +157,7 @@ impl Waker {
                 // Nothing is lost: the workers look by themselves before long.
                 tracing::warn!(%error, "the workers could not be woken");
             }
-            tokio::time::sleep(WAKE_PACE).await;
+            tokio::time::sleep_until(next).await;
         }
     }
 }

@@ -19,9 +19,10 @@ use crate::{deliver::Courier, places::Places};
 
 /// Lanes visited by one claim, at most.
 const LANES_PER_CLAIM_MAX: usize = 64;
-/// Claims that found something are this far apart, so that a busy worker claims in batches; a claim after a rest is
-/// not delayed.
-const CLAIM_PACE: Duration = Duration::from_millis(4);
+/// Claims that found many deliveries are this far apart, so that a busy worker claims in batches.
+const CLAIM_PACE: Duration = Duration::from_millis(10);
+/// How many deliveries are many: fewer, and the worker looks again as soon as it is woken.
+const MANY: usize = 16;
 /// How long a worker rests at most: every notification may be lost, and the system is late by no more than this.
 const BACKSTOP: Duration = Duration::from_secs(2);
 /// How long it rests after the database failed it.
@@ -117,6 +118,7 @@ impl Dispatcher {
         let claimed = queue::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         let reached = claimed.iter().map(|claimed| claimed.lane_due_at).max();
+        let busy = claimed.len() >= MANY;
         for claimed in claimed {
             self.start(claimed, claimed_at);
         }
@@ -125,6 +127,7 @@ impl Dispatcher {
         let wait = next.wait.map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         Ok(match wait {
             Duration::ZERO => Rest::Pace,
+            _ if busy => Rest::Pace,
             wait if look.skip.is_empty() => Rest::UntilWoken(wait),
             wait => Rest::UntilWokenOrFreed(wait),
         })

@@ -9,10 +9,13 @@ use postrider_core::{
     queue::{self, Disposition, Record},
 };
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Outcomes recorded in one transaction, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
+/// Batches are this far apart, so that a busy worker's batches grow; an outcome after a rest is not delayed. Nobody
+/// waits for a record but its place.
+const RECORD_PACE: Duration = Duration::from_millis(10);
 /// How long a recorder waits for the database before it tries again. Meanwhile the places of the outcomes it holds
 /// stay taken, so a worker without a database comes to rest by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -21,9 +24,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<Record>, mut recorded: impl FnMut(&Record)) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
+        let next = Instant::now() + RECORD_PACE;
         let batch = take_distinct(&mut waiting);
         persist(&pool, &batch).await;
         batch.iter().for_each(&mut recorded);
+        tokio::time::sleep_until(next).await;
     }
 }
 
