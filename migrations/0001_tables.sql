@@ -93,8 +93,14 @@ CREATE SEQUENCE lease_tokens CACHE 32;
 
 -- The lines that deliveries wait in. A lane's due_at says when it is next worth looking at; everything that makes a
 -- subscription wait is a later due_at.
+--
+-- There is no unique index on id, on purpose. A busy lane gets hundreds of versions a second, and while any session
+-- holds an old snapshot none of them can be removed: every look-up by id, and every new version's own check for
+-- duplicates, would wade through all of them. Behind (id, revision) the newest version is found first. That an id
+-- stands only once is by construction: it is the id of a new subscription, or made under a lock by arm_lane().
 CREATE TABLE lanes (
-    id              uuid PRIMARY KEY,           -- for a plain subscription, the subscription's own id
+    id              uuid NOT NULL,              -- for a plain subscription, the subscription's own id
+    revision        bigint NOT NULL DEFAULT 0,  -- counted up by every hot statement that writes the row
     subscription_id uuid NOT NULL,
     due_at          timestamptz NOT NULL DEFAULT 'infinity',
     hold_until      timestamptz NOT NULL DEFAULT '-infinity', -- not to be served before: a pause (infinity), Retry-After
@@ -105,4 +111,5 @@ CREATE TABLE lanes (
     lease_ms        integer NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
+CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);

@@ -13,6 +13,31 @@
 -- (5 s, set by the api), so an ingest that saw the lane due, and left it alone, has committed or failed by then.
 CREATE FUNCTION lane_linger() RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT interval '8 seconds' $$;
 
+-- Makes a lane due at a moment, or at the end of its hold, unless it is due by then already; answers whether it was
+-- changed. Locks the lane: to be called in id order. Makes the lane if there is none.
+CREATE FUNCTION arm_lane(lane_id uuid, subscription_id uuid, moment timestamptz) RETURNS boolean LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    lane record;
+BEGIN
+    SELECT l.ctid AS tid, l.due_at, greatest(moment, l.hold_until) AS due_by INTO lane
+      FROM lanes l WHERE l.id = arm_lane.lane_id ORDER BY l.revision DESC LIMIT 1 FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended(arm_lane.lane_id::text, 0));
+        INSERT INTO lanes (id, subscription_id, due_at, lease_ms)
+        SELECT arm_lane.lane_id, arm_lane.subscription_id, moment, 35000
+         WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.id = arm_lane.lane_id);
+        RETURN true;
+    END IF;
+    IF lane.due_at <= lane.due_by THEN
+        RETURN false;
+    END IF;
+    UPDATE lanes SET due_at = lane.due_by, drained_at = NULL, revision = revision + 1 WHERE ctid = lane.tid;
+    RETURN true;
+END $$;
+
 -- Stores events and the deliveries they owe, all or nothing, and arms the lanes that are not due already. Answers the
 -- lanes it armed: only those owe a wake-up. A lane that is due is read and not locked, which is what lets ingest and
 -- claims run beside each other; the price is a race that wake() and the second look of claim() settle.
@@ -25,7 +50,8 @@ CREATE FUNCTION accept(
 AS $$
 DECLARE
     t     constant timestamptz := clock_timestamp();
-    armed uuid[];
+    armed uuid[] := '{}';
+    lane  record;
 BEGIN
     INSERT INTO events (id, tenant_id, event_type, subscription_id, content_type, payload, created_at)
     SELECT i.*, t FROM unnest(event_ids, tenant_ids, event_types, posted_to, content_types, payloads) AS i;
@@ -40,26 +66,26 @@ BEGIN
     INSERT INTO queue (delivery_id, event_id, lane_id, due_at)
     SELECT i.*, t FROM unnest(delivery_ids, delivery_event_ids, lane_ids) AS i;
 
-    WITH touched AS (
-        INSERT INTO lanes AS l (id, subscription_id, due_at, lease_ms)
-        SELECT DISTINCT ON (i.lane_id) i.lane_id, i.subscription_id, t, 35000
+    FOR lane IN
+        SELECT DISTINCT ON (i.lane_id) i.lane_id AS id, i.subscription_id
           FROM unnest(lane_ids, subscription_ids) AS i (lane_id, subscription_id)
-         WHERE coalesce((SELECT x.due_at > greatest(t, x.hold_until) FROM lanes x WHERE x.id = i.lane_id), true)
+         WHERE coalesce((SELECT l.due_at > greatest(t, l.hold_until) FROM lanes l
+                          WHERE l.id = i.lane_id ORDER BY l.revision DESC LIMIT 1), true)
          ORDER BY i.lane_id
-        ON CONFLICT (id) DO UPDATE SET due_at = greatest(t, l.hold_until), drained_at = NULL
-         WHERE l.due_at > greatest(t, l.hold_until)
-        RETURNING l.id
-    )
-    SELECT array_agg(id) INTO armed FROM touched;
-    RETURN coalesce(armed, '{}');
+    LOOP
+        IF arm_lane(lane.id, lane.subscription_id, t) THEN
+            armed := armed || lane.id;
+        END IF;
+    END LOOP;
+    RETURN armed;
 END $$;
 
 -- Sends the workers a wake-up, on a connection of its own and after the commit: a NOTIFY inside the ingest
 -- transaction would make commits queue for one global lock. Before that it looks once more at the lanes that accept()
--- left alone, by one delivery of each: where a claim has passed by without seeing it, the lane is armed again. So the
--- race costs no latency, and the second look only has to catch an api that died in between.
+-- left alone, by one delivery of each: one that still waits while its lane is not due has been passed by, and its lane
+-- is armed again. So the race costs no latency, and the second look only has to catch an api that died in between.
 -- Losing either in a crash loses nothing but time, hence no wait for the disk. Answers whether it notified.
-CREATE FUNCTION wake(armed boolean, left_lanes uuid[], left_deliveries uuid[]) RETURNS boolean LANGUAGE plpgsql
+CREATE FUNCTION wake(armed boolean, left_deliveries uuid[]) RETURNS boolean LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -70,15 +96,13 @@ DECLARE
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     FOR item IN
-        SELECT i.lane_id, i.delivery_id FROM unnest(left_lanes, left_deliveries) AS i (lane_id, delivery_id)
-         ORDER BY i.lane_id
+        SELECT q.lane_id, i.delivery_id
+          FROM unnest(left_deliveries) AS i (delivery_id)
+         CROSS JOIN LATERAL (SELECT x.lane_id FROM queue x
+                              WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL AND x.due_at <= t OFFSET 0) q
+         ORDER BY q.lane_id
     LOOP
-        UPDATE lanes l SET due_at = greatest(t, l.hold_until), drained_at = NULL
-         WHERE l.id = item.lane_id
-           AND l.due_at > greatest(t, l.hold_until)
-           AND EXISTS (SELECT FROM queue q
-                        WHERE q.delivery_id = item.delivery_id AND q.lease_token IS NULL AND q.due_at <= t);
-        owed := owed OR FOUND;
+        owed := arm_lane(item.lane_id, NULL, t) OR owed;
     END LOOP;
     IF owed THEN
         PERFORM pg_notify(current_schema() || '_wake', '');
@@ -107,8 +131,8 @@ DECLARE
     token    constant bigint := nextval('lease_tokens');
     margin   constant interval := interval '1 second';   -- an ingest that took longer may commit behind the floor;
     resweep  constant interval := interval '10 seconds'; -- then this look from the beginning finds it
-    visits   lanes[];
-    lane     lanes;
+    visits   tid[];
+    lane     record;
     found    record;
     quantum  integer;
     sweep    boolean;
@@ -125,7 +149,7 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
 
     visits := ARRAY(
-        SELECT l FROM lanes l
+        SELECT l.ctid FROM lanes l
          WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
          ORDER BY l.due_at LIMIT lanes_max
            FOR UPDATE SKIP LOCKED);
@@ -134,7 +158,12 @@ BEGIN
     END IF;
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
-    FOREACH lane IN ARRAY visits LOOP
+    -- Locked rows stay where they are, so their place finds them, however many dead versions they have.
+    FOR lane IN SELECT l.ctid AS tid, l.* FROM lanes l WHERE l.ctid = ANY (visits) LOOP
+        lanes_ := lanes_ || lane.id;
+        subs := subs || lane.subscription_id;
+        dues := dues || lane.due_at;
+        leases := leases || lane.lease_ms;
         sweep := lane.swept_at < t - resweep OR lane.drained_at <= t - lane_linger();
         SELECT count(*) AS n, max(r.due_at) AS last, array_agg(r.tid) AS tids, array_agg(r.event_id) AS events,
                array_agg(r.delivery_id) FILTER (WHERE r.lease_token IS NOT NULL) AS lost
@@ -146,10 +175,6 @@ BEGIN
                    AND q.due_at <= t
                  ORDER BY q.due_at LIMIT quantum
                    FOR UPDATE SKIP LOCKED) r;
-        lanes_ := lanes_ || lane.id;
-        subs := subs || lane.subscription_id;
-        dues := dues || lane.due_at;
-        leases := leases || lane.lease_ms;
         tids := tids || found.tids;
         events_ := events_ || found.events;
 
@@ -186,8 +211,8 @@ BEGIN
         UPDATE lanes l
            SET due_at = greatest(lane.due_at, lane.hold_until), scheduled_at = lane.scheduled_at,
                floor_at = lane.floor_at, drained_at = lane.drained_at,
-               swept_at = CASE WHEN sweep THEN t ELSE l.swept_at END
-         WHERE l.id = lane.id;
+               swept_at = CASE WHEN sweep THEN t ELSE l.swept_at END, revision = l.revision + 1
+         WHERE l.ctid = lane.tid;
     END LOOP;
     IF cardinality(tids) = 0 THEN
         RETURN;
@@ -236,6 +261,7 @@ DECLARE
     low      uuid;
     high     uuid;
     lane     record;
+    place    tid;
 BEGIN
     WITH gone AS (
         DELETE FROM queue q
@@ -271,11 +297,13 @@ BEGIN
               FROM back GROUP BY lane_id ORDER BY lane_id
         LOOP
             put_back := put_back || lane.deliveries;
+            place := (SELECT l.ctid FROM lanes l WHERE l.id = lane.id ORDER BY l.revision DESC LIMIT 1 FOR UPDATE);
             UPDATE lanes l
                SET hold_until = greatest(l.hold_until, lane.hold_until),
                    scheduled_at = least(l.scheduled_at, lane.due_at),
-                   due_at = greatest(least(l.due_at, lane.due_at), l.hold_until, lane.hold_until)
-             WHERE l.id = lane.id
+                   due_at = greatest(least(l.due_at, lane.due_at), l.hold_until, lane.hold_until),
+                   revision = l.revision + 1
+             WHERE l.ctid = place
                AND (l.scheduled_at > lane.due_at OR l.hold_until < lane.hold_until);
         END LOOP;
     END IF;

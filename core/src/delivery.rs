@@ -163,26 +163,20 @@ pub async fn list(pool: &PgPool, filter: Filter, page: Page) -> Result<Vec<Deliv
 /// A conflict where a worker is at it, or where its event or subscription is gone.
 pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let mut transaction = pool.begin().await?;
-    let lane = match lock(&mut transaction, id).await? {
+    let (lane, subscription) = match lock(&mut transaction, id).await? {
         Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
         Locked::Pending { lane_id } => {
             sqlx::query!("UPDATE queue SET due_at = clock_timestamp() WHERE delivery_id = $1", id.0)
                 .execute(&mut *transaction)
                 .await?;
-            lane_id
+            (lane_id, None)
         }
         Locked::Finished { event_id, subscription_id } => {
             reopen(&mut transaction, id, event_id, subscription_id).await?;
-            subscription_id
+            (subscription_id, Some(subscription_id))
         }
     };
-    sqlx::query!(
-        "UPDATE lanes SET due_at = greatest(clock_timestamp(), hold_until), drained_at = NULL
-          WHERE id = $1 AND due_at > greatest(clock_timestamp(), hold_until)",
-        lane
-    )
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query!("SELECT arm_lane($1, $2, clock_timestamp())", lane, subscription).fetch_one(&mut *transaction).await?;
     sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(&mut *transaction).await?;
     transaction.commit().await?;
     get(pool, id).await

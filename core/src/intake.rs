@@ -150,7 +150,7 @@ impl Waker {
             self.called.notified().await;
             let next = Instant::now() + WAKE_PACE;
             let owed = std::mem::take(&mut *self.owed.lock().expect("nothing panics while it is held"));
-            let left: Vec<_> = owed.left.into_iter().collect();
+            let left: Vec<_> = owed.left.into_values().collect();
             if (owed.armed || !left.is_empty())
                 && let Err(error) = queue::wake(&pool, owed.armed, &left).await
             {

@@ -171,11 +171,10 @@ pub async fn accept<'a>(
     .await
 }
 
-/// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it: see `wake` in the
-/// migrations. Answers whether a notification was sent.
-pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[(Uuid, Uuid)]) -> Result<bool> {
-    let (lanes, deliveries): (Vec<_>, Vec<_>) = left_alone.iter().copied().unzip();
-    let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2, $3) AS "woken!""#, armed, &lanes, &deliveries);
+/// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it; of each of those, one
+/// delivery that was put there. See `wake` in the migrations. Answers whether a notification was sent.
+pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[Uuid]) -> Result<bool> {
+    let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2) AS "woken!""#, armed, left_alone);
     Ok(woken.fetch_one(pool).await?)
 }
 

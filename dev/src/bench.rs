@@ -108,8 +108,12 @@ impl System {
         let (pool, url) = database(server).await?;
         let mut env: HashMap<_, _> = environment()?;
         env.extend(
-            [("DATABASE_URL", url.as_str()), ("POSTRIDER_API_LISTEN", "127.0.0.1:0"), ("POSTRIDER_WORKER_LISTEN", "off")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            [
+                ("DATABASE_URL", url.as_str()),
+                ("POSTRIDER_API_LISTEN", "127.0.0.1:0"),
+                ("POSTRIDER_WORKER_LISTEN", "off"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
         Ok(Self {
             api: Process::start("api", "release", &env).await?,
@@ -198,7 +202,9 @@ async fn ingest(server: &Postgres, ceiling: &Ceiling) -> Result<Value> {
         if connections == 1 {
             println!("                a lone connection's p50 is {:.2} single-row commits", p50 / ceiling.commit_ms);
         }
-        rows.push(json!({"connections": connections, "requests_per_second": seen.rate(), "p50_ms": p50, "p99_ms": p99}));
+        rows.push(
+            json!({"connections": connections, "requests_per_second": seen.rate(), "p50_ms": p50, "p99_ms": p99}),
+        );
     }
     system.stop().await?;
     Ok(json!(rows))
@@ -255,10 +261,18 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
     let cpu = system.cpu().per_thousand(&before, END_TO_END_EVENTS);
     let rate = END_TO_END_EVENTS as f64 / elapsed.as_secs_f64();
     let memory = [system.api.id(), system.worker.id()].map(peak_memory_mb);
-    println!("end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked ({:.0} % of the database alone)",
-        rate / ceiling.cycle_rows_per_second * 100.0);
-    println!("                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, load and receiver {:.3}",
-        seen.rate(), cpu[0], cpu[1], cpu[2], cpu[3]);
+    println!(
+        "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked ({:.0} % of the database alone)",
+        rate / ceiling.cycle_rows_per_second * 100.0
+    );
+    println!(
+        "                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, load and receiver {:.3}",
+        seen.rate(),
+        cpu[0],
+        cpu[1],
+        cpu[2],
+        cpu[3]
+    );
     println!("                peak memory: api {:.0} MB, worker {:.0} MB", memory[0], memory[1]);
     system.stop().await?;
     Ok(json!({

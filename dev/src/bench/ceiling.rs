@@ -33,7 +33,10 @@ pub struct Ceiling {
 /// When a statement fails.
 pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
     let lane = Uuid::now_v7();
-    sqlx::query("INSERT INTO lanes (id, subscription_id, lease_ms) VALUES ($1, $1, 35000)").bind(lane).execute(pool).await?;
+    sqlx::query("INSERT INTO lanes (id, subscription_id, lease_ms) VALUES ($1, $1, 35000)")
+        .bind(lane)
+        .execute(pool)
+        .await?;
     let mut commits = Vec::with_capacity(COMMITS);
     for _ in 0..COMMITS {
         let started = Instant::now();
@@ -104,10 +107,11 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
 
 /// Claims what there is and records it as succeeded.
 async fn cycle(pool: &PgPool) -> Result<u64> {
-    let claimed = sqlx::query("SELECT delivery_id, lease_token, attempt_number, payload FROM claim(64, $1, '{}', '-infinity')")
-        .bind(i32::try_from(2 * BATCH)?)
-        .fetch_all(pool)
-        .await?;
+    let claimed =
+        sqlx::query("SELECT delivery_id, lease_token, attempt_number, payload FROM claim(64, $1, '{}', '-infinity')")
+            .bind(i32::try_from(2 * BATCH)?)
+            .fetch_all(pool)
+            .await?;
     let rows = claimed.len();
     if rows == 0 {
         tokio::time::sleep(Duration::from_micros(500)).await;

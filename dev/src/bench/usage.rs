@@ -25,7 +25,8 @@ impl CpuTimes {
         Self {
             api: ticks(api, false),
             worker: ticks(worker, false),
-            postgres: ticks(postmaster, true) + children(postmaster).into_iter().map(|id| ticks(id, false)).sum::<Duration>(),
+            postgres: ticks(postmaster, true)
+                + children(postmaster).into_iter().map(|id| ticks(id, false)).sum::<Duration>(),
             bench: ticks(std::process::id(), false),
         }
     }
@@ -57,8 +58,13 @@ pub fn peak_memory_mb(process: u32) -> f64 {
 fn ticks(process: u32, ended_children: bool) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The second field is a name in parentheses that may hold anything; count from behind it.
-    let fields: Vec<u64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
     let last = if ended_children { 15 } else { 13 };
     let ticks: u64 = fields.get(11..last).unwrap_or_default().iter().sum();
     Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
