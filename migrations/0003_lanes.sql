@@ -96,10 +96,12 @@ DECLARE
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     FOR item IN
-        SELECT q.lane_id, i.delivery_id
+        SELECT q.lane_id
           FROM unnest(left_deliveries) AS i (delivery_id)
          CROSS JOIN LATERAL (SELECT x.lane_id FROM queue x
                               WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL AND x.due_at <= t OFFSET 0) q
+         WHERE (SELECT l.due_at > greatest(t, l.hold_until) FROM lanes l
+                 WHERE l.id = q.lane_id ORDER BY l.revision DESC LIMIT 1)
          ORDER BY q.lane_id
     LOOP
         owed := arm_lane(item.lane_id, NULL, t) OR owed;
@@ -112,7 +114,7 @@ END $$;
 
 -- Leases due deliveries, lane by lane in the order in which the lanes became due, which is round robin.
 --   lanes_max   lanes visited at most
---   rows_max    the caller's free places; one call fills at most half of them, so some are always free for others
+--   rows_max    the caller's free places; n lanes take at most n of every n + 1 of them, a lone lane half
 --   skip        lanes that already hold as many of the caller's places as are free
 --   lanes_from  where the caller's look along the lanes begins; '-infinity' for a sweep
 -- A lease that was lost with its worker is logged as an attempt of which nobody knows the end.
@@ -270,6 +272,7 @@ BEGIN
                 CROSS JOIN LATERAL (SELECT q2.ctid AS tid FROM queue q2
                                      WHERE q2.delivery_id = i.id AND q2.lease_token = i.token
                                        AND i.status <> 'pending' OFFSET 0) x))
+           AND q.lease_token = tokens[array_position(ids, q.delivery_id)]
         RETURNING q.delivery_id
     )
     SELECT coalesce(array_agg(delivery_id), '{}') INTO finished FROM gone;
@@ -289,6 +292,7 @@ BEGIN
                         CROSS JOIN LATERAL (SELECT q2.ctid AS tid FROM queue q2
                                              WHERE q2.delivery_id = i.id AND q2.lease_token = i.token
                                                AND i.status = 'pending' OFFSET 0) x))
+                   AND q.lease_token = tokens[array_position(ids, q.delivery_id)]
                 RETURNING q.delivery_id, q.lane_id, q.due_at
             )
             SELECT lane_id AS id, min(due_at) AS due_at, array_agg(delivery_id) AS deliveries,

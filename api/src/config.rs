@@ -49,7 +49,7 @@ impl Config {
         // Everything is read before anything is given up, so that all mistakes are found.
         let stage = env.stage();
         let database = env.database();
-        let keyring = env.keyring();
+        let keyring = env.keyring(stage);
         let address_policy = env.address_policy();
         let listen = env.get("POSTRIDER_API_LISTEN", "127.0.0.1:8080");
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));

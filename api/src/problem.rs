@@ -104,7 +104,8 @@ pub enum ApiError {
     /// Our fault.
     #[oai(status = 500)]
     Internal(ProblemJson),
-    /// We are full, or the database is away; nothing was stored.
+    /// We are full, or the database is away or slow; the same request may succeed in a moment. Where the connection broke
+    /// at the very commit, what was posted may be stored all the same.
     #[oai(status = 503)]
     Unavailable(
         ProblemJson,

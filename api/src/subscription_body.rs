@@ -43,8 +43,8 @@ pub struct SubscriptionInput {
     /// Whose it is; at most 64 characters, `default` where absent. It cannot be changed later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
-    /// Headers sent with each attempt; at most 32, 8 KiB in all. Values of headers that sound secret are stored
-    /// sealed and shown as `[redacted]`, which sent back leaves them as they are.
+    /// Headers sent with each attempt; at most 32, 8 KiB in all; stored sealed. Values of headers that sound secret are
+    /// shown as `[redacted]`, which sent back leaves them as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[oai(default)]
     pub headers: BTreeMap<String, String>,

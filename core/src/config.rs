@@ -11,6 +11,9 @@ pub struct Environment {
     problems: Vec<String>,
 }
 
+/// The key that stands in the project's `.env`.
+const EXAMPLE_ENCRYPTION_KEY: &str = "cG9zdHJpZGVyLWRldmVsb3BtZW50LWtleS0zMi1ieXQ=";
+
 /// Whether this process serves people or a developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -21,12 +24,17 @@ pub enum Stage {
 }
 
 impl Environment {
-    /// The process's own environment, after a `.env` file in the working directory, if there is one, has filled in
-    /// what is not set.
+    /// The process's own environment, after a `.env` file in the working directory or above it, if there is one, has
+    /// filled in what is not set.
     #[must_use]
     pub fn of_process() -> Self {
-        let _ = dotenvy::dotenv();
-        Self::new(|name| std::env::var(name).ok())
+        let loaded = dotenvy::dotenv();
+        let mut env = Self::new(|name| std::env::var(name).ok());
+        match loaded {
+            Err(error) if !error.not_found() => env.problem(format!(".env: {error}")),
+            _ => {}
+        }
+        env
     }
 
     /// Any other source of values.
@@ -111,9 +119,14 @@ impl Environment {
         Some(DatabaseConfig { options: url?, schema: schema? })
     }
 
-    /// `POSTRIDER_ENCRYPTION_KEYS`.
-    pub fn keyring(&mut self) -> Option<Keyring> {
-        self.required("POSTRIDER_ENCRYPTION_KEYS", Keyring::parse)
+    /// `POSTRIDER_ENCRYPTION_KEYS`. The example key is for development only.
+    pub fn keyring(&mut self, stage: Option<Stage>) -> Option<Keyring> {
+        self.required("POSTRIDER_ENCRYPTION_KEYS", |text| {
+            if text.contains(EXAMPLE_ENCRYPTION_KEY) && stage != Some(Stage::Development) {
+                return Err("is the example key; make one with `openssl rand -base64 32`".to_owned());
+            }
+            Keyring::parse(text)
+        })
     }
 
     /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS`.
@@ -138,7 +151,7 @@ mod tests {
             "POSTRIDER_ALLOWED_PRIVATE_NETWORKS" => Some("here".to_owned()),
             _ => None,
         });
-        let parts = (env.database().is_some(), env.keyring().is_some(), env.address_policy().is_some());
+        let parts = (env.database().is_some(), env.keyring(None).is_some(), env.address_policy().is_some());
         assert_eq!(parts, (false, false, false));
         let problems = env.finish(Some(())).expect_err("four mistakes");
         assert_eq!(problems.len(), 4, "{problems:?}");

@@ -90,7 +90,7 @@ impl DatabaseConfig {
             connection.execute(sqlx::AssertSqlSafe(create)).await?;
         }
         sqlx::query("SELECT pg_advisory_unlock($1)").bind(lock).execute(&mut connection).await?;
-        MIGRATIONS.run(&mut connection).await?;
+        MIGRATIONS.run_direct(None, &mut connection, false).await?;
         connection.close().await?;
         Ok(())
     }

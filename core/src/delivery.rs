@@ -166,7 +166,7 @@ pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let (lane, subscription) = match lock(&mut transaction, id).await? {
         Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
         Locked::Pending { lane_id } => {
-            sqlx::query!("UPDATE queue SET due_at = clock_timestamp() WHERE delivery_id = $1", id.0)
+            sqlx::query!("UPDATE queue SET due_at = least(due_at, clock_timestamp()) WHERE delivery_id = $1", id.0)
                 .execute(&mut *transaction)
                 .await?;
             (lane_id, None)

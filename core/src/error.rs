@@ -38,7 +38,7 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         if is_outage(&error) {
             tracing::warn!(%error, "the database is away");
-            Self::Unavailable("the database is not reachable at the moment")
+            Self::Unavailable("the database is not reachable, or too slow, at the moment")
         } else {
             Self::Internal(error.into())
         }

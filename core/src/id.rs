@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// A text that is not an id of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be `{prefix}` followed by 32 hexadecimal digits")]
+#[error("must be `{prefix}` followed by 32 lower-case hexadecimal digits")]
 pub struct InvalidId {
     prefix: &'static str,
 }
@@ -41,7 +41,7 @@ macro_rules! id {
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 text.strip_prefix(Self::PREFIX)
-                    .filter(|digits| digits.len() == 32)
+                    .filter(|digits| digits.len() == 32 && !digits.bytes().any(|byte| byte.is_ascii_uppercase()))
                     .and_then(|digits| Uuid::try_parse(digits).ok())
                     .map(Self)
                     .ok_or(InvalidId { prefix: Self::PREFIX })
@@ -81,6 +81,7 @@ mod tests {
         {
             assert!(text.parse::<DeliveryId>().is_err(), "{text:?} is no delivery id");
         }
+        assert!(format!("dlv_{}", uuid.to_uppercase()).parse::<DeliveryId>().is_err(), "one spelling only");
         assert!("dlv_0198c0de-2f3a-7b1c-9d4e-5f60718293a4".parse::<DeliveryId>().is_err(), "one spelling only");
     }
 }

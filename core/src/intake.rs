@@ -109,7 +109,7 @@ fn answer_all(batch: &mut Vec<Entry>, error: &sqlx::Error) {
     tracing::error!(%error, events = batch.len(), "events could not be stored");
     for entry in batch.drain(..) {
         let answer = if is_outage(error) {
-            Error::Unavailable("the database is not reachable at the moment")
+            Error::Unavailable("the database is not reachable, or too slow, at the moment")
         } else {
             Error::internal(error.to_string())
         };

@@ -90,15 +90,27 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
         run(connection, format!("DROP TABLE \"{}\"", partition.name)).await?;
         retired.dropped.push(partition.name);
     }
-    if retired.kept.is_empty() {
-        // Rows of the side table have no partition to go with; a day of them is few.
-        sqlx::query!(
-            "DELETE FROM dead_letters WHERE delivery_id < uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')",
-            oldest
-        )
-        .execute(&mut *connection)
-        .await?;
+    // What a detach left behind that was cut short before its drop.
+    let orphans = sqlx::query_scalar!(
+        r#"SELECT c.relname::text AS "name!" FROM pg_class c
+            WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
+              AND c.relname ~ '^(events|deliveries|attempts)_[0-9]{8}$'
+              AND to_date(right(c.relname, 8), 'YYYYMMDD') < $1"#,
+        oldest
+    );
+    for name in orphans.fetch_all(&mut *connection).await? {
+        run(connection, format!("DROP TABLE \"{name}\"")).await?;
+        retired.dropped.push(name);
     }
+    // Rows of the side table have no partition to go with; a day of them is few.
+    sqlx::query!(
+        "DELETE FROM dead_letters x
+          WHERE x.delivery_id < uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')
+            AND NOT EXISTS (SELECT FROM deliveries d WHERE d.id = x.delivery_id)",
+        oldest
+    )
+    .execute(&mut *connection)
+    .await?;
     Ok(retired)
 }
 

@@ -119,8 +119,10 @@ pub enum Next {
 #[must_use]
 pub fn next_step(policy: &RetryPolicy, attempt: u16, outcome: &Outcome, jitter: f64) -> Next {
     let status = outcome.response.as_ref().map(|response| response.status_code);
-    if outcome.failure.is_none() {
-        return Next::Done;
+    match &outcome.failure {
+        None => return Next::Done,
+        Some(failure) if failure.kind == ErrorKind::PayloadGone => return Next::GiveUp,
+        Some(_) => {}
     }
     match status {
         Some(410) => return Next::GiveUpAndDisable,

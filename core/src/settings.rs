@@ -102,8 +102,12 @@ impl CustomHeaders {
         for (name, value) in entries {
             let name = name.to_ascii_lowercase();
             check_name(&name)?;
-            let kept = current.0.get(&name).filter(|_| value == REDACTED);
-            let value = kept.cloned().unwrap_or(value);
+            let value = if value == REDACTED {
+                let kept = current.0.get(&name).cloned();
+                kept.ok_or_else(|| format!("`{name}` has no value yet that `{REDACTED}` could stand for"))?
+            } else {
+                value
+            };
             // RFC 9110 §5.5, without the obsolete bytes above ASCII.
             if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || value.trim() != value {
                 return Err(format!("the value of `{name}` must be printable ASCII without spaces around it"));

@@ -30,6 +30,8 @@ pub struct Postgres {
     port: u16,
     user: Option<(u32, u32)>,
     durability: Durability,
+    /// Held for as long as the server is ours.
+    _lock: fs::File,
 }
 
 /// How often a start is tried: after a kill -9 the lock file of the dead server is in the way for about a second.
@@ -45,7 +47,11 @@ impl Postgres {
     /// # Errors
     /// When no binaries are found (the message says what to install) or the server does not start.
     pub fn start(data: &Path, durability: Durability) -> Result<Self> {
+        fs::create_dir_all(data.parent().unwrap_or(data))?;
+        let lock = fs::File::create(data.with_extension("lock"))?;
+        lock.try_lock().with_context(|| format!("another process is using the Postgres in {}", data.display()))?;
         let mut server = Self {
+            _lock: lock,
             binaries: find_binaries().context(INSTALL_HINT)?,
             data: data.to_owned(),
             port: 0,
@@ -105,6 +111,12 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Where its data is.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// The process id of the postmaster.
     ///
     /// # Errors
@@ -112,6 +124,22 @@ impl Postgres {
     pub fn pid(&self) -> Result<u32> {
         let text = fs::read_to_string(self.data.join("postmaster.pid"))?;
         Ok(text.lines().next().unwrap_or_default().parse()?)
+    }
+
+    /// Hands the server over to a process of its own that stops it and removes its data when this process has ended,
+    /// in whatever way; for test binaries, which end without running destructors.
+    ///
+    /// # Errors
+    /// When there is no shell.
+    pub fn end_with_this_process(self) -> Result<String> {
+        const SCRIPT: &str = r#"while kill -0 "$0" 2>/dev/null; do sleep 0.2; done
+            kill -QUIT "$(head -n 1 "$1/postmaster.pid")" 2>/dev/null; sleep 0.5; rm -rf "$1" "$1.lock""#;
+        let mut reaper = Command::new("sh");
+        reaper.args(["-c", SCRIPT, &std::process::id().to_string()]).arg(&self.data).current_dir("/").process_group(0);
+        reaper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let url = self.url("");
+        std::mem::forget(self);
+        Ok(url)
     }
 
     fn init(&self) -> Result<()> {
@@ -166,6 +194,7 @@ impl Drop for Postgres {
         let _ = run(self.command("pg_ctl").args(["-m", mode, "-w", "stop", "-D"]).arg(&self.data));
         if self.durability == Durability::Disposable {
             let _ = fs::remove_dir_all(&self.data);
+            let _ = fs::remove_file(self.data.with_extension("lock"));
         }
     }
 }

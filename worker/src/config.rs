@@ -37,8 +37,9 @@ impl Config {
 
     fn read(env: &mut Environment) -> Option<Self> {
         // Everything is read before anything is given up, so that all mistakes are found.
+        let stage = env.stage();
         let database = env.database();
-        let keyring = env.keyring();
+        let keyring = env.keyring(stage);
         let address_policy = env.address_policy();
         let listen = env.get::<String>("POSTRIDER_WORKER_LISTEN", "127.0.0.1:8081");
         let concurrency = env.number("POSTRIDER_WORKER_CONCURRENCY", "512", 1..=10_000);

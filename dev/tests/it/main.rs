@@ -1,0 +1,10 @@
+//! Everything with I/O, in one binary: over HTTP, against a real Postgres and a real receiver.
+#![expect(clippy::unwrap_used, reason = "tests speak for themselves")]
+
+mod world;
+
+mod delivering;
+mod managing;
+mod posting;
+mod queueing;
+mod surviving;

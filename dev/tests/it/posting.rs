@@ -1,0 +1,347 @@
+//! Ingest: what is taken in, what is refused, and that a refusal stores nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use postrider_core::{
+    Error,
+    database::Session,
+    event::NewEvent,
+    event_type::EventType,
+    id::{DeliveryId, EventId, SubscriptionId},
+    intake::{BYTES_WAITING_MAX, Intake},
+    queue::NewDelivery,
+};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+
+use crate::world::{KEY, SOON, World, answer, client, database_config, id, serve, uuid};
+
+async fn events(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn any_content_is_kept_byte_for_byte() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let largest = vec![b'x'; 1 << 20];
+    for payload in [Vec::new(), all_bytes, largest] {
+        let before = world.receiver.count();
+        let delivery = world.ingest(&subscription, payload.clone()).await;
+        assert_eq!(world.drain().await, 1);
+        let received = world.receiver.received().pop().unwrap();
+        assert_eq!(world.receiver.count(), before + 1);
+        assert!(received.body == payload, "{} bytes", payload.len());
+        assert_eq!(received.header("content-type"), "application/octet-stream", "where none was sent");
+        let event = world.delivery(&delivery).await["event_id"].as_str().unwrap().to_owned();
+        assert_eq!(world.get(&format!("/events/{event}")).await["payload_bytes"], payload.len());
+        let stored = world.request(Method::GET, &format!("/events/{event}/payload")).send().await.unwrap();
+        assert_eq!(stored.headers()["x-payload-content-type"], "application/octet-stream");
+        assert!(stored.bytes().await.unwrap() == payload);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_stores_nothing() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let path = format!("/webhooks/ingest/{subscription}");
+    let unknown = format!("/webhooks/ingest/{}", SubscriptionId::new());
+    let too_large = vec![0; (1 << 20) + 1];
+
+    let post = |path: &str| world.request(Method::POST, path);
+    answer(post(&path).body(too_large.clone())).await.problem(413);
+    let chunked = reqwest::Body::wrap(http_body_util::Full::new(Bytes::from(too_large)));
+    answer(post(&path).body(chunked)).await.problem(413);
+    answer(post(&unknown).body("x")).await.problem(404);
+    answer(post("/webhooks/ingest/nonsense").body("x")).await.problem(404);
+    answer(post("/webhooks/ingest/%00").body("x")).await.problem(404);
+    for bad in ["", "order created", "order..created", &"x".repeat(129)] {
+        let problem = answer(post(&path).header("X-Event-Type", bad).body("x")).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "X-Event-Type");
+    }
+    let long = format!("text/{}", "x".repeat(300));
+    answer(post(&path).header("Content-Type", long).body("x")).await.problem(422);
+    let get = answer(world.request(Method::GET, &path)).await;
+    assert_eq!(get.headers["allow"], "POST");
+    get.problem(405);
+    assert_eq!(events(&world.pool).await, 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn ingest_takes_a_key_or_a_signature() {
+    use hmac_hex as sign;
+    let world = World::new().await;
+    let created = world.subscribe("/success", json!({})).await;
+    let secret = created["secret"].as_str().unwrap();
+    let path = format!("/webhooks/ingest/{}", id(&created));
+    let post = || world.anonymous(Method::POST, &path).body("hello");
+
+    answer(post()).await.problem(401);
+    answer(post().bearer_auth("pr_wrong")).await.problem(401);
+    answer(post().header("X-Hub-Signature-256", sign("another secret", "hello"))).await.problem(401);
+    answer(post().header("X-Hub-Signature-256", sign(secret, "hello, altered"))).await.problem(401);
+    answer(post().header("X-Hub-Signature-256", "sha256=zz")).await.problem(401);
+    assert_eq!(events(&world.pool).await, 0);
+    answer(post().header("X-Hub-Signature-256", sign(secret, "hello"))).await.expect(202);
+    answer(post().header("Authorization", format!("bearer {KEY}"))).await.expect(202);
+    assert_eq!(world.drain().await, 2);
+    world.finish().await;
+}
+
+/// The signature as openssl makes it: an implementation that is not ours.
+fn hmac_hex(secret: &str, body: &str) -> String {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let mut openssl = Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", secret])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    openssl.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+    let output = openssl.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    format!("sha256={}", text.split_whitespace().last().unwrap())
+}
+
+#[tokio::test]
+async fn an_unwanted_event_is_stored_and_not_delivered() {
+    let world = World::new().await;
+    let subscription = id(&world.subscribe("/success", json!({"event_types": ["order.*", "refund.made"]})).await);
+    let cases =
+        [("order.created", "pending"), ("refund.made", "pending"), ("order", "filtered"), ("user.created", "filtered")];
+    for (event_type, status) in cases {
+        let request = world
+            .request(Method::POST, &format!("/webhooks/ingest/{subscription}"))
+            .header("X-Event-Type", event_type)
+            .body("x");
+        let accepted = answer(request).await.expect(202);
+        assert_eq!(accepted["status"], status, "{event_type}");
+        assert_eq!(accepted.get("delivery_id").is_some(), status == "pending");
+    }
+    assert_eq!(world.drain().await, 2);
+    assert_eq!(events(&world.pool).await, 4);
+    let of_one_type = world.get("/events?event_type=user.created").await;
+    assert_eq!(of_one_type["data"].as_array().unwrap().len(), 1);
+    world.finish().await;
+}
+
+fn event(tenant: &str, payload: &'static [u8]) -> (NewEvent, Vec<NewDelivery>) {
+    let event = NewEvent {
+        id: EventId::new(),
+        tenant_id: tenant.to_owned(),
+        event_type: EventType::default(),
+        posted_to: None,
+        content_type: "text/plain".to_owned(),
+        payload: Bytes::from_static(payload),
+    };
+    (event, Vec::new())
+}
+
+fn intake(world: &World) -> Intake {
+    let pool = |session| database_config(&world.env).pool(session, 1);
+    Intake::start(pool(Session::Ingest), pool(Session::Ingest)).0
+}
+
+#[tokio::test]
+async fn concurrent_events_share_commits_and_a_poisoned_one_fails_alone() {
+    let world = World::new().await;
+    let intake = intake(&world);
+    let mut callers = JoinSet::new();
+    for number in 0..200 {
+        let intake = intake.clone();
+        // Postgres takes no NUL in a text, whatever let it through.
+        let (event, deliveries) = event(if number == 77 { "poi\0son" } else { "good" }, b"x");
+        callers.spawn(async move { (number, intake.accept(event, deliveries).await) });
+    }
+    while let Some(done) = callers.join_next().await {
+        let (number, accepted) = done.unwrap();
+        assert_eq!(accepted.is_ok(), number != 77, "{number}: {accepted:?}");
+    }
+    assert_eq!(events(&world.pool).await, 199);
+    let transactions: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM events").fetch_one(&world.pool).await.unwrap();
+    assert!(transactions < 199, "{transactions} transactions for 199 events");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_full_intake_says_so_at_once() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let mut blocker = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+
+    let mut posts = JoinSet::new();
+    let fitting = BYTES_WAITING_MAX >> 20;
+    let payload = Bytes::from(vec![b'x'; 1 << 20]);
+    let refused = Arc::new(tokio::sync::Semaphore::new(0));
+    for _ in 0..fitting + 20 {
+        let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body(payload.clone());
+        let refused = Arc::clone(&refused);
+        posts.spawn(async move {
+            let answer = answer(request).await;
+            if answer.status == 503 {
+                refused.add_permits(1);
+            }
+            answer
+        });
+    }
+    // Before anything can be stored, the surplus has its answer.
+    let surplus = refused.acquire_many(20);
+    tokio::time::timeout(Duration::from_secs(4), surplus).await.expect("503 at once").unwrap().forget();
+    blocker.rollback().await.unwrap();
+    let mut accepted = 0;
+    while let Some(answer) = posts.join_next().await {
+        let answer = answer.unwrap();
+        if answer.status == 503 {
+            assert_eq!(answer.headers["retry-after"], "1");
+            answer.problem(503);
+        } else {
+            answer.expect(202);
+            accepted += 1;
+        }
+    }
+    assert_eq!(accepted, fitting);
+    assert_eq!(events(&world.pool).await, i64::try_from(fitting).unwrap());
+    while world.drain().await > 0 {}
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_intake_is_refused_not_stuck() {
+    let world = World::new().await;
+    let intake = intake(&world);
+    let (mut event, deliveries) = event("good", b"");
+    event.payload = Bytes::from(vec![0; BYTES_WAITING_MAX + 1]);
+    assert!(matches!(intake.accept(event, deliveries).await, Err(Error::Unavailable(_))));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_at_once_all_arrive_once() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let (stop, worker) = world.run_worker();
+    let client = client();
+    let url = format!("{}/webhooks/ingest/{subscription}", world.base);
+    let mut posts = JoinSet::new();
+    for poster in 0..100 {
+        let (client, url) = (client.clone(), url.clone());
+        posts.spawn(async move {
+            for number in 0..100 {
+                let body = format!("{poster}-{number}");
+                answer(client.post(&url).bearer_auth(KEY).body(body)).await.expect(202);
+            }
+        });
+    }
+    posts.join_all().await;
+    world.receiver.wait_for(10_000, SOON).await.unwrap();
+    world.queue_is_empty().await;
+    let mut bodies: Vec<_> = world.receiver.received().into_iter().map(|received| received.body).collect();
+    bodies.sort_unstable();
+    bodies.dedup();
+    assert_eq!((bodies.len(), world.receiver.count()), (10_000, 10_000), "each arrived, and none twice");
+    stop.cancel();
+    worker.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_change_is_seen_by_every_api_at_once() {
+    let world = World::new().await;
+    let (other, (stop, serving)) = serve(&world.env).await;
+    let subscription = world.subscription("/success").await;
+    let client = client();
+    let post_to_other = async |event_type: &str| {
+        let url = format!("{other}/webhooks/ingest/{subscription}");
+        let request = client.post(url).bearer_auth(KEY).header("X-Event-Type", event_type).body("x");
+        answer(request).await.expect(202)["status"].clone()
+    };
+    assert_eq!(post_to_other("user.created").await, "pending", "the other api knows it now");
+    let patch = json!({"event_types": ["order.*"]});
+    world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
+    // Far sooner than the cache would forget by itself.
+    let seen = async {
+        while post_to_other("user.created").await != "filtered" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), seen).await.expect("the change is announced");
+    while world.drain().await > 0 {}
+    stop.cancel();
+    serving.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+
+    // An ingest that sees the lane due, and so leaves it alone, and is slow to commit.
+    let mut slow = world.pool.begin().await.unwrap();
+    let armed = store(&mut slow, &subscription).await;
+    assert!(!armed, "the lane was due already");
+    assert_eq!(world.drain().await, 1, "the claim sees the first only, and drains the lane");
+    slow.commit().await.unwrap();
+    // Its api dies here, before it can look once more. The lane must come up by itself.
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(world.drain().await, 1, "the second look");
+
+    // Once more; this time the api lives, and its look after the commit is enough.
+    world.ingest(&subscription, "third").await;
+    let mut slow = world.pool.begin().await.unwrap();
+    let delivery = DeliveryId::new();
+    assert!(!store_as(&mut slow, &subscription, delivery).await);
+    assert_eq!(world.drain().await, 1);
+    slow.commit().await.unwrap();
+    assert_eq!(world.drain().await, 0, "nobody knows of it yet");
+    assert!(postrider_core::queue::wake(&world.pool, false, &[delivery.0]).await.unwrap());
+    assert_eq!(world.drain().await, 1);
+
+    // And a lane that stays empty goes idle, on the second look and not before.
+    let idle = async || {
+        let due: Option<bool> = sqlx::query_scalar("SELECT due_at = 'infinity' FROM lanes WHERE id = $1")
+            .bind(uuid(&subscription))
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+        due.unwrap()
+    };
+    assert!(!idle().await);
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(world.drain().await, 0);
+    assert!(idle().await);
+    world.finish().await;
+}
+
+async fn store(connection: &mut sqlx::PgConnection, subscription: &str) -> bool {
+    store_as(connection, subscription, DeliveryId::new()).await
+}
+
+/// What ingest does, inside a transaction of the test's; answers whether it armed the lane.
+async fn store_as(connection: &mut sqlx::PgConnection, subscription: &str, delivery: DeliveryId) -> bool {
+    let (event, lane) = (EventId::new(), uuid(subscription));
+    let armed: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'],
+                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+    )
+    .bind(event.0)
+    .bind(lane)
+    .bind(delivery.0)
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    !armed.is_empty()
+}

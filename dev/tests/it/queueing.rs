@@ -1,0 +1,473 @@
+//! The queue itself: leases, fences, fairness, plans, partitions, duties.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use postrider_core::{
+    attempt::{ErrorKind, Failure, Outcome},
+    invariants, maintenance, partition,
+    queue::{self, Claimed, Counts, Disposition, Look, Record},
+};
+use serde_json::{Value, json};
+use sqlx::{PgPool, Row};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::world::{SOON, World, create_database, database_config, environment, id, uuid, worker};
+
+fn look(rows_max: i32) -> Look {
+    Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None }
+}
+
+fn record(claimed: &Claimed, disposition: Disposition, kind: Option<ErrorKind>) -> Record {
+    Record {
+        delivery_id: claimed.delivery_id,
+        lease_token: claimed.lease_token,
+        lane_id: claimed.lane_id,
+        subscription_id: claimed.subscription_id,
+        attempt_number: claimed.attempt_number,
+        outcome: Some(Outcome { failure: kind.map(|kind| Failure::new(kind, "test")), ..Outcome::default() }),
+        disposition,
+    }
+}
+
+#[tokio::test]
+async fn many_claims_at_once_never_take_the_same_delivery() {
+    let world = World::new().await;
+    for lane in 0..10 {
+        let subscription = world.subscription("/success").await;
+        for number in 0..40 {
+            world.ingest(&subscription, format!("{lane}-{number}")).await;
+        }
+    }
+    let mut claimers = JoinSet::new();
+    for _ in 0..8 {
+        let pool = world.pool.clone();
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            // Others may hold all lanes for a moment, so a few empty looks in a row mean that nothing is left.
+            let mut empty = 0;
+            while empty < 20 {
+                let claimed = queue::claim(&pool, &look(16)).await.unwrap();
+                empty = if claimed.is_empty() { empty + 1 } else { 0 };
+                mine.extend(claimed.into_iter().map(|claimed| claimed.delivery_id));
+            }
+            mine
+        });
+    }
+    let all: Vec<Uuid> = claimers.join_all().await.into_iter().flatten().collect();
+    let distinct: HashSet<_> = all.iter().collect();
+    assert_eq!((all.len(), distinct.len()), (400, 400));
+    assert_eq!(invariants::check(&world.pool).await.unwrap(), []);
+    world.pass(Duration::from_secs(40)).await;
+    while world.drain().await > 0 {}
+    assert_eq!(world.receiver.count(), 400, "expired leases are claimed again");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_expired_lease_is_taken_over_and_its_late_outcome_changes_nothing() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "x").await;
+    let stale = queue::claim(&world.pool, &look(10)).await.unwrap().remove(0);
+    assert_eq!(world.delivery(&delivery).await["status"], "in_flight");
+    assert_eq!(world.drain().await, 0, "the lease holds");
+    world.pass(Duration::from_secs(36)).await;
+    let fresh = queue::claim(&world.pool, &look(10)).await.unwrap().remove(0);
+    assert_eq!((fresh.delivery_id, fresh.attempt_number), (stale.delivery_id, 2));
+
+    let back = Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::Yes };
+    for disposition in [Disposition::Succeeded, Disposition::DeadLetter, Disposition::Canceled, back] {
+        let kind = (disposition != Disposition::Succeeded).then_some(ErrorKind::Timeout);
+        assert_eq!(queue::record(&world.pool, &[record(&stale, disposition, kind)]).await.unwrap(), [Uuid::nil(); 0]);
+    }
+    assert_eq!(world.delivery(&delivery).await["status"], "in_flight");
+    let done = record(&fresh, Disposition::Succeeded, None);
+    assert_eq!(queue::record(&world.pool, &[done.clone()]).await.unwrap(), [fresh.delivery_id]);
+    assert_eq!(queue::record(&world.pool, &[done]).await.unwrap(), [Uuid::nil(); 0], "once only");
+
+    let attempts = world.attempts(&delivery).await;
+    let kinds: Vec<_> = attempts.iter().map(|attempt| attempt["error_kind"].as_str()).collect();
+    assert_eq!(kinds, [Some("lease_lost"), None], "the lost attempt is logged as such");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_batch_mixes_outcomes_and_stale_ones() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let mut deliveries = Vec::new();
+    for number in 0..5 {
+        deliveries.push(world.ingest(&subscription, number.to_string()).await);
+    }
+    let mut claimed = queue::claim(&world.pool, &look(20)).await.unwrap();
+    claimed.sort_by_key(|claimed| claimed.delivery_id);
+    let retry = |counts| Disposition::Retry { after: Duration::from_secs(30), lane_rests: None, counts };
+    let mut records = vec![
+        record(&claimed[0], Disposition::Succeeded, None),
+        record(&claimed[1], Disposition::DeadLetter, Some(ErrorKind::HttpStatus)),
+        record(&claimed[2], retry(Counts::Yes), Some(ErrorKind::Timeout)),
+        record(&claimed[3], retry(Counts::No), Some(ErrorKind::Shutdown)),
+        record(&claimed[4], Disposition::Succeeded, None),
+    ];
+    records[4].lease_token += 1000;
+    let mut applied = queue::record(&world.pool, &records).await.unwrap();
+    applied.sort_unstable();
+    assert_eq!(applied, claimed[..4].iter().map(|claimed| claimed.delivery_id).collect::<Vec<_>>());
+    let mut shown = Vec::new();
+    for delivery in &deliveries {
+        let delivery = world.delivery(delivery).await;
+        shown.push((delivery["status"].as_str().unwrap().to_owned(), delivery["attempt_count"].as_u64().unwrap()));
+    }
+    let expected = [("succeeded", 1), ("dead_letter", 1), ("pending", 1), ("pending", 1), ("in_flight", 1)];
+    assert_eq!(shown, expected.map(|(status, count)| (status.to_owned(), count)));
+    // A lease given back without an attempt takes its number back, and logs nothing.
+    let mut release =
+        record(&claimed[4], Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::No }, None);
+    release.outcome = None;
+    assert_eq!(queue::record(&world.pool, &[release]).await.unwrap().len(), 1);
+    assert_eq!(world.delivery(&deliveries[4]).await["attempt_count"], 0);
+    assert_eq!(world.attempts(&deliveries[4]).await.len(), 0);
+    world.pass(Duration::from_secs(31)).await;
+    assert_eq!(world.drain().await, 3);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_paused_subscription_keeps_its_backlog() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "before").await;
+    world.post(&format!("/subscriptions/{subscription}/pause")).await;
+    for number in 0..30 {
+        world.ingest(&subscription, number.to_string()).await;
+    }
+    assert_eq!(world.drain().await, 0);
+    world.pass(Duration::from_secs(86_400)).await;
+    assert_eq!(world.drain().await, 0);
+    let (stop, running) = world.run_worker();
+    world.post(&format!("/subscriptions/{subscription}/resume")).await;
+    world.receiver.wait_for(31, SOON).await.unwrap();
+    world.queue_is_empty().await;
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_deleted_subscription_takes_its_backlog_along() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "x").await;
+    world.call(reqwest::Method::DELETE, &format!("/subscriptions/{subscription}"), None).await.expect(204);
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.receiver.count(), 0);
+    let canceled = world.delivery(&delivery).await;
+    assert_eq!((canceled["status"].clone(), canceled["attempt_count"].clone()), (json!("canceled"), json!(0)));
+    world.call(reqwest::Method::POST, &format!("/deliveries/{delivery}/retry"), None).await.problem(409);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn hanging_receivers_delay_nobody_else() {
+    let world = World::with(&[("POSTRIDER_WORKER_CONCURRENCY", "32")]).await;
+    for _ in 0..3 {
+        let slow = world.subscription("/slow/4000").await;
+        for number in 0..40 {
+            world.ingest(&slow, number.to_string()).await;
+        }
+    }
+    let (stop, running) = world.run_worker();
+    // The worker is full of them now, or as full as they are let.
+    world.receiver.wait_for(20, SOON).await.unwrap();
+    let quick = world.subscription("/success").await;
+    let mut deliveries = Vec::new();
+    for number in 0..20 {
+        deliveries.push(world.ingest(&quick, format!("quick {number}")).await);
+    }
+    let quick_done = async {
+        while world.receiver.received().iter().filter(|received| received.path == "/success").count() < 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(3500), quick_done).await.expect("before the first slow one is done");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn lost_notifications_cost_only_time() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let (stop, running) = world.run_worker();
+    world.ingest(&subscription, "the worker is up").await;
+    world.receiver.wait_for(1, SOON).await.unwrap();
+    // Stored by somebody who never sends a notification.
+    sqlx::query(
+        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a'], ARRAY[$2::uuid], ARRAY['text/plain'],
+                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+    )
+    .bind(Uuid::now_v7())
+    .bind(uuid(&subscription))
+    .bind(Uuid::now_v7())
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    world.receiver.wait_for(2, SOON).await.unwrap();
+    world.queue_is_empty().await;
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+/// Blocks that a statement touches, all statements inside of functions included.
+async fn blocks(pool: &PgPool, statement: &'static str) -> i64 {
+    let mut transaction = pool.begin().await.unwrap();
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"));
+    let plan: Value = sqlx::query(explain).fetch_one(&mut *transaction).await.unwrap().get(0);
+    transaction.rollback().await.unwrap();
+    let blocks = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
+    blocks("Shared Hit Blocks") + blocks("Shared Read Blocks")
+}
+
+#[tokio::test]
+async fn plans_do_not_flip_with_the_statistics() {
+    const CLAIM: &str = "SELECT * FROM claim(64, 100, '{}', '-infinity')";
+    const FINISH: &str =
+        "SELECT record_outcomes(ARRAY[d], ARRAY[1::bigint], ARRAY['succeeded'::delivery_status], ARRAY[1::smallint],
+        ARRAY[NULL::bigint], ARRAY[false], ARRAY[now()], ARRAY[1], ARRAY[200::smallint], ARRAY[NULL], ARRAY[NULL],
+        ARRAY['[]'::jsonb], ARRAY['x'::bytea], ARRAY[false], ARRAY[NULL::bigint], ARRAY[d])
+        FROM (SELECT delivery_id AS d FROM queue ORDER BY delivery_id OFFSET 500 LIMIT 1) x";
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    // 20,000 rows of one lane and a thousand other lanes, so that a scan of everything cannot hide.
+    sqlx::query(
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
+         SELECT d, d, $1, now() - interval '1 hour' + n * interval '1 millisecond', NULL
+           FROM (SELECT uuid_floor(now() + n * interval '1 millisecond') AS d, n FROM generate_series(1, 20000) n) x",
+    )
+    .bind(uuid(&subscription))
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    sqlx::query("INSERT INTO lanes (id, subscription_id, lease_ms) SELECT gen_random_uuid(), $1, 35000 FROM generate_series(1, 1000)")
+        .bind(Uuid::now_v7())
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE lanes SET due_at = now() WHERE id = $1")
+        .bind(uuid(&subscription))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+
+    let statistics = [
+        ("as never looked at", "SELECT 1"),
+        ("fresh", "ANALYZE"),
+        (
+            "as if empty",
+            "UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE relnamespace = 'postrider'::regnamespace",
+        ),
+        (
+            "as if huge",
+            "UPDATE pg_class SET reltuples = 1e6, relpages = 1e5
+            WHERE relname IN ('queue', 'lanes') AND relnamespace = 'postrider'::regnamespace",
+        ),
+    ];
+    for (name, statement) in statistics {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        let (claim, finish) = (blocks(&world.pool, CLAIM).await, blocks(&world.pool, FINISH).await);
+        // Fifty rows are leased: a few blocks each for the row, its two index entries and its event.
+        assert!(claim < 1500, "{name}: a claim touched {claim} blocks");
+        assert!(finish < 300, "{name}: recording one outcome touched {finish} blocks");
+    }
+    sqlx::query("DELETE FROM queue").execute(&world.pool).await.unwrap();
+    world.finish().await;
+}
+
+/// A day's delivery of an event of that day, at that moment.
+async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (Uuid, Uuid) {
+    let id = |salt: u128| {
+        let millis = u128::from(moment.timestamp_millis().unsigned_abs());
+        Uuid::from_u128(millis << 80 | 0x7000 << 64 | 1 << 63 | salt)
+    };
+    let (event, delivery) = (id(1), id(2));
+    sqlx::query(
+        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a'], ARRAY[$2::uuid], ARRAY['text/plain'],
+                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+    )
+    .bind(event)
+    .bind(uuid(subscription))
+    .bind(delivery)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    (event, delivery)
+}
+
+async fn table_of(world: &World, delivery: Uuid) -> String {
+    sqlx::query_scalar("SELECT tableoid::regclass::text FROM deliveries WHERE id = $1")
+        .bind(delivery)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn midnight_is_a_boundary_like_any_other() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let today: NaiveDate = Utc::now().date_naive();
+    let midnight = today.and_hms_opt(0, 0, 0).unwrap().and_utc();
+    let (_, last) = store_at(&world, &subscription, midnight - Duration::from_millis(1)).await;
+    let (_, first) = store_at(&world, &subscription, midnight).await;
+    let (_, tomorrow) = store_at(&world, &subscription, midnight + Duration::from_secs(86_400)).await;
+    let name = |day: NaiveDate| format!("deliveries_{}", day.format("%Y%m%d"));
+    assert_eq!(table_of(&world, last).await, name(today - Days::new(1)));
+    assert_eq!(table_of(&world, first).await, name(today));
+    assert_eq!(table_of(&world, tomorrow).await, name(today + Days::new(1)));
+    assert_eq!(world.drain().await, 3, "one claim spans the days");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn retention_drops_days_but_nothing_that_is_still_owed() {
+    let world = World::new().await;
+    let (done, owed) = (world.subscription("/success").await, world.subscription("/fail").await);
+    let today = Utc::now().date_naive();
+    let noon = |days| (today - Days::new(days)).and_hms_opt(12, 0, 0).unwrap().and_utc();
+    sqlx::query("SELECT ensure_partitions($1, $2)")
+        .bind(today - Days::new(5))
+        .bind(today)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let (gone, _) = store_at(&world, &done, noon(5)).await;
+    let (kept, unfinished) = store_at(&world, &owed, noon(4)).await;
+    let (young, _) = store_at(&world, &done, noon(2)).await;
+    assert_eq!(world.drain().await, 3);
+
+    let day = |days: u64| (today - Days::new(days)).format("%Y%m%d").to_string();
+    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    assert_eq!(retired.dropped.len(), 3, "{retired:?}");
+    assert!(retired.dropped.iter().all(|name| name.ends_with(&day(5))), "{retired:?}");
+    assert!(retired.kept.iter().all(|name| name.ends_with(&day(4))), "{retired:?}");
+    let exists = async |event: Uuid| -> bool {
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE id = $1)")
+            .bind(event)
+            .fetch_one(&world.pool)
+            .await
+            .unwrap()
+    };
+    assert_eq!((exists(gone).await, exists(kept).await, exists(young).await), (false, true, true));
+
+    // A detach that was cut short half-way leaves a table of its own; the next round takes it along.
+    let orphan = format!("events_{}", day(9));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE TABLE {orphan} (LIKE events)")))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let delivery = format!("dlv_{}", unfinished.simple());
+    world.post(&format!("/deliveries/{delivery}/cancel")).await;
+    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    assert_eq!((retired.dropped.len(), retired.kept.len()), (4, 0), "{retired:?}");
+    assert!(!exists(kept).await);
+    assert_eq!(worker::janitor::retire(&world.pool, 3).await.unwrap(), partition::Retired::default(), "twice is safe");
+    assert!(partition::runway(&world.pool).await.unwrap() >= 7);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_is_due_too_late_is_repaired_and_counted() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "x").await;
+    assert_eq!(maintenance::repair_lanes(&world.pool).await.unwrap(), 0);
+    sqlx::query("UPDATE lanes SET due_at = now() + interval '1 day', drained_at = NULL")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(world.drain().await, 0);
+    assert!(!invariants::check(&world.pool).await.unwrap().is_empty(), "the invariants tell");
+    assert_eq!(maintenance::repair_lanes(&world.pool).await.unwrap(), 1);
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_duty_is_done_by_one_at_a_time() {
+    let world = World::new().await;
+    let inner = async || maintenance::exclusively(&world.pool, "duty", async { Ok(()) }).await;
+    let outer = maintenance::exclusively(&world.pool, "duty", async {
+        assert!(!inner().await?, "somebody is at it");
+        assert!(maintenance::exclusively(&world.pool, "another", async { Ok(()) }).await?);
+        Ok(())
+    });
+    assert!(outer.await.unwrap());
+    assert!(inner().await.unwrap(), "it is free again");
+    maintenance::vacuum(&world.pool).await.unwrap();
+    maintenance::measure(&world.pool).await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn several_starts_at_once_migrate_once_and_schemas_are_apart() {
+    let url = create_database(None).await;
+    let with_schema = |schema: &str| {
+        let mut env = environment(&url);
+        env.insert("POSTRIDER_DATABASE_SCHEMA".to_owned(), schema.to_owned());
+        env
+    };
+    let (one, two) = (with_schema("hooks_one"), with_schema("hooks_two"));
+    let mut starts = JoinSet::new();
+    for env in [&one, &two, &one, &two, &one] {
+        let database = database_config(env);
+        starts.spawn(async move { database.migrate().await });
+    }
+    while let Some(start) = starts.join_next().await {
+        start.unwrap().unwrap();
+    }
+    let pool = |env| database_config(env).pool(postrider_core::database::Session::Queue, 2);
+    let lane = Uuid::now_v7();
+    sqlx::query("INSERT INTO lanes (id, subscription_id, due_at, lease_ms) VALUES ($1, $1, now(), 35000)")
+        .bind(lane)
+        .execute(&pool(&one))
+        .await
+        .unwrap();
+    for (env, lanes) in [(&one, 1), (&two, 0)] {
+        let counted: i64 = sqlx::query_scalar("SELECT count(*) FROM lanes").fetch_one(&pool(env)).await.unwrap();
+        assert_eq!(counted, lanes);
+        assert_eq!(worker(env).drain().await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_latest_settings_are_used_for_each_attempt() {
+    let world = World::new().await;
+    let subscription = world.subscription("/fail").await;
+    world.ingest(&subscription, "x").await;
+    let (stop, running) = world.run_worker();
+    world.receiver.wait_for(1, SOON).await.unwrap();
+    let patch = json!({"target_url": world.receiver.url("/success"), "headers": {"x-version": "2"}});
+    let patched =
+        world.call(reqwest::Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
+    assert_eq!(id(&patched), subscription);
+    // The announcement travels for a moment; every further attempt is made on demand.
+    let changed = async {
+        loop {
+            let delivery = world.get("/deliveries").await["data"][0].clone();
+            if delivery["status"] == "succeeded" {
+                break;
+            }
+            world.call(reqwest::Method::POST, &format!("/deliveries/{}/retry", id(&delivery)), None).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), changed).await.expect("sooner than the cache forgets by itself");
+    assert_eq!(world.receiver.received().last().unwrap().header("x-version"), "2");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}

@@ -1,0 +1,305 @@
+//! What a test stands on: a real Postgres with a database of its own, the real api in this process, a real worker, a
+//! real receiver, and a client. No mocks, no sleeps: time is moved by shifting stored times back.
+
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
+
+use api::config::Config as ApiConfig;
+use dev::{
+    postgres::{Durability, Postgres, state_directory},
+    receiver::{Keep, Receiver},
+};
+use postrider_core::{config::Environment, database::DatabaseConfig, invariants};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use worker::{Worker, config::Config as WorkerConfig};
+
+/// The admin key of all tests.
+pub const KEY: &str = "pr_dev_admin";
+/// How long anything that should happen may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Everything a test needs.
+pub struct World {
+    /// Connections to the test's database, in its schema.
+    pub pool: PgPool,
+    /// Where deliveries go.
+    pub receiver: Receiver,
+    /// Base URL of the api.
+    pub base: String,
+    /// A worker that is not running; see [`World::drain`].
+    pub worker: Worker,
+    /// The environment that api and worker were made from.
+    pub env: HashMap<String, String>,
+    client: reqwest::Client,
+    api: (CancellationToken, JoinHandle<()>),
+}
+
+/// An answer of the api.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    /// The body, if the status is that.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        self.body
+    }
+
+    /// A problem's code, if it is a well-formed problem of that status.
+    #[track_caller]
+    pub fn problem(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        for field in ["type", "title", "detail", "code"] {
+            assert!(self.body[field].is_string(), "{field} in {}", self.body);
+        }
+        self.body
+    }
+}
+
+impl World {
+    /// A fresh one.
+    pub async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A fresh one whose api and worker have these variables besides.
+    pub async fn with(variables: &[(&str, &str)]) -> Self {
+        let mut env = environment(&database().await);
+        env.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let pool = PgPoolOptions::new()
+            .max_connections(20)
+            .connect_with(database_config(&env).options.options([("search_path", "postrider")]))
+            .await
+            .expect("the database answers");
+        let (base, api) = serve(&env).await;
+        Self {
+            pool,
+            receiver: Receiver::start("127.0.0.1:0", Keep::Everything).await.expect("a free port"),
+            base,
+            worker: worker(&env),
+            env,
+            client: client(),
+            api,
+        }
+    }
+
+    /// Calls the api with the admin key.
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        answer(request).await
+    }
+
+    /// A request to the api with the admin key.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).bearer_auth(KEY)
+    }
+
+    /// A request to the api without any key.
+    pub fn anonymous(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        self.call(Method::GET, path, None).await.expect(200)
+    }
+
+    pub async fn post(&self, path: &str) -> Value {
+        self.call(Method::POST, path, None).await.expect(200)
+    }
+
+    /// Creates a subscription to a path of the receiver; answers it whole.
+    pub async fn subscribe(&self, path: &str, more: Value) -> Value {
+        let mut body = json!({"target_url": self.receiver.url(path)});
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        self.call(Method::POST, "/subscriptions", Some(body)).await.expect(201)
+    }
+
+    /// The id of a new subscription to a path of the receiver.
+    pub async fn subscription(&self, path: &str) -> String {
+        id(&self.subscribe(path, json!({})).await)
+    }
+
+    /// Posts an event and answers its delivery's id.
+    pub async fn ingest(&self, subscription: &str, payload: impl Into<reqwest::Body>) -> String {
+        let request = self.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body(payload);
+        let accepted = answer(request).await.expect(202);
+        accepted["delivery_id"].as_str().unwrap_or_else(|| panic!("no delivery in {accepted}")).to_owned()
+    }
+
+    pub async fn delivery(&self, id: &str) -> Value {
+        self.get(&format!("/deliveries/{id}")).await
+    }
+
+    pub async fn attempts(&self, id: &str) -> Vec<Value> {
+        self.get(&format!("/deliveries/{id}/attempts")).await["data"].as_array().expect("a list").clone()
+    }
+
+    /// Makes every attempt that is due now.
+    pub async fn drain(&self) -> usize {
+        self.worker.drain().await.expect("the database answers")
+    }
+
+    /// Moves time forward, for the queue, by shifting its stored times back.
+    pub async fn pass(&self, time: Duration) {
+        let mut transaction = self.pool.begin().await.expect("the database answers");
+        for statement in [
+            "UPDATE queue SET due_at = due_at - $1::float8 * interval '1 second'",
+            "UPDATE lanes SET due_at = due_at - $1::float8 * interval '1 second',
+                    hold_until = hold_until - $1::float8 * interval '1 second',
+                    scheduled_at = scheduled_at - $1::float8 * interval '1 second',
+                    floor_at = floor_at - $1::float8 * interval '1 second',
+                    swept_at = swept_at - $1::float8 * interval '1 second',
+                    drained_at = drained_at - $1::float8 * interval '1 second'",
+        ] {
+            sqlx::query(statement).bind(time.as_secs_f64()).execute(&mut *transaction).await.expect("times move");
+        }
+        transaction.commit().await.expect("times move");
+    }
+
+    /// Starts a worker in this process; it works until the token is canceled.
+    pub fn run_worker(&self) -> (CancellationToken, JoinHandle<()>) {
+        let stop = CancellationToken::new();
+        (stop.clone(), tokio::spawn(worker(&self.env).run(stop)))
+    }
+
+    /// Waits until nothing is left in the queue.
+    pub async fn queue_is_empty(&self) {
+        let empty = async {
+            while sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue")
+                .fetch_one(&self.pool)
+                .await
+                .expect("counted")
+                > 0
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, empty).await.expect("the queue empties");
+    }
+
+    /// Ends the test: stops the api and checks that every invariant holds.
+    pub async fn finish(self) {
+        let violations = invariants::check(&self.pool).await.expect("the invariants can be checked");
+        assert_eq!(violations, [], "an invariant is violated");
+        self.api.0.cancel();
+        self.api.1.await.expect("the api stops");
+    }
+}
+
+/// Another api process, as it were, on the same database: its base URL and how to stop it.
+pub async fn serve(env: &HashMap<String, String>) -> (String, (CancellationToken, JoinHandle<()>)) {
+    let config = ApiConfig::from(lookup(env)).expect("a valid configuration");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let base = format!("http://{}", listener.local_addr().expect("bound"));
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let serving = tokio::spawn(async move { api::serve_on(&config, listener, stopped).await.expect("the api serves") });
+    (base, (stop, serving))
+}
+
+/// Another worker on the same database.
+pub fn worker(env: &HashMap<String, String>) -> Worker {
+    Worker::new(WorkerConfig::from(lookup(env)).expect("a valid configuration")).expect("a usable machine")
+}
+
+pub fn client() -> reqwest::Client {
+    // Whichever part of this process comes first sets the provider.
+    drop(worker::sender::Sender::new(postrider_core::network::AddressPolicy::default()));
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
+}
+
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.expect("the api answers");
+    let (status, headers) = (response.status(), response.headers().clone());
+    let text = response.text().await.expect("a body");
+    let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+    Answer { status, headers, body }
+}
+
+/// The id of a thing of the api.
+#[track_caller]
+pub fn id(thing: &Value) -> String {
+    thing["id"].as_str().unwrap_or_else(|| panic!("no id in {thing}")).to_owned()
+}
+
+/// The UUID inside an id.
+pub fn uuid(id: &str) -> Uuid {
+    Uuid::parse_str(id.rsplit('_').next().expect("not empty")).expect("a uuid")
+}
+
+/// The development environment, on that database.
+pub fn environment(database_url: &str) -> HashMap<String, String> {
+    let mut env = dev::up::environment().expect("there is a .env");
+    env.insert("DATABASE_URL".to_owned(), database_url.to_owned());
+    for name in ["POSTRIDER_API_LISTEN", "POSTRIDER_WORKER_LISTEN"] {
+        env.insert(name.to_owned(), "127.0.0.1:0".to_owned());
+    }
+    env
+}
+
+pub fn lookup(env: &HashMap<String, String>) -> Environment {
+    let env = env.clone();
+    Environment::new(move |name| env.get(name).cloned())
+}
+
+pub fn database_config(env: &HashMap<String, String>) -> DatabaseConfig {
+    lookup(env).database().expect("a valid configuration")
+}
+
+/// The URL of a fresh database with everything migrated.
+pub async fn database() -> String {
+    create_database(Some("template_postrider")).await
+}
+
+/// The URL of a fresh database, a copy of that one or empty.
+pub async fn create_database(template: Option<&str>) -> String {
+    // Nobody may be connected to a template while it is copied, so one test copies at a time.
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let server = server();
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let mut admin = PgConnection::connect(&format!("{server}postgres")).await.expect("the server answers");
+    let name = format!("test_{}", Uuid::now_v7().simple());
+    let template = template.unwrap_or("template0");
+    let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&mut admin).await.expect("a database is made");
+    admin.close().await.expect("closed");
+    format!("{server}{name}")
+}
+
+/// The URL of the server that all tests of this run share, without a database's name.
+pub fn server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let data = state_directory(&format!("tests-{}", std::process::id()));
+        let server = Postgres::start(&data, Durability::Disposable).expect("Postgres starts");
+        let url = server.end_with_this_process().expect("there is a shell");
+        let template = format!("{url}template_postrider");
+        let admin = format!("{url}postgres");
+        // A runtime of its own, because the caller's must not be blocked on.
+        let migrate = async move {
+            let mut admin = PgConnection::connect(&admin).await?;
+            sqlx::query("CREATE DATABASE template_postrider").execute(&mut admin).await?;
+            admin.close().await?;
+            database_config(&environment(&template)).migrate().await?;
+            anyhow::Ok(())
+        };
+        let run =
+            || tokio::runtime::Runtime::new().expect("a runtime").block_on(migrate).expect("the template is made");
+        std::thread::spawn(run).join().expect("the template is made");
+        url
+    })
+}
