@@ -16,8 +16,26 @@ pub enum MetricsResponse {
     Metrics(PlainText<String>),
 }
 
+/// Where to begin.
+#[derive(Debug, ApiResponse)]
+pub enum HomeResponse {
+    /// There.
+    #[oai(status = 303)]
+    SeeOther(
+        /// The path.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
 #[OpenApi(tag = "Tag::Health")]
 impl HealthApi {
+    /// The way to the documentation.
+    #[oai(path = "/", method = "get", hidden = true)]
+    async fn home(&self) -> HomeResponse {
+        HomeResponse::SeeOther("/swagger".to_owned())
+    }
+
     /// Is the process alive
     #[oai(path = "/health/live", method = "get", operation_id = "live")]
     async fn live(&self) -> PlainText<&'static str> {

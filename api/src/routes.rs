@@ -9,7 +9,7 @@ use poem::{
     get, handler,
     http::{HeaderValue, header},
     middleware::CatchPanic,
-    web::{Data, Html, Redirect},
+    web::{Data, Html},
 };
 use poem_openapi::OpenApiService;
 
@@ -47,7 +47,6 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let swagger = service.swagger_ui_html();
     let allowed = Arc::new(Allowed::from_spec(&spec));
     Route::new()
-        .at("/", get(home))
         .at("/swagger", get(page).data(Arc::new(swagger)))
         .at("/openapi.json", get(document).data(Arc::new(spec)))
         .nest("/", service.into_endpoint())
@@ -120,11 +119,6 @@ impl Allowed {
 
 fn segments(path: &str) -> Vec<String> {
     path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
-}
-
-#[handler]
-fn home() -> Redirect {
-    Redirect::see_other("/swagger")
 }
 
 #[handler]

@@ -17,15 +17,15 @@ UNION ALL
 SELECT 'dead delivery that is not listed', d.id
   FROM deliveries d WHERE d.status = 'dead_letter' AND NOT EXISTS (SELECT FROM dead_letters x WHERE x.delivery_id = d.id)
 
--- 2. Every queue row's lane exists, and is due no later than the row is: later only while the lane is held, or for the
--- linger of a lane that was drained a moment ago.
+-- 2. Every queue row's lane exists, and is due now or no later than the row is: later only while the lane is held, or
+-- for the linger of a lane that was drained a moment ago.
 UNION ALL
 SELECT 'queue row without a lane', q.delivery_id
   FROM queue q WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.id = q.lane_id)
 UNION ALL
 SELECT 'lane due later than its delivery', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
- WHERE l.due_at > greatest(q.due_at, l.hold_until, l.drained_at + lane_linger())
+ WHERE l.due_at > greatest(q.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp())
 UNION ALL
 SELECT 'lane due before its hold ends', l.id
   FROM lanes l WHERE l.due_at < l.hold_until

@@ -104,7 +104,9 @@ impl Environment {
     pub fn database(&mut self) -> Option<DatabaseConfig> {
         let url = self.required("DATABASE_URL", |text| {
             // The parser's own message may repeat the text, and the text holds a password.
-            text.parse().map_err(|_| "must be a URL such as postgres://user:password@host:5432/database".to_owned())
+            let ours = text.starts_with("postgres://") || text.starts_with("postgresql://");
+            let parsed = text.parse().ok().filter(|_| ours);
+            parsed.ok_or_else(|| "must be a URL such as postgres://user:password@host:5432/database".to_owned())
         });
         let schema = self.parse("POSTRIDER_DATABASE_SCHEMA", "postrider", |text| {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';

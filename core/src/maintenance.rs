@@ -48,7 +48,7 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
           WHERE id IN (SELECT l.id FROM lanes l
                         CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
                                              ORDER BY q.due_at LIMIT 1) f
-                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger()))"
+                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp()))"
     );
     let repaired = repaired.execute(pool).await?.rows_affected();
     metrics::counter!("postrider_lanes_repaired_total").increment(repaired);

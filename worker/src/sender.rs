@@ -190,13 +190,10 @@ fn failure_of(error: &reqwest::Error) -> Failure {
     Failure::new(kind, message)
 }
 
-/// A TLS error also hides inside an I/O error, which does not name it as its source.
+/// A TLS error also hides inside I/O errors, which do not name it as their source.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    error.is::<rustls::Error>()
-        || error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .is_some_and(|inner| inner.is::<rustls::Error>())
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
 }
 
 fn blocked(address: std::net::IpAddr) -> Failure {
