@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use crate::problem::ApiError;
 
-/// Names of the two ways to authenticate, in the OpenAPI document.
+/// Names of the two ways to authenticate, in the `OpenAPI` document.
 const API_KEY: &str = "ApiKey";
 const HUB_SIGNATURE: &str = "HubSignature";
 /// The header of an inbound signature.

@@ -1,5 +1,5 @@
 //! Request bodies: read up to a limit, parsed by serde so that a mistake is told with the path of the field, and
-//! described in the OpenAPI document by the same type.
+//! described in the `OpenAPI` document by the same type.
 
 use std::marker::PhantomData;
 

@@ -237,7 +237,7 @@ fn attempt_view(attempt: Attempt) -> AttemptView {
     };
     let joined = |headers: Vec<(String, String)>| {
         headers.into_iter().fold(BTreeMap::<String, String>::new(), |mut joined, (name, value)| {
-            joined.entry(name).and_modify(|values| *values += &format!(", {value}")).or_insert(value);
+            joined.entry(name).and_modify(|values| values.extend([", ", &value])).or_insert(value);
             joined
         })
     };

@@ -1,4 +1,4 @@
-//! The api: HTTP in. Ingest, the management API, and their description as an OpenAPI document with Swagger UI.
+//! The api: HTTP in. Ingest, the management API, and their description as an `OpenAPI` document with Swagger UI.
 //!
 //! One file for each noun of the URL; [`routes`] puts them together, [`problem`] is every answer that is not a
 //! success, [`auth`] decides who may ask.
@@ -51,7 +51,7 @@ pub struct App {
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-/// Chapters of the OpenAPI document.
+/// Chapters of the `OpenAPI` document.
 #[derive(Tags)]
 pub(crate) enum Tag {
     /// Events in.

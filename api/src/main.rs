@@ -19,7 +19,9 @@ async fn main() -> ExitCode {
     let config = match Config::from(env) {
         Ok(config) => config,
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("configuration: {problem}"));
+            for problem in problems {
+                eprintln!("configuration: {problem}");
+            }
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };

@@ -128,11 +128,13 @@ impl ApiError {
     }
 
     /// There is no such thing.
+    #[must_use]
     pub fn not_found(what: &str) -> Self {
         Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", format!("no such {what}")))
     }
 
     /// The method is not one of these.
+    #[must_use]
     pub fn method_not_allowed(allowed: &str) -> Self {
         let detail = format!("this path knows {allowed}");
         Self::MethodNotAllowed(
@@ -142,12 +144,14 @@ impl ApiError {
     }
 
     /// The request did not arrive in time.
+    #[must_use]
     pub fn request_timeout() -> Self {
         let detail = "the request did not arrive in time";
         Self::RequestTimeout(problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
     }
 
     /// The body is larger than this many bytes.
+    #[must_use]
     pub fn payload_too_large(bytes_max: usize) -> Self {
         let detail = format!("the body may be at most {bytes_max} bytes long");
         Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))

@@ -24,6 +24,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 type Apis = (IngestApi, SubscriptionsApi, EventsApi, DeliveriesApi, HealthApi);
 
 /// Everything the api answers to, with its description.
+#[must_use]
 pub fn service(app: &App) -> OpenApiService<Apis, ()> {
     let apis = (
         IngestApi(app.clone()),
@@ -41,6 +42,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
 }
 
 /// The endpoint to serve.
+#[must_use]
 pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let service = service(app);
     let spec = service.spec();

@@ -5,9 +5,11 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use crate::{database::DatabaseConfig, network::AddressPolicy, seal::Keyring};
 
+type Lookup = dyn Fn(&str) -> Option<String>;
+
 /// The environment variables of this process, with a list of what is wrong with them.
 pub struct Environment {
-    lookup: Box<dyn Fn(&str) -> Option<String>>,
+    lookup: Box<Lookup>,
     problems: Vec<String>,
 }
 

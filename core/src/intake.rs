@@ -58,11 +58,11 @@ impl Intake {
         let (entries, waiting) = mpsc::channel(EVENTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
         let calling = tokio::spawn(Arc::clone(&waker).run(wake));
-        let writing = tokio::spawn(async move {
+        let writer = tokio::spawn(async move {
             write(ingest, waiting, &waker).await;
             calling.abort();
         });
-        (Self { entries, bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)) }, writing)
+        (Self { entries, bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)) }, writer)
     }
 
     /// Stores an event with its deliveries. When it returns well, they are on disk.

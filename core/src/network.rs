@@ -64,10 +64,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // NAT64 (RFC 6052): judged by the IPv4 address it wraps.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
-        // 6to4 (RFC 3056): likewise.
-        [0x2002, high, low, ..] => embedded(high, low),
+        // NAT64 (RFC 6052) and 6to4 (RFC 3056) are judged by the IPv4 address they wrap.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
         // Protocol assignments (Teredo, ORCHID and others), documentation.
         [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => false,
         // Global unicast is 2000::/3; everything outside it is loopback, local, multicast, mapped or unassigned.

@@ -323,10 +323,11 @@ impl StateChange {
         match (self, from) {
             (Self::Pause, State::Active | State::Paused) => Ok(State::Paused),
             (Self::Pause, State::Disabled) => conflict("a disabled subscription cannot be paused; enable it first"),
-            (Self::Resume, State::Paused | State::Active) => Ok(State::Active),
+            (Self::Resume, State::Paused | State::Active) | (Self::Enable, State::Disabled | State::Active) => {
+                Ok(State::Active)
+            }
             (Self::Resume, State::Disabled) => conflict("a disabled subscription cannot be resumed; enable it"),
             (Self::Disable | Self::DisableBecause(_), _) => Ok(State::Disabled),
-            (Self::Enable, State::Disabled | State::Active) => Ok(State::Active),
             (Self::Enable, State::Paused) => conflict("a paused subscription is not disabled; resume it"),
         }
     }

@@ -1,6 +1,13 @@
 //! `cargo dev bench`: measures the whole system on this machine, everything in release mode, and beside it the
 //! database alone, so that every figure is also a ratio of the same run.
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of a bench are far below 2^52"
+)]
+
 mod ceiling;
 mod load;
 mod usage;

@@ -1,9 +1,11 @@
 //! Development support: everything here runs on a developer's machine or in CI and is never shipped.
 
 pub mod bench;
+pub mod check;
 pub mod postgres;
 pub mod prepare;
 pub mod receiver;
+pub mod tidy;
 pub mod up;
 
 use std::path::PathBuf;

@@ -1,10 +1,14 @@
 //! `cargo dev …`: the commands of a developer.
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 use dev::{
     bench::bench,
+    check::check,
     prepare::prepare,
     receiver::{Keep, Receiver},
+    tidy::tidy,
     up::up,
 };
 
@@ -13,10 +17,22 @@ const USAGE: &str = "usage: cargo dev COMMAND
   up                 start Postgres (or use DATABASE_URL), api, worker and a demo receiver
   receiver [ADDRESS] start the demo receiver alone, on 127.0.0.1:8090 or another address
   bench [NAME…]      measure the system in release mode; names: ingest latency end_to_end backlog held
+  check              every check there is, as CI runs them
+  tidy               only the rules that no lint knows
   prepare [--check]  refresh .sqlx after a query or a migration has changed, or only check it";
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -24,6 +40,8 @@ async fn main() -> Result<()> {
         ["receiver"] => receive("127.0.0.1:8090").await,
         ["receiver", address] => receive(address).await,
         ["bench", only @ ..] => bench(only).await,
+        ["check"] => check().await,
+        ["tidy"] => tidy(),
         ["prepare"] => prepare(false).await,
         ["prepare", "--check"] => prepare(true).await,
         _ => bail!("{USAGE}"),

@@ -276,7 +276,7 @@ fn npm_arch() -> &'static str {
 
 fn is_root() -> bool {
     // The owner of a file that this process has just been given: no foreign call needed.
-    fs::metadata("/proc/self").map(|data| std::os::unix::fs::MetadataExt::uid(&data)).unwrap_or(1) == 0
+    fs::metadata("/proc/self").map_or(1, |data| std::os::unix::fs::MetadataExt::uid(&data)) == 0
 }
 
 /// The user and group to run the server as, when we are root: `postgres` where it exists, `nobody` otherwise.

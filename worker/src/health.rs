@@ -8,6 +8,7 @@ use postrider_core::maintenance::ping;
 use sqlx::PgPool;
 
 /// The routes.
+#[must_use]
 pub fn routes(pool: PgPool, metrics: Option<PrometheusHandle>) -> impl Endpoint {
     Route::new()
         .at("/health/live", get(live))

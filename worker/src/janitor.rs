@@ -73,7 +73,7 @@ async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
             return std::future::pending().await;
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
-        once("retention", pool, async { retire(pool, days).await.map(drop) }).await;
+        once("retention", pool, Box::pin(async { retire(pool, days).await.map(drop) })).await;
     }
 }
 

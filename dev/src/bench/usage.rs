@@ -36,10 +36,10 @@ impl CpuTimes {
     pub fn per_thousand(&self, earlier: &Self, count: u64) -> [f64; 4] {
         let thousands = count as f64 / 1000.0;
         [
-            self.api - earlier.api,
-            self.worker - earlier.worker,
+            self.api.saturating_sub(earlier.api),
+            self.worker.saturating_sub(earlier.worker),
             self.postgres.saturating_sub(earlier.postgres),
-            self.bench - earlier.bench,
+            self.bench.saturating_sub(earlier.bench),
         ]
         .map(|used| used.as_secs_f64() / thousands)
     }

@@ -150,6 +150,9 @@ async fn raw_receiver(answer: &'static str, then: Option<&'static [u8]>) -> Stri
     url
 }
 
+/// What an endless receiver repeats.
+static CHUNK: [u8; 65536] = [b'y'; 65536];
+
 /// One attempt at a target, as the log shows it.
 async fn attempt_at(world: &World, target: &str, more: Value) -> Value {
     let mut body = json!({"target_url": target});
@@ -251,7 +254,7 @@ async fn a_receiver_that_hangs_or_never_stops_is_cut_off() {
     assert_eq!(attempt["error_kind"], "timeout", "the body counts: {attempt}");
     assert_eq!(attempt["status_code"], 200);
 
-    let endless = raw_receiver("HTTP/1.1 200 OK\r\n\r\n", Some(&[b'y'; 65536])).await;
+    let endless = raw_receiver("HTTP/1.1 200 OK\r\n\r\n", Some(&CHUNK)).await;
     let attempt = attempt_at(&world, &endless, second).await;
     assert!(attempt.get("error_kind").is_none(), "2xx, and enough was read: {attempt}");
     assert_eq!(attempt["response_truncated"], true);

@@ -4,6 +4,7 @@
 mod world;
 
 mod delivering;
+mod keeping;
 mod managing;
 mod posting;
 mod queueing;

@@ -186,7 +186,7 @@ async fn lists_are_paged_newest_first() {
     };
     assert_eq!(list("/deliveries").await, [second.clone(), other.clone(), first.clone()]);
     assert_eq!(list(&format!("/deliveries?subscription_id={}", ids[0])).await, [second.clone(), first.clone()]);
-    assert_eq!(list(&format!("/subscriptions/{}/deliveries?limit=1", ids[0])).await, [second.clone()]);
+    assert_eq!(list(&format!("/subscriptions/{}/deliveries?limit=1", ids[0])).await, std::slice::from_ref(&second));
     assert_eq!(list("/deliveries?status=pending").await.len(), 3);
     for status in ["in_flight", "succeeded", "dead_letter", "canceled"] {
         assert_eq!(list(&format!("/deliveries?status={status}")).await, [""; 0], "{status}");
@@ -205,10 +205,13 @@ async fn the_document_describes_every_route_and_each_asks_for_a_key() {
 
     let snapshot = dev::workspace().join("docs/openapi.json");
     let committed = std::fs::read_to_string(&snapshot).unwrap_or_default();
-    if committed != text && std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        std::fs::write(&snapshot, &text).unwrap();
+    if committed.trim_end() != text && std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&snapshot, format!("{text}\n")).unwrap();
     } else {
-        assert!(committed == text, "the document has changed: if that is meant, run the tests with UPDATE_SNAPSHOTS=1");
+        assert!(
+            committed.trim_end() == text,
+            "the document has changed: if that is meant, run the tests with UPDATE_SNAPSHOTS=1"
+        );
     }
 
     let open = ["/health/live", "/health/ready", "/metrics"];
@@ -307,7 +310,7 @@ async fn secrets_are_nowhere_in_the_clear() {
     }
     assert!(dump.contains(&subscription[4..12]), "the dump is not empty");
     let bytes = ["marker-marker-marker-marker", "marker-in-a-header"]
-        .map(|text| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>());
+        .map(|text| text.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")));
     for clear in ["bWFya2Vy", "marker-marker", "marker-in-a-header", &bytes[0], &bytes[1]] {
         assert!(!dump.contains(clear), "{clear}");
     }
