@@ -2,10 +2,9 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
 use postrider_core::{
     attempt::{ErrorKind, Failure, Outcome},
-    invariants, maintenance, partition,
+    invariants,
     queue::{self, Claimed, Counts, Disposition, Look, Record},
 };
 use serde_json::json;
@@ -13,7 +12,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{SOON, World, create_database, database_config, environment, id, uuid, worker};
+use crate::world::{SOON, World, id, uuid};
 
 /// No delivery.
 const NOBODY: [Uuid; 0] = [];
