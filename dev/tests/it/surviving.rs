@@ -63,6 +63,36 @@ async fn a_killed_worker_loses_nothing() {
 }
 
 #[tokio::test]
+async fn workers_killed_one_after_the_other_under_load_lose_nothing() {
+    const EVENTS: u64 = 300;
+    let world = World::new().await;
+    let more = json!({"retry_policy": {"delays_seconds": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]}});
+    let flaky = id(&world.subscribe("/flaky", more).await);
+    let slow = world.subscription("/slow/300").await;
+    let mut deliveries = Vec::new();
+    for number in 0..EVENTS {
+        let subscription = if number % 3 == 0 { &slow } else { &flaky };
+        deliveries.push(world.ingest(subscription, number.to_string()).await);
+    }
+    for round in 1..=4 {
+        let worker = process("worker", &world.env).await;
+        world.receiver.wait_for(round * 50, SOON).await.unwrap();
+        signal(&worker, "-KILL").await;
+        // A dead process answers nobody; only then are its leases let go.
+        drop(worker);
+        world.pass(Duration::from_secs(36)).await;
+    }
+    let worker = process("worker", &world.env).await;
+    world.queue_is_empty().await;
+    worker.stop().await.unwrap();
+    let received: std::collections::HashSet<_> =
+        world.receiver.received().iter().map(|received| received.header("webhook-delivery-id").to_owned()).collect();
+    assert!(deliveries.iter().all(|delivery| received.contains(delivery)));
+    assert_eq!(world.get("/deliveries?status=succeeded&limit=200").await["data"].as_array().unwrap().len(), 200);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes() {
     let world = World::new().await;
     let subscription = id(&world.subscribe("/slow/1500", json!({})).await);
