@@ -72,8 +72,9 @@ impl IngestApi {
         payload: Binary<poem::Body>,
     ) -> Result<IngestResponse, ApiError> {
         let id = find::<SubscriptionId>(&subscription_id.0, "subscription")?;
-        let payload = body::read(payload.0, self.0.payload_bytes_max).await?;
+        // Nobody's body is read for a subscription that is not there.
         let subscription = self.0.cache.get(id).await?.ok_or_else(|| ApiError::not_found("subscription"))?;
+        let payload = body::read(payload.0, self.0.payload_bytes_max).await?;
         credential.check(&subscription, &payload)?;
         let event_type = match &event_type.0 {
             Some(text) => text.parse().map_err(|why: String| ApiError::invalid("X-Event-Type", why))?,

@@ -16,7 +16,7 @@ pub mod routes;
 pub mod subscription_body;
 pub mod subscriptions;
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -37,6 +37,9 @@ use crate::{auth::AdminKey, config::Config, problem::ApiError};
 
 /// Connections for the management API, the cache and its listener.
 const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
+
+/// How long a connection may say nothing, in the middle of a request or between two.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -122,7 +125,7 @@ async fn serve<A: Acceptor + 'static>(
     postrider_core::partition::ensure(&app.pool).await.context("partitions could not be created")?;
     let changes = config.database.channel(subscription_cache::CHANNEL);
     let following = tokio::spawn(app.cache.clone().follow(app.pool.clone(), changes));
-    let server = poem::Server::new_with_acceptor(acceptor);
+    let server = poem::Server::new_with_acceptor(acceptor).idle_timeout(IDLE_TIMEOUT);
     let routes = routes::routes(&app);
     drop(app);
     let timeout = Some(config.shutdown_timeout);

@@ -162,7 +162,8 @@ impl ApiError {
         Error::Invalid(Problems::one(field, message)).into()
     }
 
-    /// Any error of the libraries' that nobody has answered for: its status stays, its shape becomes ours.
+    /// Any error of the libraries' that nobody has answered for, in our shape; a client error of a kind that we do not
+    /// tell apart becomes a 400.
     #[must_use]
     pub fn from_status(status: StatusCode, detail: String) -> Self {
         match status {

@@ -91,7 +91,7 @@ pub struct Response {
     pub truncated: bool,
 }
 
-/// What came of an attempt. `failure` is `None` exactly when the receiver answered 2xx.
+/// What came of an attempt. `failure` is `None` exactly when the receiver answered 2xx, and whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// When the request began, by the worker's clock.

@@ -17,6 +17,9 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one ingest statement may take. `lane_linger()` in the migrations must be longer.
 pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we wait for the answer to a statement of the queue, whatever the server does: longer than its own limit for
+/// ingest, so that only a server that is frozen or cut off is given up.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a start tries to reach the database, a second apart, before it gives up.
 const START_TRIES_MAX: u32 = 30;
 
@@ -119,3 +122,22 @@ impl DatabaseConfig {
             .log_statements(tracing::log::LevelFilter::Off)
     }
 }
+
+/// Runs a query on a connection of the pool, and gives it up after [`ANSWER_TIMEOUT`]: a server that was frozen or cut
+/// off says nothing, and TCP alone would wait for a quarter of an hour. The connection is then closed, not returned.
+macro_rules! bounded {
+    ($pool:expr, $query:ident.$fetch:ident) => {
+        match $pool.acquire().await {
+            Err(error) => Err(error),
+            Ok(mut connection) => {
+                let answer =
+                    tokio::time::timeout($crate::database::ANSWER_TIMEOUT, $query.$fetch(&mut *connection)).await;
+                answer.unwrap_or_else(|_| {
+                    connection.close_on_drop();
+                    Err(sqlx::Error::PoolTimedOut)
+                })
+            }
+        }
+    };
+}
+pub(crate) use bounded;

@@ -49,12 +49,17 @@ impl From<sqlx::Error> for Error {
 #[must_use]
 pub fn is_outage(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Protocol(_) => true,
-        // Classes 08 (connection), 53 (resources), 57 (operator intervention: shutdown, crash, cancel by timeout),
-        // 58 (system error), and 25006 (a standby that has not been promoted yet).
-        sqlx::Error::Database(database) => {
-            database.code().is_some_and(|code| matches!(&code[..2], "08" | "53" | "57" | "58") || code == "25006")
-        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_) => true,
+        // Classes 08 (connection), 28 (authorization), 40 (deadlock, serialization), 53 (resources), 57 (operator
+        // intervention: shutdown, crash, cancel by timeout), 58 (system error), and 25006 (a standby that has not been
+        // promoted yet).
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| matches!(&code[..2], "08" | "28" | "40" | "53" | "57" | "58") || code == "25006"),
         _ => false,
     }
 }

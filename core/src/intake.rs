@@ -58,9 +58,12 @@ impl Intake {
         let (entries, waiting) = mpsc::channel(EVENTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
         let calling = tokio::spawn(Arc::clone(&waker).run(wake));
+        let closing = Arc::clone(&waker);
         let writer = tokio::spawn(async move {
             write(ingest, waiting, &waker).await;
-            calling.abort();
+            // The last wake-up is sent before the process ends.
+            closing.close();
+            let _ = calling.await;
         });
         (Self { entries, bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)) }, writer)
     }
@@ -88,8 +91,13 @@ async fn write(pool: PgPool, mut waiting: mpsc::Receiver<Entry>, waker: &Waker) 
             Err(error) if is_outage(&error) || batch.len() == 1 => answer_all(&mut batch, &error),
             // One row is poison; alone, it fails its own caller only.
             Err(_) => {
-                for entry in batch.drain(..) {
+                batch.reverse();
+                while let Some(entry) = batch.pop() {
                     let stored = store(&pool, std::slice::from_ref(&entry), waker).await;
+                    let outage = stored.as_ref().is_err_and(is_outage);
+                    if let (true, Err(error)) = (outage, &stored) {
+                        answer_all(&mut batch, error);
+                    }
                     let _ = entry.reply.send(stored.map_err(Error::from));
                 }
             }
@@ -126,6 +134,7 @@ struct Waker {
 
 #[derive(Default)]
 struct Owed {
+    closed: bool,
     armed: bool,
     /// Lanes that were due and so were left alone, each with one of the deliveries that were put there.
     left: HashMap<Uuid, Uuid>,
@@ -144,20 +153,33 @@ impl Waker {
         self.called.notify_one();
     }
 
-    /// At most one wake-up per pace, and always one after the last call.
+    fn close(&self) {
+        self.owed.lock().expect("nothing panics while it is held").closed = true;
+        self.called.notify_one();
+    }
+
+    /// At most one wake-up per pace, and always one after the last call. Ends when it is closed, after that one.
     async fn run(self: Arc<Self>, pool: PgPool) {
-        loop {
+        let mut closed = false;
+        while !closed {
             self.called.notified().await;
             let next = Instant::now() + WAKE_PACE;
             let owed = std::mem::take(&mut *self.owed.lock().expect("nothing panics while it is held"));
-            let left: Vec<_> = owed.left.into_values().collect();
+            closed = owed.closed;
+            let left: Vec<_> = owed.left.values().copied().collect();
             if (owed.armed || !left.is_empty())
                 && let Err(error) = queue::wake(&pool, owed.armed, &left).await
             {
-                // Nothing is lost: the workers look by themselves before long.
+                // Nothing is lost: it is tried again, and the workers look by themselves before long.
                 tracing::warn!(%error, "the workers could not be woken");
+                let mut again = self.owed.lock().expect("nothing panics while it is held");
+                again.armed |= owed.armed;
+                again.left.extend(owed.left);
+                self.called.notify_one();
             }
-            tokio::time::sleep_until(next).await;
+            if !closed {
+                tokio::time::sleep_until(next).await;
+            }
         }
     }
 }

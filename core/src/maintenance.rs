@@ -9,7 +9,8 @@ use crate::Result;
 const DEAD_ROWS_MAX: i64 = 1000;
 
 /// Does a duty unless another process of this schema is doing it; answers whether it was done here. The lock goes
-/// with its connection, whatever happens to us.
+/// with its connection: a process that dies leaves none behind, and a duty that is dropped half-way keeps it until the
+/// connection closes.
 pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = Result<()>>) -> Result<bool> {
     let mut guard = pool.acquire().await?;
     let free = sqlx::query_scalar!(
@@ -48,7 +49,8 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
           WHERE id IN (SELECT l.id FROM lanes l
                         CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
                                              ORDER BY q.due_at LIMIT 1) f
-                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp()))"
+                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp())
+                        ORDER BY l.id FOR UPDATE OF l SKIP LOCKED)"
     );
     let repaired = repaired.execute(pool).await?.rows_affected();
     metrics::counter!("postrider_lanes_repaired_total").increment(repaired);

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sqlx::{PgPool, postgres::PgListener};
 
+use crate::database::ANSWER_TIMEOUT;
+
 /// What a listener hears.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard<'a> {
@@ -14,6 +16,8 @@ pub enum Heard<'a> {
     Gap,
 }
 
+/// How long a silence is believed before the connection is tried.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a listener waits before it connects again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -32,9 +36,17 @@ async fn listen_once(pool: &PgPool, channel: &str, hear: &mut impl FnMut(Heard<'
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel).await?;
     hear(Heard::Gap);
-    // `None` means that the connection was lost, and with it whatever was sent meanwhile.
-    while let Some(notification) = listener.try_recv().await? {
-        hear(Heard::Notification(notification.payload()));
+    loop {
+        match tokio::time::timeout(SILENCE_MAX, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => hear(Heard::Notification(notification.payload())),
+            // The connection was lost, and with it whatever was sent meanwhile.
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            // Nobody says anything, or nobody can: a connection that was cut off is silent too.
+            Err(_) => {
+                let alive = tokio::time::timeout(ANSWER_TIMEOUT, sqlx::query("SELECT 1").execute(&mut listener)).await;
+                alive.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            }
+        }
     }
-    Ok(())
 }

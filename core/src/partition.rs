@@ -3,7 +3,7 @@
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use crate::{Result, error::Error};
+use crate::Result;
 
 /// Days ahead for which partitions exist.
 pub const DAYS_AHEAD: u64 = 7;
@@ -69,26 +69,31 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     // The scan below may read the whole queue, and a detach waits for every older transaction.
     sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
     sqlx::query("SELECT set_config('lock_timeout', $1, false)").bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
+    // Within a day the deliveries go first: without its record, nobody can put a delivery back into the queue.
     let old = sqlx::query!(
-        r#"SELECT p.parent AS "parent!", p.name AS "name!",
-                  EXISTS (SELECT FROM queue q
-                           WHERE CASE p.parent WHEN 'events' THEN q.event_id ELSE q.delivery_id END
-                                 >= uuid_floor(p.day::timestamp AT TIME ZONE 'UTC')
-                             AND CASE p.parent WHEN 'events' THEN q.event_id ELSE q.delivery_id END
-                                 < uuid_floor((p.day + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!"
-             FROM partitions p
-            WHERE p.day < $1"#,
+        r#"SELECT parent AS "parent!", name AS "name!", day AS "day!" FROM partitions WHERE day < $1
+            ORDER BY day, parent <> 'deliveries', parent"#,
         oldest
     );
     let mut retired = Retired::default();
     for partition in old.fetch_all(&mut *connection).await? {
-        if partition.needed {
+        if is_needed(connection, &partition.parent, partition.day).await? {
             retired.kept.push(partition.name);
             continue;
         }
-        detach(connection, &partition.parent, &partition.name).await?;
-        run(connection, format!("DROP TABLE \"{}\"", partition.name)).await?;
-        retired.dropped.push(partition.name);
+        let dropped = match detach(connection, &partition.parent, &partition.name).await {
+            Ok(()) => run(connection, format!("DROP TABLE \"{}\"", partition.name)).await,
+            Err(error) => Err(error),
+        };
+        match dropped {
+            Ok(()) => retired.dropped.push(partition.name),
+            Err(error) => {
+                // Somebody is using it, or the detach of another; what is left of the day is left for the next time.
+                tracing::warn!(%error, partition = partition.name, "a partition was not dropped");
+                retired.kept.push(partition.name);
+                break;
+            }
+        }
     }
     // What a detach left behind that was cut short before its drop.
     let orphans = sqlx::query_scalar!(
@@ -114,16 +119,30 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     Ok(retired)
 }
 
+/// Whether an unfinished delivery still needs something of that day.
+async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) -> Result<bool> {
+    let needed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM queue q
+                WHERE CASE $1::text WHEN 'events' THEN q.event_id ELSE q.delivery_id END
+                      >= uuid_floor($2::date::timestamp AT TIME ZONE 'UTC')
+                  AND CASE $1::text WHEN 'events' THEN q.event_id ELSE q.delivery_id END
+                      < uuid_floor(($2::date + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!""#,
+        parent,
+        day
+    );
+    Ok(needed.fetch_one(connection).await?)
+}
+
 /// Detaches without locking out readers and writers; finishes a detach that was interrupted.
-async fn detach(connection: &mut PgConnection, parent: &str, name: &str) -> Result<()> {
+async fn detach(connection: &mut PgConnection, parent: &str, name: &str) -> std::result::Result<(), sqlx::Error> {
     let concurrently = format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" CONCURRENTLY");
     match run(connection, concurrently).await {
-        Ok(()) => Ok(()),
         // 55000 object_not_in_prerequisite_state: an earlier detach was interrupted half-way.
         Err(error) if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55000")) => {
-            Ok(run(connection, format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" FINALIZE")).await?)
+            run(connection, format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" FINALIZE")).await
         }
-        Err(error) => Err(Error::from(error)),
+        done => done,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     Result,
     attempt::Outcome,
+    database::bounded,
     event::NewEvent,
     id::{DeliveryId, EventId, SubscriptionId},
 };
@@ -41,8 +43,6 @@ pub struct Claimed {
     pub lane_id: Uuid,
     /// To whom.
     pub subscription_id: Uuid,
-    /// When its lane was due: how far along the lanes this claim came.
-    pub lane_due_at: DateTime<Utc>,
     /// Number of this attempt; 1 is the first.
     pub attempt_number: i16,
     /// Earlier attempts that do not count against the retry policy.
@@ -63,7 +63,7 @@ pub struct ClaimedEvent {
     /// What its payload is.
     pub content_type: String,
     /// Byte for byte what was accepted.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
 }
@@ -154,7 +154,7 @@ pub async fn accept<'a>(
     let delivery_events: Vec<_> = deliveries.iter().map(|delivery| delivery.event_id.0).collect();
     let subscriptions: Vec<_> = deliveries.iter().map(|delivery| delivery.subscription_id.0).collect();
     let lanes: Vec<_> = deliveries.iter().map(|delivery| delivery.lane_id).collect();
-    sqlx::query_scalar!(
+    let armed = sqlx::query_scalar!(
         r#"SELECT accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "armed!""#,
         &ids,
         &tenants as _,
@@ -166,23 +166,22 @@ pub async fn accept<'a>(
         &delivery_events,
         &subscriptions,
         &lanes,
-    )
-    .fetch_one(pool)
-    .await
+    );
+    bounded!(pool, armed.fetch_one)
 }
 
 /// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it; of each of those, one
 /// delivery that was put there. See `wake` in the migrations. Answers whether a notification was sent.
 pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[Uuid]) -> Result<bool> {
     let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2) AS "woken!""#, armed, left_alone);
-    Ok(woken.fetch_one(pool).await?)
+    Ok(bounded!(pool, woken.fetch_one)?)
 }
 
 /// Leases due deliveries.
 pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
     let rows = sqlx::query!(
         r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!",
-                  subscription_id AS "subscription_id!", lane_due_at AS "lane_due_at!",
+                  subscription_id AS "subscription_id!",
                   attempt_number AS "attempt_number!", attempts_before AS "attempts_before!",
                   lease_token AS "lease_token!", lease_ms AS "lease_ms!",
                   event_type, content_type, payload, event_created_at
@@ -192,12 +191,11 @@ pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
         &look.skip,
         look.lanes_from,
     );
-    let claimed = rows.fetch_all(pool).await?.into_iter().map(|row| Claimed {
+    let claimed = bounded!(pool, rows.fetch_all)?.into_iter().map(|row| Claimed {
         delivery_id: row.delivery_id,
         event_id: row.event_id,
         lane_id: row.lane_id,
         subscription_id: row.subscription_id,
-        lane_due_at: row.lane_due_at,
         attempt_number: row.attempt_number,
         attempts_before: row.attempts_before,
         lease_token: row.lease_token,
@@ -206,7 +204,7 @@ pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
             |(((event_type, content_type), payload), created_at)| ClaimedEvent {
                 event_type,
                 content_type,
-                payload,
+                payload: payload.into(),
                 created_at,
             },
         ),
@@ -214,13 +212,21 @@ pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
     Ok(claimed.collect())
 }
 
-/// The database's time, and how long until the next lane is due, where any is.
+/// The database's time, and when the next lane is due, where any is.
 #[derive(Clone, Copy, Debug)]
 pub struct NextDue {
     /// The database's clock.
     pub now: DateTime<Utc>,
-    /// Zero where a lane is due already.
-    pub wait: Option<Duration>,
+    /// In the past where a lane is due already.
+    pub due_at: Option<DateTime<Utc>>,
+}
+
+impl NextDue {
+    /// How long until then; zero where a lane is due already.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.due_at.map(|due_at| (due_at - self.now).to_std().unwrap_or_default())
+    }
 }
 
 /// When a worker that found nothing should look again. `skip` and `lanes_from` as in [`Look`].
@@ -233,9 +239,8 @@ pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<
         skip,
         lanes_from
     );
-    let row = row.fetch_one(pool).await?;
-    let wait = row.due_at.map(|due_at| (due_at - row.now).to_std().unwrap_or_default());
-    Ok(NextDue { now: row.now, wait })
+    let row = bounded!(pool, row.fetch_one)?;
+    Ok(NextDue { now: row.now, due_at: row.due_at })
 }
 
 /// Writes outcomes down in one durable transaction; answers the deliveries it applied to. An outcome whose lease was
@@ -262,7 +267,7 @@ pub async fn record(pool: &PgPool, records: &[Record]) -> Result<Vec<Uuid>> {
         &columns.iter().map(|column| column.hold_ms).collect::<Vec<_>>() as _,
         &records.iter().map(|record| record.subscription_id).collect::<Vec<_>>(),
     );
-    Ok(applied.fetch_one(pool).await?)
+    Ok(bounded!(pool, applied.fetch_one)?)
 }
 
 /// A record as the columns of `record_outcomes`.

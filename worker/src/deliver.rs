@@ -44,7 +44,12 @@ impl Courier {
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
             Err(error) => {
                 tracing::warn!(%error, subscription_id = %SubscriptionId(claimed.subscription_id), "subscription not read");
-                return not_attempted(&claimed, released(OUR_FAULT_DELAY));
+                // Whatever it is, the lane's others would meet it too.
+                let after = OUR_FAULT_DELAY;
+                return not_attempted(
+                    &claimed,
+                    Disposition::Retry { after, lane_rests: Some(after), counts: Counts::No },
+                );
             }
         };
         let policy = &subscription.settings.retry_policy;
@@ -52,10 +57,11 @@ impl Courier {
             return not_attempted(&claimed, Disposition::DeadLetter);
         }
         if !has_time(&claimed, claimed_at, &subscription) {
-            return not_attempted(&claimed, released(Duration::ZERO));
+            return not_attempted(&claimed, released(OUR_FAULT_DELAY));
         }
 
         let outcome = tokio::select! {
+            biased;
             outcome = self.attempt(&subscription, &claimed) => outcome,
             () = self.cut_off.cancelled() => cut_short(claimed_at),
         };

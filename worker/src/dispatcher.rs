@@ -15,7 +15,10 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{deliver::Courier, places::Places};
+use crate::{
+    deliver::Courier,
+    places::{Place, Places},
+};
 
 /// Lanes visited by one claim, at most.
 const LANES_PER_CLAIM_MAX: usize = 64;
@@ -29,6 +32,8 @@ const BACKSTOP: Duration = Duration::from_secs(2);
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// How far behind the last look the next one begins: an ingest that took longer is found by a sweep.
 const LANES_MARGIN: TimeDelta = TimeDelta::seconds(1);
+/// How long a look may still take once the worker is told to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a look begins at the very beginning of the lanes.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -37,7 +42,7 @@ pub struct Dispatcher {
     pub(crate) pool: PgPool,
     pub(crate) courier: Courier,
     pub(crate) places: Arc<Places>,
-    pub(crate) outcomes: mpsc::Sender<Record>,
+    pub(crate) outcomes: mpsc::Sender<(Record, Place)>,
     /// Rung by notifications.
     pub(crate) wake: Arc<Notify>,
     pub(crate) tasks: TaskTracker,
@@ -62,12 +67,10 @@ impl Progress {
         self.lanes_from
     }
 
-    /// Notes how far a look came: to the last lane that had something, or, where no further lane is due, to now.
-    fn came_to(&mut self, reached: Option<DateTime<Utc>>, next: &NextDue) {
-        let mark = if next.wait == Some(Duration::ZERO) { reached } else { Some(next.now) };
-        if let Some(mark) = mark {
-            self.lanes_from = Some(mark.min(next.now - LANES_MARGIN));
-        }
+    /// Notes how far the lanes are done: to the next one that is due, or to now.
+    fn came_to(&mut self, next: &NextDue) {
+        let margin = next.now - LANES_MARGIN;
+        self.lanes_from = Some(next.due_at.map_or(margin, |due_at| due_at.min(margin)));
     }
 }
 
@@ -88,7 +91,12 @@ impl Dispatcher {
     pub async fn run(self) {
         let mut progress = Progress { lanes_from: None, swept_at: Instant::now() };
         while !self.stop.is_cancelled() {
-            let rest = match self.visit(&mut progress).await {
+            let visit = tokio::select! {
+                visit = self.visit(&mut progress) => visit,
+                // What such a claim may have leased is due again when the lease expires.
+                () = self.stopped_for(STOP_PATIENCE) => break,
+            };
+            let rest = match visit {
                 Ok(rest) => rest,
                 Err(error) => {
                     tracing::warn!(%error, "claiming failed");
@@ -100,6 +108,11 @@ impl Dispatcher {
                 () = self.rest(rest) => {}
             }
         }
+    }
+
+    async fn stopped_for(&self, time: Duration) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(time).await;
     }
 
     /// One look: claims and starts what is due; answers how long to rest.
@@ -117,14 +130,13 @@ impl Dispatcher {
         let claimed_at = Instant::now();
         let claimed = queue::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
-        let reached = claimed.iter().map(|claimed| claimed.lane_due_at).max();
         let busy = claimed.len() >= MANY;
         for claimed in claimed {
             self.start(claimed, claimed_at);
         }
         let next = queue::next_due(&self.pool, &look.skip, look.lanes_from).await?;
-        progress.came_to(reached, &next);
-        let wait = next.wait.map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
+        progress.came_to(&next);
+        let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         Ok(match wait {
             Duration::ZERO => Rest::Pace,
             _ if busy => Rest::Pace,
@@ -152,13 +164,13 @@ impl Dispatcher {
     }
 
     fn start(&self, claimed: Claimed, claimed_at: Instant) {
-        self.places.take(claimed.lane_id);
+        let place = self.places.take(claimed.lane_id);
         let courier = self.courier.clone();
         let outcomes = self.outcomes.clone();
         self.tasks.spawn(async move {
             let record = courier.deliver(claimed, claimed_at).await;
             // The recorder outlives all senders.
-            let _ = outcomes.send(record).await;
+            let _ = outcomes.send((record, place)).await;
         });
     }
 }

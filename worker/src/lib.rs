@@ -13,7 +13,10 @@ pub mod places;
 pub mod recorder;
 pub mod sender;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -33,10 +36,23 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, deliver::Courier, dispatcher::Dispatcher, places::Places, sender::Sender};
+use crate::{
+    config::Config,
+    deliver::Courier,
+    dispatcher::Dispatcher,
+    places::{Place, Places},
+    sender::Sender,
+};
 
 /// Connections for reading subscriptions, duties, listening and health.
 const GENERAL_CONNECTIONS_MAX: u32 = 10;
+
+/// How long a connection to the health server may say nothing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How often, and after which pause, a drain looks again for a lane that somebody else has locked.
+const DRAIN_PATIENCE: u32 = 20;
+const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// A worker with its connections, not yet running.
 pub struct Worker {
@@ -74,7 +90,7 @@ impl Worker {
     /// back to the queue, and returns when everything is recorded.
     pub async fn run(self, stop: CancellationToken) {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
-        let (outcomes, recorder) = self.start_recorder(&places);
+        let (outcomes, recorder) = self.start_recorder();
         let wake = Arc::new(Notify::new());
         let mut beside = self.start_beside(&wake);
 
@@ -95,7 +111,8 @@ impl Worker {
         if tokio::time::timeout(self.config.shutdown_timeout, tasks.wait()).await.is_err() {
             tracing::warn!(in_flight = tasks.len(), "out of time: the rest goes back to the queue");
             self.courier.cut_off.cancel();
-            tasks.wait().await;
+            // What cannot be recorded, because the database says nothing, is made again when its lease expires.
+            let _ = tokio::time::timeout(self.config.shutdown_timeout, tasks.wait()).await;
         }
         // All senders are gone by now, so the recorder ends when it has written the last outcome. Where the database
         // is away, the leases will expire instead.
@@ -105,12 +122,10 @@ impl Worker {
         beside.shutdown().await;
     }
 
-    fn start_recorder(&self, places: &Arc<Places>) -> (mpsc::Sender<Record>, tokio::task::JoinHandle<()>) {
+    fn start_recorder(&self) -> (mpsc::Sender<(Record, Place)>, tokio::task::JoinHandle<()>) {
         // As many as there are places: a task never waits here unless the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
-        let places = Arc::clone(places);
-        let recorded = move |record: &Record| places.give_back(record.lane_id);
-        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, recorded)))
+        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received)))
     }
 
     fn start_beside(&self, wake: &Arc<Notify>) -> JoinSet<()> {
@@ -130,14 +145,21 @@ impl Worker {
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
-        let mut done = 0;
+        let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
             let look = Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None };
             let claimed_at = Instant::now();
             let claimed = queue::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
-                return Ok(done);
+                // A lane may be due and in somebody else's hands for a moment.
+                let next = queue::next_due(&self.claims, &[], None).await?;
+                if next.wait() != Some(Duration::ZERO) || patience == 0 {
+                    return Ok(done);
+                }
+                patience -= 1;
+                tokio::time::sleep(DRAIN_PAUSE).await;
+                continue;
             }
             done += claimed.len();
             let courier = &self.courier;
@@ -174,7 +196,9 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
         let acceptor =
             TcpListener::bind(&listen).into_acceptor().await.with_context(|| format!("cannot listen on {listen}"))?;
         address = acceptor.local_addr().iter().map(ToString::to_string).collect();
-        server.spawn(async move { poem::Server::new_with_acceptor(acceptor).run(routes).await });
+        server.spawn(
+            async move { poem::Server::new_with_acceptor(acceptor).idle_timeout(IDLE_TIMEOUT).run(routes).await },
+        );
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
     worker.run(stop).await;

@@ -2,7 +2,10 @@
 //! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take a whole
 //! worker: each of n of them comes to hold one place in n + 1.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -13,6 +16,19 @@ pub struct Places {
     all: usize,
     taken: Mutex<HashMap<Uuid, usize>>,
     freed: Notify,
+}
+
+/// A place that is taken; free again when it is dropped, whatever became of its holder.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    lane: Uuid,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.give_back(self.lane);
+    }
 }
 
 /// What is free at a moment, and which lanes should not be visited then.
@@ -32,9 +48,6 @@ impl Places {
     }
 
     /// What is free now.
-    ///
-    /// # Panics
-    /// Never: nothing panics while the lock is held.
     #[must_use]
     pub fn room(&self) -> Room {
         let taken = self.taken.lock().expect("nothing panics while it is held");
@@ -44,18 +57,13 @@ impl Places {
     }
 
     /// Takes a place for a delivery of this lane.
-    ///
-    /// # Panics
-    /// Never: nothing panics while the lock is held.
-    pub fn take(&self, lane: Uuid) {
+    #[must_use]
+    pub fn take(self: &Arc<Self>, lane: Uuid) -> Place {
         *self.taken.lock().expect("nothing panics while it is held").entry(lane).or_default() += 1;
+        Place { places: Arc::clone(self), lane }
     }
 
-    /// Gives it back.
-    ///
-    /// # Panics
-    /// Never: nothing panics while the lock is held.
-    pub fn give_back(&self, lane: Uuid) {
+    fn give_back(&self, lane: Uuid) {
         let mut taken = self.taken.lock().expect("nothing panics while it is held");
         if let Some(held) = taken.get_mut(&lane) {
             *held -= 1;
@@ -80,15 +88,17 @@ mod tests {
     #[test]
     fn a_lane_is_crowded_when_it_holds_as_much_as_is_free() {
         let (slow, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let places = Places::new(8);
+        let places = Arc::new(Places::new(8));
         assert_eq!(places.room(), Room { free: 8, crowded: vec![] });
-        (0..3).for_each(|_| places.take(slow));
+        let mut held: Vec<_> = (0..3).map(|_| places.take(slow)).collect();
         assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
-        places.take(slow);
+        held.push(places.take(slow));
         assert_eq!(places.room(), Room { free: 4, crowded: vec![slow] });
-        places.take(other);
+        let one = places.take(other);
         assert_eq!(places.room(), Room { free: 3, crowded: vec![slow] });
-        (0..2).for_each(|_| places.give_back(slow));
+        held.truncate(2);
         assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
+        drop((held, one));
+        assert_eq!(places.room(), Room { free: 8, crowded: vec![] });
     }
 }

@@ -11,6 +11,8 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::{sync::mpsc, time::Instant};
 
+use crate::places::Place;
+
 /// Outcomes recorded in one transaction, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
 /// Batches are this far apart, so that a busy worker's batches grow; an outcome after a rest is not delayed. Nobody
@@ -20,26 +22,26 @@ const RECORD_PACE: Duration = Duration::from_millis(10);
 /// stay taken, so a worker without a database comes to rest by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Records until all senders are gone; tells `recorded` about each outcome when it need not be remembered any more.
-pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<Record>, mut recorded: impl FnMut(&Record)) {
+/// Records until all senders are gone. An outcome's place is given back when it need not be remembered any more.
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Record, Place)>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
         let next = Instant::now() + RECORD_PACE;
-        let batch = take_distinct(&mut waiting);
+        let (batch, places): (Vec<_>, Vec<_>) = take_distinct(&mut waiting).into_iter().unzip();
         persist(&pool, &batch).await;
-        batch.iter().for_each(&mut recorded);
+        drop(places);
         tokio::time::sleep_until(next).await;
     }
 }
 
 /// All records, but of each delivery only the first; the others stay for the next batch. (A delivery is there twice
 /// when this worker lost its lease and claimed it again.)
-fn take_distinct(waiting: &mut Vec<Record>) -> Vec<Record> {
+fn take_distinct(waiting: &mut Vec<(Record, Place)>) -> Vec<(Record, Place)> {
     let mut seen = HashSet::with_capacity(waiting.len());
-    let (mut batch, later) = waiting.drain(..).partition::<Vec<_>, _>(|record| seen.insert(record.delivery_id));
+    let (mut batch, later) = waiting.drain(..).partition::<Vec<_>, _>(|(record, _)| seen.insert(record.delivery_id));
     *waiting = later;
     // Neighbours in time are neighbours on disk.
-    batch.sort_unstable_by_key(|record| record.delivery_id);
+    batch.sort_unstable_by_key(|(record, _)| record.delivery_id);
     batch
 }
 

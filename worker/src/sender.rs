@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use chrono::Utc;
 use postrider_core::{
     attempt::{
@@ -95,7 +94,7 @@ impl Sender {
             .post(target.as_url().clone())
             .timeout(timeout)
             .headers(headers(subscription, claimed, event, outcome.started_at.timestamp()))
-            .body(Bytes::copy_from_slice(&event.payload));
+            .body(event.payload.clone());
         let mut response = request.send().await.map_err(|error| failure_of(&error))?;
 
         let status = response.status();

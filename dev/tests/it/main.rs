@@ -8,4 +8,5 @@ mod keeping;
 mod managing;
 mod posting;
 mod queueing;
+mod racing;
 mod surviving;

@@ -8,7 +8,7 @@ use postrider_core::{
     database::Session,
     event::NewEvent,
     event_type::EventType,
-    id::{DeliveryId, EventId, SubscriptionId},
+    id::{EventId, SubscriptionId},
     intake::{BYTES_WAITING_MAX, Intake},
     queue::NewDelivery,
 };
@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
-use crate::world::{KEY, SOON, World, answer, client, database_config, id, serve, uuid};
+use crate::world::{KEY, SOON, World, answer, client, database_config, id, serve};
 
 async fn events(pool: &PgPool) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(pool).await.unwrap()
@@ -286,67 +286,4 @@ async fn a_change_is_seen_by_every_api_at_once() {
     stop.cancel();
     serving.await.unwrap();
     world.finish().await;
-}
-
-#[tokio::test]
-async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
-    let world = World::new().await;
-    let subscription = world.subscription("/success").await;
-    world.ingest(&subscription, "first").await;
-
-    // An ingest that sees the lane due, and so leaves it alone, and is slow to commit.
-    let mut slow = world.pool.begin().await.unwrap();
-    let armed = store(&mut slow, &subscription).await;
-    assert!(!armed, "the lane was due already");
-    assert_eq!(world.drain().await, 1, "the claim sees the first only, and drains the lane");
-    slow.commit().await.unwrap();
-    // Its api dies here, before it can look once more. The lane must come up by itself.
-    world.pass(Duration::from_secs(9)).await;
-    assert_eq!(world.drain().await, 1, "the second look");
-
-    // Once more; this time the api lives, and its look after the commit is enough.
-    world.ingest(&subscription, "third").await;
-    let mut slow = world.pool.begin().await.unwrap();
-    let delivery = DeliveryId::new();
-    assert!(!store_as(&mut slow, &subscription, delivery).await);
-    assert_eq!(world.drain().await, 1);
-    slow.commit().await.unwrap();
-    assert_eq!(world.drain().await, 0, "nobody knows of it yet");
-    assert!(postrider_core::queue::wake(&world.pool, false, &[delivery.0]).await.unwrap());
-    assert_eq!(world.drain().await, 1);
-
-    // And a lane that stays empty goes idle, on the second look and not before.
-    let idle = async || {
-        let due: Option<bool> = sqlx::query_scalar("SELECT due_at = 'infinity' FROM lanes WHERE id = $1")
-            .bind(uuid(&subscription))
-            .fetch_one(&world.pool)
-            .await
-            .unwrap();
-        due.unwrap()
-    };
-    assert!(!idle().await);
-    world.pass(Duration::from_secs(9)).await;
-    assert_eq!(world.drain().await, 0);
-    assert!(idle().await);
-    world.finish().await;
-}
-
-async fn store(connection: &mut sqlx::PgConnection, subscription: &str) -> bool {
-    store_as(connection, subscription, DeliveryId::new()).await
-}
-
-/// What ingest does, inside a transaction of the test's; answers whether it armed the lane.
-async fn store_as(connection: &mut sqlx::PgConnection, subscription: &str, delivery: DeliveryId) -> bool {
-    let (event, lane) = (EventId::new(), uuid(subscription));
-    let armed: Vec<uuid::Uuid> = sqlx::query_scalar(
-        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'],
-                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
-    )
-    .bind(event.0)
-    .bind(lane)
-    .bind(delivery.0)
-    .fetch_one(connection)
-    .await
-    .unwrap();
-    !armed.is_empty()
 }

@@ -1,0 +1,157 @@
+//! Ingest, claims and wake-ups in every order that could lose a delivery, with transactions held open by hand.
+
+use std::time::Duration;
+
+use postrider_core::{
+    id::{DeliveryId, EventId},
+    queue::wake,
+};
+
+use crate::world::{World, uuid};
+
+#[tokio::test]
+async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+
+    // An ingest that sees the lane due, and so leaves it alone, and is slow to commit.
+    let mut slow = world.pool.begin().await.unwrap();
+    let armed = store(&mut slow, &subscription).await;
+    assert!(!armed, "the lane was due already");
+    assert_eq!(world.drain().await, 1, "the claim sees the first only, and drains the lane");
+    slow.commit().await.unwrap();
+    // Its api dies here, before it can look once more. The lane must come up by itself.
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(world.drain().await, 1, "the second look");
+
+    // Once more; this time the api lives, and its look after the commit is enough.
+    world.ingest(&subscription, "third").await;
+    let mut slow = world.pool.begin().await.unwrap();
+    let delivery = DeliveryId::new();
+    assert!(!store_as(&mut slow, &subscription, delivery).await);
+    assert_eq!(world.drain().await, 1);
+    slow.commit().await.unwrap();
+    assert_eq!(world.drain().await, 0, "nobody knows of it yet");
+    assert!(wake(&world.pool, false, &[delivery.0]).await.unwrap());
+    assert_eq!(world.drain().await, 1);
+
+    // And a lane that stays empty goes idle, on the second look and not before.
+    let idle = async || {
+        let due: Option<bool> = sqlx::query_scalar("SELECT due_at = 'infinity' FROM lanes WHERE id = $1")
+            .bind(uuid(&subscription))
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+        due.unwrap()
+    };
+    assert!(!idle().await);
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(world.drain().await, 0);
+    assert!(idle().await);
+    world.finish().await;
+}
+
+async fn store(connection: &mut sqlx::PgConnection, subscription: &str) -> bool {
+    store_as(connection, subscription, DeliveryId::new()).await
+}
+
+/// What ingest does, inside a transaction of the test's; answers whether it armed the lane.
+async fn store_as(connection: &mut sqlx::PgConnection, subscription: &str, delivery: DeliveryId) -> bool {
+    let (event, lane) = (EventId::new(), uuid(subscription));
+    let armed: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'],
+                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+    )
+    .bind(event.0)
+    .bind(lane)
+    .bind(delivery.0)
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    !armed.is_empty()
+}
+
+#[tokio::test]
+async fn a_wake_up_waits_for_the_claim_that_is_passing_by() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+    let mut claim = world.pool.begin().await.unwrap();
+    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity')").fetch_all(&mut *claim).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+
+    // While that claim has read the queue and not committed, another event comes, and sees the lane armed.
+    let delivery = DeliveryId::new();
+    assert!(!store_as(&mut world.pool.acquire().await.unwrap(), &subscription, delivery).await);
+    let pool = world.pool.clone();
+    let waking = tokio::spawn(async move { wake(&pool, false, &[delivery.0]).await.unwrap() });
+    let blocked = async {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid IN
+                           (SELECT pid FROM pg_stat_activity WHERE datname = current_database()))";
+        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&world.pool).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("it waits for the claim");
+    claim.commit().await.unwrap();
+    assert!(waking.await.unwrap(), "the lane was drained meanwhile, and is armed again");
+    assert_eq!(world.drain().await, 1);
+    world.pass(Duration::from_secs(36)).await;
+    assert_eq!(world.drain().await, 1, "the first, whose lease was never used");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_on_its_way_to_idle_is_armed_although_it_is_due() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+    assert_eq!(world.drain().await, 1);
+    world.pass(Duration::from_secs(9)).await;
+    // Due for its second look, which would find nothing and send it to sleep for good.
+    let mut slow = world.pool.begin().await.unwrap();
+    assert!(store(&mut slow, &subscription).await);
+    assert_eq!(world.drain().await, 0, "the claim leaves the locked lane alone");
+    slow.commit().await.unwrap();
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_ingest_that_straddles_a_visit_is_not_left_behind_the_floor() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+    let mut slow = world.pool.begin().await.unwrap();
+    assert!(!store(&mut slow, &subscription).await);
+    assert_eq!(world.drain().await, 1);
+    slow.commit().await.unwrap();
+    world.pass(Duration::from_secs(3)).await;
+    world.ingest(&subscription, "third").await;
+    assert_eq!(world.drain().await, 2, "not the newer one only");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_row_without_its_partition_does_not_stop_everybody() {
+    let world = World::new().await;
+    let (lost, healthy) = (world.subscription("/success").await, world.subscription("/success").await);
+    // Retention took the day of this delivery away while it was leased.
+    let old = uuid::Uuid::from_u128((1_600_000_000_000 << 80) | (0x7000 << 64) | (1 << 63));
+    sqlx::query("INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token, attempt_count) VALUES ($1, $1, $2, now(), 7, 1)")
+        .bind(old)
+        .bind(uuid(&lost))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE lanes SET due_at = now() WHERE id = $1").bind(uuid(&lost)).execute(&world.pool).await.unwrap();
+    let delivery = world.ingest(&healthy, "x").await;
+    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity')").fetch_all(&world.pool).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    world.pass(Duration::from_secs(36)).await;
+    sqlx::query("DELETE FROM queue WHERE delivery_id = $1").bind(old).execute(&world.pool).await.unwrap();
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
+    world.finish().await;
+}
