@@ -67,11 +67,13 @@ CREATE TABLE attempts (
     PRIMARY KEY (delivery_id, number)
 ) PARTITION BY RANGE (delivery_id);
 
--- Dead letters are found here, because an index on deliveries.status would spoil the HOT update.
+-- Dead letters are found here, because an index on deliveries.status would spoil the HOT update. A row is gone once its
+-- delivery has been put back or somebody has purged the list.
 CREATE TABLE dead_letters (
     delivery_id     uuid PRIMARY KEY,
     subscription_id uuid NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    resolved_at     timestamptz                 -- when somebody marked it resolved
 );
 CREATE INDEX dead_letters_subscription ON dead_letters (subscription_id, delivery_id);
 

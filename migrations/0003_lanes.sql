@@ -348,7 +348,7 @@ BEGIN
         INSERT INTO dead_letters (delivery_id, subscription_id, created_at)
         SELECT i.id, i.subscription_id, t FROM unnest(ids, statuses, subscription_ids) AS i (id, status, subscription_id)
          WHERE i.status = 'dead_letter' AND i.id = ANY (finished)
-            ON CONFLICT (delivery_id) DO UPDATE SET created_at = EXCLUDED.created_at;
+            ON CONFLICT (delivery_id) DO UPDATE SET created_at = EXCLUDED.created_at, resolved_at = NULL;
     END IF;
     RETURN applied;
 END $$;

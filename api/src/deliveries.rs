@@ -213,7 +213,8 @@ impl DeliveriesApi {
     }
 }
 
-fn view(delivery: &Delivery) -> DeliveryView {
+/// A delivery as it is shown.
+pub(crate) fn view(delivery: &Delivery) -> DeliveryView {
     DeliveryView {
         id: delivery.id.to_string(),
         event_id: EventId(delivery.event_id).to_string(),

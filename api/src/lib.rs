@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod body;
 pub mod config;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod events;
 pub mod health;
@@ -65,6 +66,9 @@ pub(crate) enum Tag {
     Events,
     /// What is owed to whom, and every attempt at it.
     Deliveries,
+    /// Deliveries that were given up.
+    #[oai(rename = "Dead letters")]
+    DeadLetters,
     /// Watching over the process.
     Health,
 }

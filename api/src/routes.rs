@@ -14,14 +14,14 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 use crate::{
-    App, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi, problem::ApiError,
-    subscriptions::SubscriptionsApi,
+    App, dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi,
+    ingest::IngestApi, problem::ApiError, subscriptions::SubscriptionsApi,
 };
 
 /// How long a request may take, reading its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Apis = (IngestApi, SubscriptionsApi, EventsApi, DeliveriesApi, HealthApi);
+type Apis = (IngestApi, SubscriptionsApi, EventsApi, DeliveriesApi, DeadLettersApi, HealthApi);
 
 /// Everything the api answers to, with its description.
 #[must_use]
@@ -31,6 +31,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         SubscriptionsApi(app.clone()),
         EventsApi(app.clone()),
         DeliveriesApi(app.clone()),
+        DeadLettersApi(app.clone()),
         HealthApi(app.clone()),
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))

@@ -163,21 +163,20 @@ pub async fn list(pool: &PgPool, filter: Filter, page: Page) -> Result<Vec<Deliv
 /// A conflict where a worker is at it, or where its event or subscription is gone.
 pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let mut transaction = pool.begin().await?;
-    let (lane, subscription) = match lock(&mut transaction, id).await? {
+    match lock(&mut transaction, id).await? {
         Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
-        Locked::Pending { lane_id } => {
+        Locked::Pending => {
             sqlx::query!("UPDATE queue SET due_at = least(due_at, clock_timestamp()) WHERE delivery_id = $1", id.0)
                 .execute(&mut *transaction)
                 .await?;
-            (lane_id, None)
+            wake_lanes_of(&mut transaction, &[id.0]).await?;
         }
-        Locked::Finished { event_id, subscription_id } => {
-            reopen(&mut transaction, id, event_id, subscription_id).await?;
-            (subscription_id, Some(subscription_id))
+        Locked::Finished => {
+            if reopen(&mut transaction, &[id.0]).await? == 0 {
+                return Err(Error::Conflict("its event or its subscription does not exist any more".to_owned()));
+            }
         }
-    };
-    sqlx::query!("SELECT arm_lane($1, $2, clock_timestamp())", lane, subscription).fetch_one(&mut *transaction).await?;
-    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(&mut *transaction).await?;
+    }
     transaction.commit().await?;
     get(pool, id).await
 }
@@ -190,8 +189,8 @@ pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let mut transaction = pool.begin().await?;
     match lock(&mut transaction, id).await? {
         Locked::InFlight => return Err(Error::Conflict("a worker is at this delivery right now".to_owned())),
-        Locked::Finished { .. } => return Err(Error::Conflict("the delivery is finished".to_owned())),
-        Locked::Pending { .. } => {}
+        Locked::Finished => return Err(Error::Conflict("the delivery is finished".to_owned())),
+        Locked::Pending => {}
     }
     sqlx::query!("DELETE FROM queue WHERE delivery_id = $1", id.0).execute(&mut *transaction).await?;
     sqlx::query!("UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = $1", id.0)
@@ -204,62 +203,70 @@ pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
 /// A delivery that nobody else can change until the transaction ends.
 enum Locked {
     InFlight,
-    Pending { lane_id: Uuid },
-    Finished { event_id: Uuid, subscription_id: Uuid },
+    Pending,
+    Finished,
 }
 
 /// Locks the queue row first and the record second, in the order in which outcomes are recorded.
 async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
     let waiting = sqlx::query!(
-        r#"SELECT lane_id, (lease_token IS NOT NULL AND due_at > clock_timestamp()) AS "leased!"
+        r#"SELECT (lease_token IS NOT NULL AND due_at > clock_timestamp()) AS "leased!"
              FROM queue WHERE delivery_id = $1 FOR UPDATE"#,
         id.0
     );
     if let Some(row) = waiting.fetch_optional(&mut *connection).await? {
-        return Ok(if row.leased { Locked::InFlight } else { Locked::Pending { lane_id: row.lane_id } });
+        return Ok(if row.leased { Locked::InFlight } else { Locked::Pending });
     }
-    let finished = sqlx::query!(
-        r#"SELECT event_id, subscription_id, status = 'pending' AS "pending!"
-             FROM deliveries WHERE id = $1 FOR UPDATE"#,
-        id.0
-    );
+    let finished =
+        sqlx::query!(r#"SELECT status = 'pending' AS "pending!" FROM deliveries WHERE id = $1 FOR UPDATE"#, id.0);
     let row = finished.fetch_optional(connection).await?.ok_or(Error::NotFound("delivery"))?;
     if row.pending {
         // It was reopened by another request between the two looks.
         return Err(Error::Conflict("the delivery has just been changed".to_owned()));
     }
-    Ok(Locked::Finished { event_id: row.event_id, subscription_id: row.subscription_id })
+    Ok(Locked::Finished)
 }
 
-/// Puts a finished delivery back into the queue; its attempts go on counting, its retry policy begins anew.
-async fn reopen(connection: &mut PgConnection, id: DeliveryId, event_id: Uuid, subscription_id: Uuid) -> Result<()> {
-    let reachable = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM events WHERE id = $1)
-              AND EXISTS (SELECT FROM subscriptions WHERE id = $2 AND deleted_at IS NULL) AS "reachable!""#,
-        event_id,
-        subscription_id
-    );
-    if !reachable.fetch_one(&mut *connection).await? {
-        return Err(Error::Conflict("its event or its subscription does not exist any more".to_owned()));
-    }
-    sqlx::query!(
+/// Puts finished deliveries back into the queue and makes their lanes due; answers how many. Their attempts go on
+/// counting, their retry policies begin anew. Those whose event or subscription is gone are left as they are.
+pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<usize> {
+    let reopened = sqlx::query_scalar!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before)
-         SELECT $1, $2, $3, clock_timestamp(), a.made, a.made
-           FROM (SELECT coalesce(max(number), 0::smallint) AS made FROM attempts WHERE delivery_id = $1) a",
-        id.0,
-        event_id,
-        subscription_id
-    )
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query!("UPDATE deliveries SET status = 'pending', finished_at = NULL WHERE id = $1", id.0)
+         SELECT d.id, d.event_id, d.subscription_id, clock_timestamp(), a.made, a.made
+           FROM unnest($1::uuid[]) AS i (id)
+          CROSS JOIN LATERAL (SELECT x.id, x.event_id, x.subscription_id FROM deliveries x
+                               WHERE x.id = i.id AND x.status <> 'pending' FOR UPDATE OFFSET 0) d
+          CROSS JOIN LATERAL (SELECT coalesce(max(x.number), 0::smallint) AS made
+                                FROM attempts x WHERE x.delivery_id = i.id OFFSET 0) a
+          WHERE EXISTS (SELECT FROM events e WHERE e.id = d.event_id)
+            AND EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id AND s.deleted_at IS NULL)
+         RETURNING delivery_id",
+        ids
+    );
+    let reopened: Vec<Uuid> = reopened.fetch_all(&mut *connection).await?;
+    sqlx::query!("UPDATE deliveries SET status = 'pending', finished_at = NULL WHERE id = ANY ($1)", &reopened)
         .execute(&mut *connection)
         .await?;
-    sqlx::query!("DELETE FROM dead_letters WHERE delivery_id = $1", id.0).execute(connection).await?;
+    sqlx::query!("DELETE FROM dead_letters WHERE delivery_id = ANY ($1)", &reopened).execute(&mut *connection).await?;
+    wake_lanes_of(connection, &reopened).await?;
+    Ok(reopened.len())
+}
+
+/// Makes the lanes of deliveries in the queue due, in the order in which lanes are locked, and wakes the workers when
+/// the transaction commits.
+async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "SELECT arm_lane(l.lane_id, NULL, clock_timestamp())
+           FROM (SELECT DISTINCT q.lane_id FROM queue q WHERE q.delivery_id = ANY ($1) ORDER BY q.lane_id) l",
+        ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
     Ok(())
 }
 
-async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {
+pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.subscription_id AS "subscription_id!",

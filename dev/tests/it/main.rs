@@ -3,6 +3,7 @@
 
 mod world;
 
+mod burying;
 mod delivering;
 mod keeping;
 mod managing;
