@@ -71,7 +71,7 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
 /// Unfinished deliveries and dead letters, as gauges.
 pub async fn measure(pool: &PgPool) -> Result<()> {
     let sizes = sqlx::query!(
-        r#"SELECT (SELECT count(*) FROM queue) AS "queue!", (SELECT count(*) FROM dead_letters) AS "dead_letters!",
+        r#"SELECT (SELECT count(*) FROM queue) AS "queue!", (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS "dead_letters!",
                   (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
                      FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!""#
     );

@@ -24,6 +24,7 @@ use poem::listener::{Acceptor, Listener, TcpListener};
 use postrider_core::{
     Result,
     database::Session,
+    invariants::{self, Violation},
     notify::listen,
     queue::{self, Look, Record, WAKE_CHANNEL},
     subscription::Subscriptions,
@@ -202,5 +203,20 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
     worker.run(stop).await;
+    Ok(())
+}
+
+/// Examines the database: every violation of an invariant goes to standard output, a line each.
+///
+/// # Errors
+/// When there is a violation, or the database cannot be examined.
+pub async fn doctor(config: Config) -> anyhow::Result<()> {
+    let pool = config.database.pool(Session::Queue, 1);
+    let violations = invariants::check(&pool).await?;
+    for Violation { violation, id } in &violations {
+        println!("{violation}: {id}");
+    }
+    anyhow::ensure!(violations.is_empty(), "{} violations; the list ends at a hundred", violations.len());
+    println!("every invariant holds");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The `worker` binary.
+//! The `worker` binary: works by default; `worker doctor` examines the database instead.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,18 @@ use worker::config::Config;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit code of a command line that makes no sense.
+const EXIT_USAGE: u8 = 2;
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::run(Config::from, worker::run).await
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => process::run(Config::from, worker::run).await,
+        ["doctor"] => process::run(Config::from, |config, _, _| worker::doctor(config)).await,
+        _ => {
+            eprintln!("usage: worker [doctor]");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
 }

@@ -17,7 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::world::{KEY, SOON, World, answer, client, environment, id};
+use crate::world::{KEY, SOON, World, answer, client, environment, id, uuid};
 
 /// Builds the binaries, once; cargo finds them fresh when the tests have just been built.
 fn binaries() {
@@ -270,9 +270,11 @@ fn drop_server(server: Postgres) -> std::path::PathBuf {
     data
 }
 
-async fn run_with(name: &str, variables: &[(&str, &str)]) -> Output {
+async fn run_with(command: &str, variables: &[(&str, &str)]) -> Output {
     binaries();
-    let mut command = tokio::process::Command::new(workspace().join("target/debug").join(name));
+    let mut words = command.split(' ');
+    let mut command = tokio::process::Command::new(workspace().join("target/debug").join(words.next().unwrap()));
+    command.args(words);
     // An empty directory has no .env.
     command.env_clear().current_dir("/").envs(variables.iter().copied()).stdin(Stdio::null());
     tokio::time::timeout(SOON, command.output()).await.expect("it ends").unwrap()
@@ -313,4 +315,24 @@ async fn every_mistake_in_the_configuration_is_told_at_once() {
     assert_eq!(told.status.code(), Some(2), "example secrets are for development");
     let told = String::from_utf8(told.stderr).unwrap();
     assert!(told.contains("POSTRIDER_ADMIN_KEY") && told.contains("POSTRIDER_ENCRYPTION_KEYS"), "{told}");
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "x").await;
+    let variables: Vec<_> = world.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let healthy = run_with("worker doctor", &variables).await;
+    assert!(healthy.status.success(), "{}", String::from_utf8_lossy(&healthy.stderr));
+
+    sqlx::query("UPDATE lanes SET due_at = 'infinity', drained_at = NULL").execute(&world.pool).await.unwrap();
+    let ill = run_with("worker doctor", &variables).await;
+    let told = String::from_utf8(ill.stdout).unwrap();
+    assert_eq!(ill.status.code(), Some(1), "{told}");
+    assert!(told.contains("lane due later than its delivery") && told.contains(&uuid(&delivery).to_string()), "{told}");
+    sqlx::query("UPDATE lanes SET due_at = now()").execute(&world.pool).await.unwrap();
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(run_with("worker nurse", &variables).await.status.code(), Some(2));
+    world.finish().await;
 }
