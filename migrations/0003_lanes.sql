@@ -272,6 +272,7 @@ AS $$
 DECLARE
     t        constant timestamptz := clock_timestamp();
     finished uuid[];
+    finished_in uuid[];              -- the lane of each
     put_back uuid[] := '{}';
     applied  uuid[];
     low      uuid;
@@ -287,11 +288,11 @@ BEGIN
                                      WHERE q2.delivery_id = i.id AND q2.lease_token = i.token
                                        AND i.status <> 'pending' OFFSET 0) x))
            AND q.lease_token = tokens[array_position(ids, q.delivery_id)]
-        RETURNING q.delivery_id
+        RETURNING q.delivery_id, q.lane_id
     )
-    SELECT coalesce(array_agg(delivery_id), '{}') INTO finished FROM gone;
+    SELECT coalesce(array_agg(delivery_id), '{}'), coalesce(array_agg(lane_id), '{}') INTO finished, finished_in FROM gone;
 
-    IF 'pending' = ANY (statuses) THEN
+    IF 'pending' = ANY (statuses) OR cardinality(array_remove(hold_ms, NULL)) > 0 THEN
         FOR lane IN
             WITH back AS (
                 UPDATE queue q
@@ -309,10 +310,15 @@ BEGIN
                    AND q.lease_token = tokens[array_position(ids, q.delivery_id)]
                 RETURNING q.delivery_id, q.lane_id, q.due_at
             )
-            SELECT lane_id AS id, min(due_at) AS due_at, array_agg(delivery_id) AS deliveries,
+            SELECT lane_id AS id, min(due_at) AS due_at,
+                   array_agg(delivery_id) FILTER (WHERE due_at IS NOT NULL) AS deliveries,
                    coalesce(t + make_interval(secs => max(hold_ms[array_position(ids, delivery_id)]) / 1000.0),
                             '-infinity') AS hold_until
-              FROM back GROUP BY lane_id ORDER BY lane_id
+              FROM (SELECT delivery_id, lane_id, due_at FROM back
+                    UNION ALL
+                    SELECT f.delivery_id, f.lane_id, NULL FROM unnest(finished, finished_in) AS f (delivery_id, lane_id)
+                     WHERE hold_ms[array_position(ids, f.delivery_id)] IS NOT NULL) x
+             GROUP BY lane_id ORDER BY lane_id
         LOOP
             put_back := put_back || lane.deliveries;
             place := (SELECT l.ctid FROM lanes l WHERE l.id = lane.id ORDER BY l.revision DESC LIMIT 1 FOR UPDATE);

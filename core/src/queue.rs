@@ -95,7 +95,10 @@ pub enum Disposition {
     /// The receiver has it.
     Succeeded,
     /// It ran out of attempts, or was refused for good.
-    DeadLetter,
+    DeadLetter {
+        /// How long its whole lane rests.
+        lane_rests: Option<Duration>,
+    },
     /// Nobody wants it any more.
     Canceled,
     /// It goes back, due after a while.
@@ -293,7 +296,7 @@ impl<'a> Columns<'a> {
         let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
         let (status, delay_ms, hold_ms, excused) = match record.disposition {
             Disposition::Succeeded => ("succeeded", None, None, false),
-            Disposition::DeadLetter => ("dead_letter", None, None, false),
+            Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
             Disposition::Canceled => ("canceled", None, None, false),
             Disposition::Retry { after, lane_rests, counts } => {
                 // An attempt that was not made is given back as a number, so there is nothing to excuse.

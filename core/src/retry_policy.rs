@@ -108,7 +108,10 @@ pub enum Next {
         lane_rests: Option<Duration>,
     },
     /// It becomes a dead letter.
-    GiveUp,
+    GiveUp {
+        /// How long its whole lane rests, where the receiver asked for it.
+        lane_rests: Option<Duration>,
+    },
     /// It becomes a dead letter, and the receiver wants nothing more: the subscription is disabled.
     GiveUpAndDisable,
 }
@@ -121,20 +124,22 @@ pub fn next_step(policy: &RetryPolicy, attempt: u16, outcome: &Outcome, jitter: 
     let status = outcome.response.as_ref().map(|response| response.status_code);
     match &outcome.failure {
         None => return Next::Done,
-        Some(failure) if failure.kind == ErrorKind::PayloadGone => return Next::GiveUp,
+        Some(failure) if failure.kind == ErrorKind::PayloadGone => return Next::GiveUp { lane_rests: None },
         Some(_) => {}
     }
     match status {
         Some(410) => return Next::GiveUpAndDisable,
         Some(408 | 409 | 425 | 429) => {}
-        Some(400..500) if policy.client_errors == ClientErrors::GiveUp => return Next::GiveUp,
+        Some(400..500) if policy.client_errors == ClientErrors::GiveUp => {
+            return Next::GiveUp { lane_rests: None };
+        }
         _ => {}
     }
+    let lane_rests = outcome.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
     let Some(delay) = policy.delay(attempt) else {
-        return Next::GiveUp;
+        return Next::GiveUp { lane_rests };
     };
     let scheduled = delay.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
-    let lane_rests = outcome.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
     Next::Retry { after: scheduled.max(lane_rests.unwrap_or_default()), lane_rests }
 }
 
@@ -176,6 +181,10 @@ mod tests {
         }
     }
 
+    fn given_up(rests: Option<u64>) -> Next {
+        Next::GiveUp { lane_rests: rests.map(Duration::from_secs) }
+    }
+
     fn retry(seconds: u64, rests: Option<u64>) -> Next {
         Next::Retry { after: Duration::from_secs(seconds), lane_rests: rests.map(Duration::from_secs) }
     }
@@ -189,12 +198,13 @@ mod tests {
             (&policy, 10, answered(204, None), Next::Done),
             (&policy, 1, answered(500, None), retry(5, None)),
             (&policy, 9, answered(500, None), retry(86_400, None)),
-            (&policy, 10, answered(500, None), Next::GiveUp),
-            (&policy, 11, answered(500, None), Next::GiveUp),
+            (&policy, 10, answered(500, None), given_up(None)),
+            (&policy, 11, answered(500, None), given_up(None)),
             (&policy, 1, answered(301, None), retry(5, None)),
             (&policy, 1, answered(404, None), retry(5, None)),
             (&policy, 1, answered(410, None), Next::GiveUpAndDisable),
-            (&strict, 1, answered(404, None), Next::GiveUp),
+            (&strict, 1, answered(404, None), given_up(None)),
+            (&policy, 10, answered(503, Some(60)), given_up(Some(60))),
             (&strict, 1, answered(429, None), retry(5, None)),
             (&strict, 1, answered(500, None), retry(5, None)),
             (&policy, 1, answered(429, Some(60)), retry(60, Some(60))),

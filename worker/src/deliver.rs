@@ -54,7 +54,7 @@ impl Courier {
         };
         let policy = &subscription.settings.retry_policy;
         if is_hopeless(policy, claimed.attempt_in_round()) {
-            return not_attempted(&claimed, Disposition::DeadLetter);
+            return not_attempted(&claimed, Disposition::DeadLetter { lane_rests: None });
         }
         if !has_time(&claimed, claimed_at, &subscription) {
             return not_attempted(&claimed, released(OUR_FAULT_DELAY));
@@ -71,12 +71,12 @@ impl Courier {
         let disposition = match next_step(policy, claimed.attempt_in_round(), &outcome, rand::random()) {
             Next::Done => Disposition::Succeeded,
             Next::Retry { after, lane_rests } => Disposition::Retry { after, lane_rests, counts: Counts::Yes },
-            Next::GiveUp => Disposition::DeadLetter,
+            Next::GiveUp { lane_rests } => Disposition::DeadLetter { lane_rests },
             Next::GiveUpAndDisable => {
                 if let Err(error) = self.disable(&subscription).await {
                     tracing::warn!(%error, subscription_id = %subscription.id, "subscription not disabled");
                 }
-                Disposition::DeadLetter
+                Disposition::DeadLetter { lane_rests: None }
             }
         };
         record(&claimed, outcome, disposition)

@@ -81,7 +81,7 @@ pub(crate) async fn record(pool: &PgPool, batch: &[Record]) -> Result<()> {
         }
         let status = match record.disposition {
             Disposition::Succeeded => "succeeded",
-            Disposition::DeadLetter => "dead_letter",
+            Disposition::DeadLetter { .. } => "dead_letter",
             Disposition::Canceled => "canceled",
             Disposition::Retry { .. } => "retry",
         };

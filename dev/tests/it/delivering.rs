@@ -179,6 +179,16 @@ async fn retry_after_is_honoured_and_rests_the_whole_lane() {
     assert_eq!(world.drain().await, 2);
     assert_eq!(world.delivery(&first).await["attempt_count"], 2);
     assert_eq!(world.delivery(&second).await["attempt_count"], 1);
+
+    // The last attempt's answer rests the lane as well.
+    world.pass(Duration::from_secs(121)).await;
+    assert_eq!(world.drain().await, 2);
+    assert_eq!(world.delivery(&first).await["status"], "dead_letter");
+    let third = world.ingest(&subscription, "3").await;
+    assert_eq!(world.drain().await, 0, "the lane rests");
+    world.pass(Duration::from_secs(121)).await;
+    assert_eq!(world.drain().await, 2);
+    assert_eq!(world.delivery(&third).await["attempt_count"], 1);
     world.finish().await;
 }
 

@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 use crate::world::{SOON, World, id, uuid};
 
+/// What becomes of a delivery that ran out of attempts.
+const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
+
 /// No delivery.
 const NOBODY: [Uuid; 0] = [];
 
@@ -93,7 +96,7 @@ async fn an_expired_lease_is_taken_over_and_its_late_outcome_changes_nothing() {
     assert_eq!((fresh.delivery_id, fresh.attempt_number), (stale.delivery_id, 2));
 
     let back = Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::Yes };
-    for disposition in [Disposition::Succeeded, Disposition::DeadLetter, Disposition::Canceled, back] {
+    for disposition in [Disposition::Succeeded, GIVEN_UP, Disposition::Canceled, back] {
         let kind = (disposition != Disposition::Succeeded).then_some(ErrorKind::Timeout);
         assert_eq!(queue::record(&world.pool, &[record(&stale, disposition, kind)]).await.unwrap(), NOBODY);
     }
@@ -121,7 +124,7 @@ async fn a_batch_mixes_outcomes_and_stale_ones() {
     let retry = |counts| Disposition::Retry { after: Duration::from_secs(30), lane_rests: None, counts };
     let mut records = vec![
         record(&claimed[0], Disposition::Succeeded, None),
-        record(&claimed[1], Disposition::DeadLetter, Some(ErrorKind::HttpStatus)),
+        record(&claimed[1], GIVEN_UP, Some(ErrorKind::HttpStatus)),
         record(&claimed[2], retry(Counts::Yes), Some(ErrorKind::Timeout)),
         record(&claimed[3], retry(Counts::No), Some(ErrorKind::Shutdown)),
         record(&claimed[4], Disposition::Succeeded, None),
