@@ -7,7 +7,7 @@ use postrider_core::{invariants, maintenance, partition};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{World, create_database, database_config, environment, uuid, worker};
+use crate::world::{World, create_database, database_config, environment, store, worker};
 
 /// A day's delivery of an event of that day, at that moment.
 async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (Uuid, Uuid) {
@@ -16,16 +16,7 @@ async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (
         Uuid::from_u128(millis << 80 | 0x7000 << 64 | 1 << 63 | salt)
     };
     let (event, delivery) = (id(1), id(2));
-    sqlx::query(
-        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a'], ARRAY[$2::uuid], ARRAY['text/plain'],
-                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
-    )
-    .bind(event)
-    .bind(uuid(subscription))
-    .bind(delivery)
-    .execute(&world.pool)
-    .await
-    .unwrap();
+    store(&mut world.pool.acquire().await.unwrap(), subscription, event, delivery).await;
     (event, delivery)
 }
 

@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{SOON, World, id, uuid};
+use crate::world::{SOON, World, id, store, uuid};
 
 /// What becomes of a delivery that ran out of attempts.
 const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
@@ -223,16 +223,7 @@ async fn lost_notifications_cost_only_time() {
     world.ingest(&subscription, "the worker is up").await;
     world.receiver.wait_for(1, SOON).await.unwrap();
     // Stored by somebody who never sends a notification.
-    sqlx::query(
-        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a'], ARRAY[$2::uuid], ARRAY['text/plain'],
-                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
-    )
-    .bind(Uuid::now_v7())
-    .bind(uuid(&subscription))
-    .bind(Uuid::now_v7())
-    .execute(&world.pool)
-    .await
-    .unwrap();
+    store(&mut world.pool.acquire().await.unwrap(), &subscription, Uuid::now_v7(), Uuid::now_v7()).await;
     world.receiver.wait_for(2, SOON).await.unwrap();
     world.queue_is_empty().await;
     stop.cancel();

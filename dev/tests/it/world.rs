@@ -200,6 +200,22 @@ impl World {
     }
 }
 
+/// What ingest does for one event and delivery, on a connection of the test's and without a wake-up; answers whether it
+/// armed the lane.
+pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uuid, delivery: Uuid) -> bool {
+    let armed: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'],
+                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+    )
+    .bind(event)
+    .bind(uuid(subscription))
+    .bind(delivery)
+    .fetch_one(connection)
+    .await
+    .expect("stored");
+    !armed.is_empty()
+}
+
 /// Another api process, as it were, on the same database: its base URL and how to stop it.
 pub async fn serve(env: &HashMap<String, String>) -> (String, (CancellationToken, JoinHandle<()>)) {
     let config = ApiConfig::from(lookup(env)).expect("a valid configuration");
