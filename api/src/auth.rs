@@ -1,15 +1,21 @@
-//! Who may do what: the admin key on every management route, the key or a signature of the subscription at ingest.
+//! Who asks: an API key with its scope on every route, a key or a signature of the subscription at ingest. What the
+//! caller may then reach is the business of [`crate::access`].
 
+use std::marker::PhantomData;
+
+use chrono::Utc;
 use poem::{Request, RequestBody, http::header::AUTHORIZATION};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
-use postrider_core::subscription::Subscription;
-use sha2::{Digest, Sha256};
+use postrider_core::{
+    api_key::{ApiKeyCache, Digest, Scope, digest},
+    subscription::Subscription,
+};
 use subtle::ConstantTimeEq;
 
-use crate::problem::ApiError;
+use crate::{access::Access, problem::ApiError};
 
 /// Names of the two ways to authenticate, in the `OpenAPI` document.
 const API_KEY: &str = "ApiKey";
@@ -19,13 +25,13 @@ const HUB_SIGNATURE_HEADER: &str = "X-Hub-Signature-256";
 
 /// The bootstrap key with the scope `admin`, as its SHA-256: comparing digests takes the same time whatever differs.
 #[derive(Clone)]
-pub struct AdminKey([u8; 32]);
+pub struct AdminKey(Digest);
 
 impl AdminKey {
     /// The key with this text.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self(Sha256::digest(text).into())
+        Self(digest(text))
     }
 
     fn is(&self, text: &str) -> bool {
@@ -39,15 +45,75 @@ impl std::fmt::Debug for AdminKey {
     }
 }
 
-/// Proof that a request came with the admin key: a handler that takes it cannot run without.
-#[derive(Clone, Copy, Debug)]
+/// Knows all keys.
+#[derive(Clone)]
+pub struct Authenticator {
+    /// The key from the environment.
+    pub admin_key: AdminKey,
+    /// The keys from the database.
+    pub keys: ApiKeyCache,
+}
+
+impl Authenticator {
+    /// What the key in a request reaches; `None` where the request has none.
+    async fn access(&self, request: &Request, scope: Scope) -> Result<Option<Access>, ApiError> {
+        let Some(text) = bearer(request) else { return Ok(None) };
+        let access = if self.admin_key.is(text) {
+            Access::admin()
+        } else {
+            match self.keys.get(text, Utc::now()).await? {
+                Some(key) => Access::of(&key),
+                None => return Err(ApiError::unauthorized("this key is not known, or not valid any more")),
+            }
+        };
+        if access.may(scope) { Ok(Some(access)) } else { Err(ApiError::forbidden(scope)) }
+    }
+}
+
+/// A scope, as a type.
+pub trait Asks: Send + Sync {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+/// Everything, API keys and the audit log included.
 pub struct Admin;
+/// Reading and changing.
+pub struct Manage;
+/// Posting events and inline deliveries.
+pub struct Ingest;
+/// Reading.
+pub struct Read;
+
+impl Asks for Admin {
+    const SCOPE: Scope = Scope::Admin;
+}
+impl Asks for Manage {
+    const SCOPE: Scope = Scope::Manage;
+}
+impl Asks for Ingest {
+    const SCOPE: Scope = Scope::Ingest;
+}
+impl Asks for Read {
+    const SCOPE: Scope = Scope::Read;
+}
+
+/// Proof that a request came with a key that has a scope: a handler that takes it cannot run without.
+pub struct Key<S>(Access, PhantomData<S>);
+
+impl<S> std::ops::Deref for Key<S> {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        &self.0
+    }
+}
 
 /// What an ingest request offers as its authority.
 #[derive(Clone, Debug)]
 pub enum IngestCredential {
-    /// A valid key.
-    Key,
+    /// A valid key with the scope `ingest`.
+    Key(Access),
     /// A signature that is still to be verified, with the subscription's secret, over the body.
     HubSignature(String),
 }
@@ -56,17 +122,18 @@ impl IngestCredential {
     /// Whether it opens this subscription for this payload.
     ///
     /// # Errors
-    /// Unauthorized.
+    /// Not found where it is another tenant's; unauthorized.
     pub fn check(&self, subscription: &Subscription, payload: &[u8]) -> Result<(), ApiError> {
         match self {
-            Self::Key => Ok(()),
+            Self::Key(access) if access.reaches(&subscription.tenant_id) => Ok(()),
+            Self::Key(_) => Err(ApiError::not_found("subscription")),
             Self::HubSignature(header) if subscription.secret.verifies_hub_signature(header, payload) => Ok(()),
             Self::HubSignature(_) => Err(ApiError::unauthorized("the signature does not fit the body and the secret")),
         }
     }
 }
 
-impl<'a> ApiExtractor<'a> for Admin {
+impl<'a, S: Asks> ApiExtractor<'a> for Key<S> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
 
     type ParamType = ();
@@ -81,11 +148,9 @@ impl<'a> ApiExtractor<'a> for Admin {
     }
 
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        match bearer(request) {
-            Some(key) if admin_key(request).is(key) => Ok(Self),
-            Some(_) => Err(ApiError::unauthorized("this key is not known").into()),
-            None => Err(ApiError::unauthorized("send the API key as `Authorization: Bearer pr_…`").into()),
-        }
+        let access = authenticator(request).access(request, S::SCOPE).await?;
+        let missing = || ApiError::unauthorized("send the API key as `Authorization: Bearer pr_…`");
+        Ok(Self(access.ok_or_else(missing)?, PhantomData))
     }
 }
 
@@ -117,12 +182,8 @@ impl<'a> ApiExtractor<'a> for IngestCredential {
     }
 
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        if let Some(key) = bearer(request) {
-            return if admin_key(request).is(key) {
-                Ok(Self::Key)
-            } else {
-                Err(ApiError::unauthorized("this key is not known").into())
-            };
+        if let Some(access) = authenticator(request).access(request, Scope::Ingest).await? {
+            return Ok(Self::Key(access));
         }
         match request.header(HUB_SIGNATURE_HEADER) {
             Some(header) => Ok(Self::HubSignature(header.to_owned())),
@@ -139,7 +200,10 @@ fn register_api_key(registry: &mut Registry) {
         API_KEY,
         MetaSecurityScheme {
             ty: "http",
-            description: Some("An API key, `pr_…`"),
+            description: Some(
+                "An API key, `pr_…`. Scopes: `read` for GET, `manage` for changes, `ingest` for posting events and \
+                 inline deliveries, `admin` for API keys and the audit log; `admin` includes all, `manage` includes `read`",
+            ),
             name: None,
             key_in: None,
             scheme: Some("bearer"),
@@ -157,6 +221,6 @@ fn bearer(request: &Request) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn admin_key(request: &Request) -> &AdminKey {
-    request.data().expect("the routes carry the admin key")
+fn authenticator(request: &Request) -> &Authenticator {
+    request.data().expect("the routes carry the authenticator")
 }

@@ -3,23 +3,65 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use poem::{Body, Request, RequestBody, error::ReadBodyError};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
     types::Type,
 };
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, error::Category};
 
 use crate::problem::ApiError;
 
 /// Bytes of a JSON body of the management API, at most.
 pub const JSON_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a JSON body that brings one payload, besides the payload.
+const EVENT_BYTES_BESIDES: usize = 64 * 1024;
+/// Bytes of a JSON body that brings many payloads, at most.
+pub const BATCH_BYTES_MAX: usize = 5 << 20;
+
+/// What a body brings, which decides how large it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brings {
+    /// Settings.
+    Settings,
+    /// One event with its payload.
+    Payload,
+    /// Many events with their payloads.
+    Payloads,
+}
+
+/// A type that is read from a JSON body.
+pub trait Input: Type + DeserializeOwned {
+    /// What it brings.
+    const BRINGS: Brings = Brings::Settings;
+}
+
+/// Bytes of one event's payload, at most: the configuration, as the routes carry it.
+#[derive(Clone, Copy, Debug)]
+pub struct PayloadBytesMax(pub usize);
+
+impl Brings {
+    fn bytes_max(self, request: &Request) -> usize {
+        let PayloadBytesMax(payload) = *request.data().expect("the routes carry the limit");
+        match self {
+            Self::Settings => JSON_BYTES_MAX,
+            Self::Payload => payload + EVENT_BYTES_BESIDES,
+            Self::Payloads => BATCH_BYTES_MAX.max(payload + EVENT_BYTES_BESIDES),
+        }
+    }
+}
 
 /// A JSON body as a `T`. Its media type is not looked at: whatever parses is JSON.
 #[derive(Debug)]
-pub struct JsonBody<T>(pub T);
+pub struct JsonBody<T> {
+    /// What it says.
+    pub value: T,
+    /// How it says it.
+    pub bytes: Bytes,
+}
 
 /// A JSON merge patch (RFC 7396), described as a `T` whose fields are all optional.
 #[derive(Debug)]
@@ -29,7 +71,7 @@ pub struct MergePatch<T>(pub Value, PhantomData<T>);
 ///
 /// # Errors
 /// Too large, or broken off.
-pub async fn read(body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
+pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
     body.into_bytes_limit(bytes_max).await.map_err(|error| match error {
         ReadBodyError::PayloadTooLarge => ApiError::payload_too_large(bytes_max),
         _ => ApiError::bad_request("the body broke off"),
@@ -41,11 +83,31 @@ pub async fn read(body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError
 /// # Errors
 /// Unprocessable.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let message = error.inner().to_string();
-        let field = field_of(&error.path().to_string(), &message);
-        ApiError::invalid(&field, message)
-    })
+    serde_path_to_error::deserialize(value).map_err(unfit)
+}
+
+/// Turns a body into a `T`, or says why it is not JSON, or names the field that does not fit.
+fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let not_json = |error: &serde_json::Error| ApiError::bad_request(format!("the body is not JSON: {error}"));
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        // An array would be taken for a struct's fields in order.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_json(&error))?;
+        return Err(ApiError::invalid("(body)", "must be a JSON object"));
+    }
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.inner().classify() {
+        Category::Data => unfit(error),
+        Category::Io | Category::Syntax | Category::Eof => not_json(error.inner()),
+    })?;
+    json.end().map_err(|error| not_json(&error))?;
+    Ok(value)
+}
+
+fn unfit(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let message = error.inner().to_string();
+    // The place in the text tells less than the path of the field.
+    let message = message.split(" at line ").next().unwrap_or(&message);
+    ApiError::invalid(&field_of(&error.path().to_string(), message), message)
 }
 
 /// The path of the field that is meant: for a field that is missing or unknown, serde names its parent and tells the
@@ -62,10 +124,9 @@ fn field_of(path: &str, message: &str) -> String {
     }
 }
 
-async fn parse(body: &mut RequestBody) -> Result<Value, ApiError> {
+async fn take(body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, ApiError> {
     let body = body.take().map_err(|_| ApiError::bad_request("there is no body"))?;
-    let bytes = read(body, JSON_BYTES_MAX).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
+    read(body, bytes_max).await
 }
 
 fn request_meta<T: Type>(content_type: &'static str) -> MetaRequest {
@@ -73,7 +134,7 @@ fn request_meta<T: Type>(content_type: &'static str) -> MetaRequest {
     MetaRequest { description: None, content, required: true }
 }
 
-impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
+impl<'a, T: Input> ApiExtractor<'a> for JsonBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
 
     type ParamType = ();
@@ -87,8 +148,13 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
         Some(request_meta::<T>("application/json"))
     }
 
-    async fn from_request(_: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        Ok(Self(from_value(parse(body).await?)?))
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = take(body, T::BRINGS.bytes_max(request)).await?;
+        Ok(Self { value: from_bytes(&bytes)?, bytes })
     }
 }
 
@@ -107,7 +173,7 @@ impl<'a, T: Type> ApiExtractor<'a> for MergePatch<T> {
     }
 
     async fn from_request(_: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        Ok(Self(parse(body).await?, PhantomData))
+        Ok(Self(from_bytes(&take(body, JSON_BYTES_MAX).await?)?, PhantomData))
     }
 }
 

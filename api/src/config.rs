@@ -31,6 +31,8 @@ pub struct Config {
     pub admin_key: AdminKey,
     /// Bytes of an event's payload, at most.
     pub payload_bytes_max: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_key_ttl_seconds: u32,
     /// How long requests may take to finish when the api is told to stop.
     pub shutdown_timeout: Duration,
 }
@@ -54,6 +56,7 @@ impl Config {
         let listen = env.get("POSTRIDER_API_LISTEN", "127.0.0.1:8080");
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
+        let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
         stage?;
         Some(Self {
@@ -63,6 +66,7 @@ impl Config {
             listen: listen?,
             admin_key: admin_key?,
             payload_bytes_max: payload_bytes_max? as usize,
+            idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             shutdown_timeout: shutdown_timeout?,
         })
     }

@@ -9,16 +9,16 @@ use poem_openapi::{
 use postrider_core::{
     dead_letter::{self, DeadLetter, Filter, Resolved},
     delivery,
-    id::{DeliveryId, SubscriptionId},
+    id::DeliveryId,
 };
 use serde::Deserialize;
 
 use crate::{
     App, Tag,
-    auth::Admin,
-    body::JsonBody,
-    deliveries::{DeliveryView, view as delivery_view},
-    find,
+    access::Access,
+    auth::{Key, Manage, Read},
+    body::{Input, JsonBody},
+    delivery_view::{DeliveryView, view as delivery_view},
     list::{List, Wanted},
     problem::ApiError,
 };
@@ -45,6 +45,8 @@ pub struct DeadLetterView {
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct DeadLetterFilter {
+    /// Only this tenant's.
+    tenant_id: Option<String>,
     /// Only this subscription's.
     subscription_id: Option<String>,
     /// Only those that died at this time or later (RFC 3339).
@@ -64,7 +66,12 @@ pub struct PurgeFilter {
     until: DateTime<Utc>,
     /// Only this subscription's.
     subscription_id: Option<String>,
+    /// Only this tenant's.
+    tenant_id: Option<String>,
 }
+
+impl Input for DeadLetterFilter {}
+impl Input for PurgeFilter {}
 
 /// How many a bulk call has changed.
 #[derive(Debug, Object)]
@@ -81,7 +88,9 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters", method = "get", operation_id = "list_dead_letters")]
     async fn list(
         &self,
-        _admin: Admin,
+        key: Key<Read>,
+        /// Only this tenant's.
+        tenant_id: Query<Option<String>>,
         /// Only this subscription's.
         subscription_id: Query<Option<String>>,
         /// Only those that died at this time or later (RFC 3339).
@@ -95,24 +104,32 @@ impl DeadLettersApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeadLetterView>>, ApiError> {
-        let filter = filter(subscription_id.0.as_deref(), since.0, until.0, include_resolved.0)?;
+        let meant = DeadLetterFilter {
+            tenant_id: tenant_id.0,
+            subscription_id: subscription_id.0,
+            since: since.0,
+            until: until.0,
+            include_resolved: include_resolved.0,
+        };
+        let filter = self.filter(&key, meant).await?;
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: DeliveryId| id.0)?;
-        let found = dead_letter::list(&self.0.pool, filter, wanted.page()).await?;
-        Ok(Json(wanted.list(found, |one| one.delivery.id, view)))
+        let found = dead_letter::list(&self.0.pool, &filter, wanted.page()).await?;
+        Ok(Json(wanted.found(found, |one| one.delivery.id, |id| DeliveryId(id).to_string(), view)))
     }
 
     /// Get a dead letter
     #[oai(path = "/dead-letters/:id", method = "get", operation_id = "get_dead_letter")]
-    async fn get(&self, _admin: Admin, id: Path<String>) -> One {
-        Ok(Json(view(&dead_letter::get(&self.0.pool, find(&id.0, "dead letter")?).await?)))
+    async fn get(&self, key: Key<Read>, id: Path<String>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&dead_letter::get(&self.0.pool, id).await?)))
     }
 
     /// Retry a dead letter
     ///
     /// It gets a fresh round of attempts by its subscription's policy, and leaves this list.
     #[oai(path = "/dead-letters/:id/retry", method = "post", operation_id = "retry_dead_letter")]
-    async fn retry(&self, _admin: Admin, id: Path<String>) -> Result<Json<DeliveryView>, ApiError> {
-        let id = find(&id.0, "dead letter")?;
+    async fn retry(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<DeliveryView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
         dead_letter::get(&self.0.pool, id).await?;
         Ok(Json(delivery_view(&delivery::retry(&self.0.pool, id).await?)))
     }
@@ -121,18 +138,18 @@ impl DeadLettersApi {
     ///
     /// It stays dead, and is not listed any more unless asked for.
     #[oai(path = "/dead-letters/:id/resolve", method = "post", operation_id = "resolve_dead_letter")]
-    async fn resolve(&self, _admin: Admin, id: Path<String>) -> One {
-        Ok(Json(view(&dead_letter::resolve(&self.0.pool, find(&id.0, "dead letter")?).await?)))
+    async fn resolve(&self, key: Key<Manage>, id: Path<String>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&dead_letter::resolve(&self.0.pool, id).await?)))
     }
 
     /// Retry many dead letters
     ///
     /// The oldest first, at most 10000 a call. Those whose event or subscription is gone are left.
     #[oai(path = "/dead-letters/retry", method = "post", operation_id = "retry_dead_letters")]
-    async fn retry_many(&self, _admin: Admin, body: JsonBody<DeadLetterFilter>) -> Result<Json<Count>, ApiError> {
-        let wanted = body.0;
-        let filter = filter(wanted.subscription_id.as_deref(), wanted.since, wanted.until, wanted.include_resolved)?;
-        let count = dead_letter::retry_many(&self.0.pool, filter).await?;
+    async fn retry_many(&self, key: Key<Manage>, body: JsonBody<DeadLetterFilter>) -> Result<Json<Count>, ApiError> {
+        let filter = self.filter(&key, body.value).await?;
+        let count = dead_letter::retry_many(&self.0.pool, &filter, key.actor()).await?;
         Ok(Json(Count { count: count as u64 }))
     }
 
@@ -141,22 +158,32 @@ impl DeadLettersApi {
     /// Takes those that died before a time off this list, resolved ones too, at most 10000 a call. The deliveries and
     /// their attempts stay until retention removes them.
     #[oai(path = "/dead-letters/purge", method = "post", operation_id = "purge_dead_letters")]
-    async fn purge(&self, _admin: Admin, body: JsonBody<PurgeFilter>) -> Result<Json<Count>, ApiError> {
-        let filter = filter(body.0.subscription_id.as_deref(), None, Some(body.0.until), Some(true))?;
-        Ok(Json(Count { count: dead_letter::purge(&self.0.pool, filter).await? }))
+    async fn purge(&self, key: Key<Manage>, body: JsonBody<PurgeFilter>) -> Result<Json<Count>, ApiError> {
+        let PurgeFilter { until, subscription_id, tenant_id } = body.value;
+        let meant = DeadLetterFilter {
+            tenant_id,
+            subscription_id,
+            since: None,
+            until: Some(until),
+            include_resolved: Some(true),
+        };
+        let filter = self.filter(&key, meant).await?;
+        Ok(Json(Count { count: dead_letter::purge(&self.0.pool, &filter, key.actor()).await? }))
     }
 }
 
-fn filter(
-    subscription: Option<&str>,
-    since: Option<DateTime<Utc>>,
-    until: Option<DateTime<Utc>>,
-    include_resolved: Option<bool>,
-) -> Result<Filter, ApiError> {
-    let subscription = subscription.map(str::parse::<SubscriptionId>).transpose();
-    let subscription = subscription.map_err(|why| ApiError::invalid("subscription_id", why.to_string()))?;
-    let resolved = if include_resolved.unwrap_or(false) { Resolved::Included } else { Resolved::Excluded };
-    Ok(Filter { subscription, since, until, resolved })
+impl DeadLettersApi {
+    async fn filter(&self, access: &Access, meant: DeadLetterFilter) -> Result<Filter, ApiError> {
+        let subscription = meant.subscription_id.as_deref();
+        let resolved = if meant.include_resolved.unwrap_or(false) { Resolved::Included } else { Resolved::Excluded };
+        Ok(Filter {
+            tenant_id: access.lists(meant.tenant_id.as_deref())?,
+            subscription: access.find_named(&self.0.pool, "subscription_id", subscription).await?,
+            since: meant.since,
+            until: meant.until,
+            resolved,
+        })
+    }
 }
 
 fn view(letter: &DeadLetter) -> DeadLetterView {

@@ -1,161 +1,106 @@
 //! `/deliveries`: what was owed to whom, how far it has come, and every attempt at it.
 
-use std::collections::BTreeMap;
-
-use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use poem_openapi::{
-    Enum, Object, OpenApi,
-    param::{Path, Query},
+    OpenApi,
+    param::{Header, Path, Query},
     payload::Json,
+    types::ToJSON,
 };
 use postrider_core::{
-    attempt::{self, Attempt},
-    delivery::{self, Delivery, Filter, Status},
+    attempt, delivery,
+    delivery_list::{self, Filter},
     id::{DeliveryId, EventId, SubscriptionId},
+    idempotency::Made,
+    replay_now,
 };
 
 use crate::{
     App, Tag,
-    auth::Admin,
-    find,
-    list::{List, Wanted},
+    auth::{Ingest, Key, Manage, Read},
+    body::JsonBody,
+    delivery_view::{AttemptList, DeliveryView, StatusName, attempt_view, view},
+    inline_deliveries::{self, InlineDeliveryInput, InlineResponse},
+    list::{self, List, Wanted},
+    once::kept,
     problem::ApiError,
+    replays::{Replayed, ReplayedResponse},
 };
 
 /// The delivery routes.
 pub struct DeliveriesApi(pub App);
 
-/// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
-pub enum StatusName {
-    /// Waiting for its first or next attempt.
-    Pending,
-    /// A worker is at it.
-    InFlight,
-    /// The receiver has it.
-    Succeeded,
-    /// Out of attempts, or refused for good.
-    DeadLetter,
-    /// Called off before it succeeded.
-    Canceled,
-}
-
-impl From<Status> for StatusName {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Pending => Self::Pending,
-            Status::InFlight => Self::InFlight,
-            Status::Succeeded => Self::Succeeded,
-            Status::DeadLetter => Self::DeadLetter,
-            Status::Canceled => Self::Canceled,
-        }
-    }
-}
-
-impl From<StatusName> for Status {
-    fn from(name: StatusName) -> Self {
-        match name {
-            StatusName::Pending => Self::Pending,
-            StatusName::InFlight => Self::InFlight,
-            StatusName::Succeeded => Self::Succeeded,
-            StatusName::DeadLetter => Self::DeadLetter,
-            StatusName::Canceled => Self::Canceled,
-        }
-    }
-}
-
-/// A delivery: one event owed to one subscription.
-#[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
-pub struct DeliveryView {
-    /// Its id.
-    id: String,
-    /// What is delivered.
-    event_id: String,
-    /// To whom.
-    subscription_id: String,
-    /// The event's type; absent once retention has removed the event.
-    event_type: Option<String>,
-    /// Where it stands.
-    status: StatusName,
-    /// Attempts so far, one that is under way included.
-    attempt_count: u16,
-    /// When the next attempt is due; only while pending.
-    next_attempt_at: Option<DateTime<Utc>>,
-    /// HTTP status of the last finished attempt, where an answer arrived.
-    last_status_code: Option<u16>,
-    /// Why the last finished attempt failed.
-    last_error: Option<String>,
-    /// When it came to be.
-    created_at: DateTime<Utc>,
-    /// When it came to its end.
-    finished_at: Option<DateTime<Utc>>,
-}
-
-/// One HTTP try of a delivery.
-#[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
-pub struct AttemptView {
-    /// 1 is the first.
-    number: u16,
-    /// When the request began.
-    started_at: DateTime<Utc>,
-    /// Milliseconds until the answer was read or the attempt failed; absent where the worker died meanwhile.
-    duration_ms: Option<u32>,
-    /// HTTP status, where an answer arrived.
-    status_code: Option<u16>,
-    /// Why it failed: `http_status`, `timeout`, `dns`, `connect`, `tls`, `blocked_target`, `protocol`, `shutdown`,
-    /// `payload_gone` or `lease_lost`; absent for a success.
-    error_kind: Option<String>,
-    /// What happened, for a person.
-    error: Option<String>,
-    /// The first 64 response headers, values of one name joined by `, `.
-    response_headers: Option<BTreeMap<String, String>>,
-    /// The first 16 KiB of the response body, where they are text.
-    response_body: Option<String>,
-    /// The same as base64, where they are not text.
-    response_body_base64: Option<String>,
-    /// Whether the response body was longer.
-    response_truncated: bool,
-}
-
-/// All attempts of a delivery.
-#[derive(Debug, Object)]
-pub struct AttemptList {
-    /// First to last.
-    data: Vec<AttemptView>,
-}
-
 type One = Result<Json<DeliveryView>, ApiError>;
 
 #[OpenApi(tag = "Tag::Deliveries")]
 impl DeliveriesApi {
+    /// Deliver to a URL
+    ///
+    /// An event for one URL, without a subscription: the same checks of the target, the same retries, the same log.
+    #[oai(path = "/deliveries", method = "post", operation_id = "create_delivery")]
+    async fn create(
+        &self,
+        key: Key<Ingest>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
+        /// asks for something else.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: JsonBody<InlineDeliveryInput>,
+    ) -> Result<InlineResponse, ApiError> {
+        let created = inline_deliveries::create(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
+        Ok(InlineResponse::Accepted(Json(created)))
+    }
+
     /// List deliveries
+    ///
+    /// A page is found by a bounded look: where few deliveries pass the filters, it may be short or empty and have a
+    /// `next_cursor` all the same.
     #[oai(path = "/deliveries", method = "get", operation_id = "list_deliveries")]
     async fn list(
         &self,
-        _admin: Admin,
+        key: Key<Read>,
+        /// Only this tenant's.
+        tenant_id: Query<Option<String>>,
         /// Only this subscription's.
         subscription_id: Query<Option<String>>,
+        /// Only those of this event.
+        event_id: Query<Option<String>>,
+        /// Only those that this replay of a range has made.
+        replay_id: Query<Option<String>>,
         /// Only those that stand so.
         status: Query<Option<StatusName>>,
+        /// Only those of events of exactly this type.
+        event_type: Query<Option<String>>,
+        /// Only those of events with this entry in their metadata, as `key:value`; may be repeated.
+        metadata: Query<Vec<String>>,
+        /// Only those that came to be at this time or later (RFC 3339).
+        since: Query<Option<DateTime<Utc>>>,
+        /// Only those that came to be before this time (RFC 3339).
+        until: Query<Option<DateTime<Utc>>>,
         /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
-        let subscription = subscription_id.0.map(|text| text.parse::<SubscriptionId>()).transpose();
-        let subscription = subscription.map_err(|why| ApiError::invalid("subscription_id", why.to_string()))?;
-        self.page(Filter { subscription, status: status.0.map(Into::into) }, limit.0, cursor.0).await
+        let pool = &self.0.pool;
+        let filter = Filter {
+            tenant_id: key.lists(tenant_id.0.as_deref())?,
+            subscription: key.find_named(pool, "subscription_id", subscription_id.0.as_deref()).await?,
+            event: key.find_named(pool, "event_id", event_id.0.as_deref()).await?,
+            replay: key.find_named(pool, "replay_id", replay_id.0.as_deref()).await?,
+            status: status.0.map(Into::into),
+            event_type: list::parsed("event_type", event_type.0.as_deref())?,
+            metadata: list::metadata(metadata.0)?,
+            span: list::span(since.0, until.0)?,
+        };
+        self.page(&filter, limit.0, cursor.0).await
     }
 
     /// List a subscription's deliveries
     #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "list_subscription_deliveries")]
     async fn list_of_subscription(
         &self,
-        _admin: Admin,
+        key: Key<Read>,
         id: Path<String>,
         /// Only those that stand so.
         status: Query<Option<StatusName>>,
@@ -164,21 +109,44 @@ impl DeliveriesApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
-        let subscription = self.0.subscriptions.get(find(&id.0, "subscription")?).await?.id;
-        let filter = Filter { subscription: Some(subscription), status: status.0.map(Into::into) };
-        self.page(filter, limit.0, cursor.0).await
+        let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
+        self.0.subscriptions.get(id).await?;
+        let filter = Filter { subscription: Some(id), status: status.0.map(Into::into), ..Filter::default() };
+        self.page(&filter, limit.0, cursor.0).await
+    }
+
+    /// List an event's deliveries
+    ///
+    /// Those that were made with it, and its replays.
+    #[oai(path = "/events/:id/deliveries", method = "get", operation_id = "list_event_deliveries")]
+    async fn list_of_event(
+        &self,
+        key: Key<Read>,
+        id: Path<String>,
+        /// Only those that stand so.
+        status: Query<Option<StatusName>>,
+        /// Items of a page, 1 to 250; 50 where absent.
+        limit: Query<Option<u32>>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<List<DeliveryView>>, ApiError> {
+        let id: EventId = key.find(&self.0.pool, &id.0).await?;
+        postrider_core::event::get(&self.0.pool, id).await?;
+        let filter = Filter { event: Some(id), status: status.0.map(Into::into), ..Filter::default() };
+        self.page(&filter, limit.0, cursor.0).await
     }
 
     /// Get a delivery
     #[oai(path = "/deliveries/:id", method = "get", operation_id = "get_delivery")]
-    async fn get(&self, _admin: Admin, id: Path<String>) -> One {
-        Ok(Json(view(&delivery::get(&self.0.pool, find(&id.0, "delivery")?).await?)))
+    async fn get(&self, key: Key<Read>, id: Path<String>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&delivery::get(&self.0.pool, id).await?)))
     }
 
     /// List a delivery's attempts
     #[oai(path = "/deliveries/:id/attempts", method = "get", operation_id = "list_attempts")]
-    async fn attempts(&self, _admin: Admin, id: Path<String>) -> Result<Json<AttemptList>, ApiError> {
-        let id = find::<DeliveryId>(&id.0, "delivery")?;
+    async fn attempts(&self, key: Key<Read>, id: Path<String>) -> Result<Json<AttemptList>, ApiError> {
+        let id: DeliveryId = key.find(&self.0.pool, &id.0).await?;
         delivery::get(&self.0.pool, id).await?;
         let attempts = attempt::list(&self.0.pool, id).await?;
         Ok(Json(AttemptList { data: attempts.into_iter().map(attempt_view).collect() }))
@@ -187,71 +155,56 @@ impl DeliveriesApi {
     /// Retry a delivery now
     ///
     /// A pending one is attempted at once; a finished one, succeeded ones included, is put back for a fresh round of
-    /// attempts by its subscription's policy. Its attempts go on counting.
+    /// attempts by its policy. Its attempts go on counting.
     #[oai(path = "/deliveries/:id/retry", method = "post", operation_id = "retry_delivery")]
-    async fn retry(&self, _admin: Admin, id: Path<String>) -> One {
-        Ok(Json(view(&delivery::retry(&self.0.pool, find(&id.0, "delivery")?).await?)))
+    async fn retry(&self, key: Key<Manage>, id: Path<String>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&delivery::retry(&self.0.pool, id).await?)))
     }
 
     /// Cancel a pending delivery
     #[oai(path = "/deliveries/:id/cancel", method = "post", operation_id = "cancel_delivery")]
-    async fn cancel(&self, _admin: Admin, id: Path<String>) -> One {
-        Ok(Json(view(&delivery::cancel(&self.0.pool, find(&id.0, "delivery")?).await?)))
+    async fn cancel(&self, key: Key<Manage>, id: Path<String>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&delivery::cancel(&self.0.pool, id).await?)))
+    }
+
+    /// Replay a finished delivery
+    ///
+    /// Makes a fresh delivery to the same place, which points to this one; this one stays as it is. Where it is a dead
+    /// letter, that is marked resolved.
+    #[oai(path = "/deliveries/:id/replay", method = "post", operation_id = "replay_delivery")]
+    async fn replay(
+        &self,
+        key: Key<Manage>,
+        id: Path<String>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+    ) -> Result<ReplayedResponse, ApiError> {
+        let pool = &self.0.pool;
+        let id: DeliveryId = key.find(pool, &id.0).await?;
+        let tenant = delivery::get(pool, id).await?.tenant_id;
+        let route = format!("POST /deliveries/{id}/replay");
+        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &[])?;
+        let answer = |fresh| Replayed::of(&[fresh]).to_json_string().into_bytes();
+        let made = replay_now::of_delivery(pool, &self.0.keyring, id, once.as_ref(), answer).await?;
+        Ok(ReplayedResponse::Accepted(Json(match made {
+            Made::New(fresh) => Replayed::of(&[fresh]),
+            Made::Again(answer) => kept(&answer)?,
+        })))
     }
 }
 
 impl DeliveriesApi {
     async fn page(
         &self,
-        filter: Filter,
+        filter: &Filter,
         limit: Option<u32>,
         cursor: Option<String>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let wanted = Wanted::parse(limit, cursor.as_deref(), |id: DeliveryId| id.0)?;
-        let found = delivery::list(&self.0.pool, filter, wanted.page()).await?;
-        Ok(Json(wanted.list(found, |one| one.id, view)))
-    }
-}
-
-/// A delivery as it is shown.
-pub(crate) fn view(delivery: &Delivery) -> DeliveryView {
-    DeliveryView {
-        id: delivery.id.to_string(),
-        event_id: EventId(delivery.event_id).to_string(),
-        subscription_id: SubscriptionId(delivery.subscription_id).to_string(),
-        event_type: delivery.event_type.clone(),
-        status: delivery.status.into(),
-        attempt_count: delivery.attempt_count.unsigned_abs(),
-        next_attempt_at: delivery.next_attempt_at,
-        last_status_code: delivery.last_status_code.map(i16::unsigned_abs),
-        last_error: delivery.last_error.clone(),
-        created_at: delivery.created_at,
-        finished_at: delivery.finished_at,
-    }
-}
-
-fn attempt_view(attempt: Attempt) -> AttemptView {
-    let (text, base64) = match attempt.response_body.map(String::from_utf8) {
-        None => (None, None),
-        Some(Ok(text)) => (Some(text), None),
-        Some(Err(bytes)) => (None, Some(BASE64_STANDARD.encode(bytes.as_bytes()))),
-    };
-    let joined = |headers: Vec<(String, String)>| {
-        headers.into_iter().fold(BTreeMap::<String, String>::new(), |mut joined, (name, value)| {
-            joined.entry(name).and_modify(|values| values.extend([", ", &value])).or_insert(value);
-            joined
-        })
-    };
-    AttemptView {
-        number: attempt.number.unsigned_abs(),
-        started_at: attempt.started_at,
-        duration_ms: attempt.duration_ms.map(i32::unsigned_abs),
-        status_code: attempt.status_code.map(i16::unsigned_abs),
-        error_kind: attempt.error_kind,
-        error: attempt.error,
-        response_headers: attempt.response_headers.map(|headers| joined(headers.0)),
-        response_body: text,
-        response_body_base64: base64,
-        response_truncated: attempt.response_truncated,
+        let found = delivery_list::list(&self.0.pool, filter, wanted.page()).await?;
+        Ok(Json(wanted.found(found, |one| one.id, |id| DeliveryId(id).to_string(), view)))
     }
 }

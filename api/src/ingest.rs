@@ -1,5 +1,7 @@
 //! `POST /webhooks/ingest/{subscription_id}`: whatever arrives is the payload. The answer is sent after the commit.
 
+use std::collections::BTreeMap;
+
 use poem::Request;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
@@ -7,14 +9,17 @@ use poem_openapi::{
     payload::{Binary, Json},
 };
 use postrider_core::{
-    event::{CONTENT_TYPE_CHARACTERS_MAX, CONTENT_TYPE_DEFAULT, NewEvent},
+    accept::{Accepted, EventKey, NewDelivery, NewEvent},
+    audience::Facts,
+    event::{CONTENT_TYPE_CHARACTERS_MAX, CONTENT_TYPE_DEFAULT},
     event_type::EventType,
     id::{DeliveryId, EventId, SubscriptionId},
-    queue::NewDelivery,
+    idempotency::{KEY_CHARACTERS_MAX, Source, fingerprint, key},
     subscription::{State, Subscription},
+    validation::{self, Problems},
 };
 
-use crate::{App, Tag, auth::IngestCredential, body, find, problem::ApiError};
+use crate::{App, Tag, auth::IngestCredential, body, problem::ApiError};
 
 /// The ingest routes.
 pub struct IngestApi(pub App);
@@ -33,8 +38,8 @@ pub enum AcceptedStatus {
 
 /// An accepted event.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
-pub struct Accepted {
+#[oai(skip_serializing_if_is_none, rename = "Accepted")]
+pub struct Shown {
     /// The event's id; its receiver sees it as `webhook-id`.
     event_id: String,
     /// The delivery it caused, where it caused one.
@@ -48,7 +53,7 @@ pub struct Accepted {
 pub enum IngestResponse {
     /// The event is on disk. Nothing that was answered so is lost.
     #[oai(status = 202)]
-    Accepted(Json<Accepted>),
+    Accepted(Json<Shown>),
 }
 
 #[OpenApi]
@@ -68,53 +73,112 @@ impl IngestApi {
         /// The event's type: segments of letters, digits, `_` and `-`, joined by dots. `webhook.received` where absent.
         #[oai(name = "X-Event-Type")]
         event_type: Header<Option<String>>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
+        /// asks for something else.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        /// What the event is to be kept in order with; at most 255 characters. Stored, not yet acted upon.
+        #[oai(name = "X-Ordering-Key")]
+        ordering_key: Header<Option<String>>,
         request: &Request,
         payload: Binary<poem::Body>,
     ) -> Result<IngestResponse, ApiError> {
-        let id = find::<SubscriptionId>(&subscription_id.0, "subscription")?;
+        let id: SubscriptionId = subscription_id.0.parse().map_err(|_| ApiError::not_found("subscription"))?;
         // Nobody's body is read for a subscription that is not there.
         let subscription = self.0.cache.get(id).await?.ok_or_else(|| ApiError::not_found("subscription"))?;
         let payload = body::read(payload.0, self.0.payload_bytes_max).await?;
         credential.check(&subscription, &payload)?;
-        let event_type = match &event_type.0 {
-            Some(text) => text.parse().map_err(|why: String| ApiError::invalid("X-Event-Type", why))?,
-            None => EventType::default(),
-        };
         let content_type = request.content_type().unwrap_or(CONTENT_TYPE_DEFAULT);
-        if content_type.len() > CONTENT_TYPE_CHARACTERS_MAX {
-            return Err(ApiError::invalid("Content-Type", "must be at most 255 bytes long"));
-        }
-
-        let status = verdict(&subscription, &event_type);
+        let event_type = Self::check(event_type.0.as_deref(), content_type, ordering_key.0.as_deref())?;
+        let metadata = BTreeMap::new();
+        let status = verdict(&subscription, &Facts::new(&event_type, &metadata, &payload));
+        let event_id = EventId::new();
+        let key = match &idempotency_key.0 {
+            None => None,
+            Some(text) => Some(EventKey {
+                text: key(Source::Header, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?,
+                fingerprint: fingerprint([
+                    b"POST /webhooks/ingest",
+                    id.0.as_bytes().as_slice(),
+                    event_type.as_str().as_bytes(),
+                    content_type.as_bytes(),
+                    ordering_key.0.as_deref().unwrap_or_default().as_bytes(),
+                    &payload,
+                ]),
+                verdict: status as u8,
+            }),
+        };
+        let delivery = (status == AcceptedStatus::Pending)
+            .then(|| NewDelivery { id: DeliveryId::of(event_id), subscription_id: id });
         let event = NewEvent {
-            id: EventId::new(),
+            id: event_id,
             tenant_id: subscription.tenant_id.clone(),
             event_type,
             posted_to: Some(id),
             content_type: content_type.to_owned(),
             payload,
+            metadata,
+            external_id: None,
+            ordering_key: ordering_key.0,
+            deliver_at: None,
+            expires_at: None,
+            key,
+            deliveries: delivery.into_iter().collect(),
         };
-        let event_id = event.id;
-        let delivery = (status == AcceptedStatus::Pending).then(|| NewDelivery {
-            id: DeliveryId::new(),
-            event_id,
-            subscription_id: id,
-            lane_id: id.0,
-        });
-        self.0.intake.accept(event, delivery.into_iter().collect()).await?;
-        metrics::counter!("postrider_events_accepted_total").increment(1);
-        Ok(IngestResponse::Accepted(Json(Accepted {
-            event_id: event_id.to_string(),
-            delivery_id: delivery.map(|delivery| delivery.id.to_string()),
-            status,
+        let accepted = self.0.intake.accept(vec![event]).await?.into_iter().next();
+        Ok(IngestResponse::Accepted(Json(match accepted {
+            Some(Accepted::Again { event_id, verdict, delivery_ids }) => {
+                Shown::new(event_id, delivery_ids.first().copied(), AcceptedStatus::from_verdict(verdict))
+            }
+            Some(Accepted::New | Accepted::KeyReused) | None => {
+                metrics::counter!("postrider_events_accepted_total").increment(1);
+                Shown::new(event_id, delivery.map(|delivery| delivery.id), status)
+            }
         })))
     }
 }
 
-fn verdict(subscription: &Subscription, event_type: &EventType) -> AcceptedStatus {
+impl Shown {
+    /// An event that was accepted.
+    #[must_use]
+    pub fn new(event_id: EventId, delivery_id: Option<DeliveryId>, status: AcceptedStatus) -> Self {
+        Self { event_id: event_id.to_string(), delivery_id: delivery_id.map(|id| id.to_string()), status }
+    }
+}
+
+impl IngestApi {
+    /// Checks what the headers say.
+    fn check(event_type: Option<&str>, content_type: &str, ordering_key: Option<&str>) -> Result<EventType, ApiError> {
+        let mut problems = Problems::default();
+        let event_type = match event_type {
+            Some(text) => problems.take("X-Event-Type", text.parse()),
+            None => Some(EventType::default()),
+        };
+        problems.require(
+            content_type.len() <= CONTENT_TYPE_CHARACTERS_MAX,
+            "Content-Type",
+            format!("must be at most {CONTENT_TYPE_CHARACTERS_MAX} bytes long"),
+        );
+        if let Some(text) = ordering_key {
+            problems.take("X-Ordering-Key", validation::text(text, KEY_CHARACTERS_MAX));
+        }
+        problems.into_result()?;
+        Ok(event_type.unwrap_or_default())
+    }
+}
+
+impl AcceptedStatus {
+    /// The status behind a byte that was kept with an answer.
+    fn from_verdict(verdict: u8) -> Self {
+        let known = [Self::Pending, Self::Filtered, Self::Disabled].into_iter().find(|known| *known as u8 == verdict);
+        known.unwrap_or(Self::Pending)
+    }
+}
+
+fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> AcceptedStatus {
     match subscription.state {
         State::Disabled => AcceptedStatus::Disabled,
-        State::Active | State::Paused if !subscription.wants(event_type) => AcceptedStatus::Filtered,
+        State::Active | State::Paused if !subscription.wants(facts) => AcceptedStatus::Filtered,
         State::Active | State::Paused => AcceptedStatus::Pending,
     }
 }

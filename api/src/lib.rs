@@ -1,43 +1,58 @@
 //! The api: HTTP in. Ingest, the management API, and their description as an `OpenAPI` document with Swagger UI.
 //!
 //! One file for each noun of the URL; [`routes`] puts them together, [`problem`] is every answer that is not a
-//! success, [`auth`] decides who may ask.
+//! success, [`auth`] says who asks, [`access`] what they may reach.
 
+pub mod access;
+pub mod api_keys;
+pub mod audit_log;
 pub mod auth;
 pub mod body;
 pub mod config;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod delivery_view;
+pub mod event_body;
 pub mod events;
 pub mod health;
 pub mod ingest;
+pub mod inline_deliveries;
 pub mod list;
+pub mod once;
 pub mod problem;
+pub mod publish;
+pub mod replays;
+pub mod retry_policy_body;
 pub mod routes;
 pub mod subscription_body;
 pub mod subscriptions;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use poem_openapi::Tags;
 use postrider_core::{
-    database::Session,
-    intake::Intake,
-    network::AddressPolicy,
-    subscription::Subscriptions,
-    subscription_cache::{self, SubscriptionCache},
+    api_key::ApiKeyCache, changes, database::Session, intake::Intake, network::AddressPolicy, seal::Keyring,
+    subscription_cache::SubscriptionCache, subscriptions::Subscriptions,
 };
 use sqlx::PgPool;
-use tokio::{net::TcpListener as TokioListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener as TokioListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::AdminKey, config::Config, problem::ApiError};
+use crate::{auth::AdminKey, config::Config, once::KeyTtl};
 
 /// Connections for the management API, the cache and its listener.
 const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
+
+/// Connections that store inline deliveries.
+const INLINE_CONNECTIONS_MAX: u32 = 4;
+/// How often it is written down when API keys were last used.
+const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a connection may say nothing, in the middle of a request or between two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -46,11 +61,16 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 #[derive(Clone)]
 pub struct App {
     pub(crate) pool: PgPool,
+    /// Stores inline deliveries.
+    pub(crate) inline: PgPool,
     pub(crate) intake: Intake,
     pub(crate) cache: SubscriptionCache,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) address_policy: AddressPolicy,
     pub(crate) admin_key: AdminKey,
+    pub(crate) keys: ApiKeyCache,
+    pub(crate) keyring: Keyring,
+    pub(crate) key_ttl: KeyTtl,
     pub(crate) payload_bytes_max: usize,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
@@ -62,13 +82,21 @@ pub(crate) enum Tag {
     Ingest,
     /// Who wants which events where.
     Subscriptions,
-    /// What was accepted.
+    /// Publishing events, and what was accepted.
     Events,
     /// What is owed to whom, and every attempt at it.
     Deliveries,
     /// Deliveries that were given up.
     #[oai(rename = "Dead letters")]
     DeadLetters,
+    /// A subscription's past, delivered again.
+    Replays,
+    /// Who may do what, for which tenant.
+    #[oai(rename = "API keys")]
+    ApiKeys,
+    /// Who changed what.
+    #[oai(rename = "Audit log")]
+    AuditLog,
     /// Watching over the process.
     Health,
 }
@@ -82,10 +110,14 @@ impl App {
         let ingest = config.database.pool(Session::Ingest, 1);
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
-        let (intake, writer) = Intake::start(ingest, wake);
+        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
         let app = Self {
             cache: SubscriptionCache::new(subscriptions.clone()),
+            keys: ApiKeyCache::new(pool.clone()),
             pool,
+            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            keyring: config.keyring.clone(),
+            key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },
             intake,
             subscriptions,
             address_policy: config.address_policy.clone(),
@@ -127,20 +159,34 @@ async fn serve<A: Acceptor + 'static>(
 ) -> anyhow::Result<()> {
     let (app, writer) = App::new(config, metrics);
     postrider_core::partition::ensure(&app.pool).await.context("partitions could not be created")?;
-    let changes = config.database.channel(subscription_cache::CHANNEL);
-    let following = tokio::spawn(app.cache.clone().follow(app.pool.clone(), changes));
+    let mut beside = JoinSet::new();
+    let (cache, keys) = (app.cache.clone(), app.keys.clone());
+    beside.spawn(changes::follow(app.pool.clone(), config.database.channel(changes::CHANNEL), move |change| {
+        let (cache, keys) = (cache.clone(), keys.clone());
+        async move {
+            cache.hear(&change).await;
+            keys.hear(&change).await;
+        }
+    }));
+    beside.spawn(write_down_key_uses(app.keys.clone()));
+    let keys = app.keys.clone();
     let server = poem::Server::new_with_acceptor(acceptor).idle_timeout(IDLE_TIMEOUT);
     let routes = routes::routes(&app);
     drop(app);
     let timeout = Some(config.shutdown_timeout);
     server.run_with_graceful_shutdown(routes, async move { stop.cancelled().await }, timeout).await?;
-    following.abort();
+    beside.shutdown().await;
+    let _ = keys.write_down_uses().await;
     // What was still waiting to be stored is stored and answered before the process ends.
     let _ = tokio::time::timeout(config.shutdown_timeout, writer).await;
     Ok(())
 }
 
-/// Reads an id from a path; what is not one cannot be found.
-pub(crate) fn find<I: FromStr>(text: &str, what: &str) -> Result<I, ApiError> {
-    text.parse().map_err(|_| ApiError::not_found(what))
+async fn write_down_key_uses(keys: ApiKeyCache) {
+    loop {
+        tokio::time::sleep(KEY_USES_EVERY).await;
+        if let Err(error) = keys.write_down_uses().await {
+            tracing::warn!(?error, "when API keys were last used was not written down");
+        }
+    }
 }

@@ -1,12 +1,16 @@
 //! What all lists share: newest first, `limit` and `cursor` in, `data` and `next_cursor` out.
 
-use std::{fmt::Display, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
+use chrono::{DateTime, Utc};
 use poem_openapi::{
     Object,
     types::{ParseFromJSON, ToJSON, Type},
 };
-use postrider_core::subscription::Page;
+use postrider_core::{
+    page::{Found, Page, Span},
+    settings::parse_metadata,
+};
 use uuid::Uuid;
 
 use crate::problem::ApiError;
@@ -56,13 +60,58 @@ impl Wanted {
     /// The answer, from what was fetched.
     pub fn list<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
         &self,
-        mut fetched: Vec<S>,
+        fetched: Vec<S>,
         id: impl Fn(&S) -> I,
         view: impl Fn(&S) -> T,
     ) -> List<T> {
-        let more = fetched.len() > self.limit;
-        fetched.truncate(self.limit);
-        let next_cursor = fetched.last().filter(|_| more).map(|last| id(last).to_string());
-        List { data: fetched.iter().map(view).collect(), next_cursor }
+        self.found(Found { items: fetched, examined_to: None }, id, |_| String::new(), view)
     }
+
+    /// The answer, from a bounded look: where that ended early, the page may be short and there is a next one all the
+    /// same, which begins where the look ended.
+    pub fn found<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
+        &self,
+        found: Found<S>,
+        id: impl Fn(&S) -> I,
+        cursor: impl Fn(Uuid) -> String,
+        view: impl Fn(&S) -> T,
+    ) -> List<T> {
+        let mut items = found.items;
+        let more = items.len() > self.limit;
+        items.truncate(self.limit);
+        let last = items.last().filter(|_| more).map(|last| id(last).to_string());
+        let next_cursor = last.or_else(|| found.examined_to.map(cursor));
+        List { data: items.iter().map(view).collect(), next_cursor }
+    }
+}
+
+/// The `since` and `until` of a list.
+///
+/// # Errors
+/// Unprocessable where the span ends before it begins.
+pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Result<Span, ApiError> {
+    if since.zip(until).is_some_and(|(since, until)| until < since) {
+        return Err(ApiError::invalid("until", "must not be before `since`"));
+    }
+    Ok(Span { since, until })
+}
+
+/// The `metadata` of a list: `key:value` each, all of which must be there.
+///
+/// # Errors
+/// Unprocessable.
+pub fn metadata(entries: Vec<String>) -> Result<Option<BTreeMap<String, String>>, ApiError> {
+    let entry = |entry: &String| entry.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let parsed: Option<BTreeMap<_, _>> = entries.iter().map(entry).collect();
+    let parsed = parsed.ok_or_else(|| ApiError::invalid("metadata", "must be `key:value`"))?;
+    let parsed = parse_metadata(parsed).map_err(|why| ApiError::invalid("metadata", why))?;
+    Ok(Some(parsed).filter(|entries| !entries.is_empty()))
+}
+
+/// A filter's word, or what is wrong with it.
+///
+/// # Errors
+/// Unprocessable.
+pub fn parsed<T: FromStr<Err: Display>>(field: &str, text: Option<&str>) -> Result<Option<T>, ApiError> {
+    text.map(str::parse).transpose().map_err(|why: T::Err| ApiError::invalid(field, why.to_string()))
 }

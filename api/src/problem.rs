@@ -8,7 +8,7 @@ use poem_openapi::{
     registry::{MetaSchemaRef, Registry},
     types::{ToJSON, Type},
 };
-use postrider_core::{Error, validation::Problems};
+use postrider_core::{Error, api_key::Scope, validation::Problems};
 
 /// Seconds after which a caller may try again when we are full or the database is away.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -78,6 +78,9 @@ pub enum ApiError {
         #[oai(header = "WWW-Authenticate")]
         String,
     ),
+    /// The key lacks the scope that this asks for.
+    #[oai(status = 403)]
+    Forbidden(ProblemJson),
     /// There is no such thing.
     #[oai(status = 404)]
     NotFound(ProblemJson),
@@ -125,6 +128,13 @@ impl ApiError {
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         let problem = problem(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         Self::Unauthorized(problem, "Bearer realm=\"postrider\"".to_owned())
+    }
+
+    /// The key lacks this scope.
+    #[must_use]
+    pub fn forbidden(scope: Scope) -> Self {
+        let detail = format!("this key lacks the scope `{scope}`");
+        Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
     }
 
     /// There is no such thing.
@@ -191,6 +201,12 @@ impl From<Error> for ApiError {
         match error {
             Error::NotFound(what) => Self::not_found(what),
             Error::Conflict(detail) => Self::Conflict(problem(StatusCode::CONFLICT, "conflict", detail)),
+            reused @ Error::KeyReused => {
+                Self::Conflict(problem(StatusCode::CONFLICT, "idempotency_key_reused", reused.to_string()))
+            }
+            Error::TooLarge(detail) => {
+                Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+            }
             Error::Invalid(problems) => {
                 let mut answer = problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid", problems.to_string());
                 let field = |problem: postrider_core::validation::Problem| FieldError {

@@ -14,14 +14,25 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 use crate::{
-    App, dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi,
-    ingest::IngestApi, problem::ApiError, subscriptions::SubscriptionsApi,
+    App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax,
+    dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi,
+    problem::ApiError, replays::ReplaysApi, subscriptions::SubscriptionsApi,
 };
 
 /// How long a request may take, reading its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Apis = (IngestApi, SubscriptionsApi, EventsApi, DeliveriesApi, DeadLettersApi, HealthApi);
+type Apis = (
+    IngestApi,
+    SubscriptionsApi,
+    EventsApi,
+    DeliveriesApi,
+    DeadLettersApi,
+    ReplaysApi,
+    ApiKeysApi,
+    AuditLogApi,
+    HealthApi,
+);
 
 /// Everything the api answers to, with its description.
 #[must_use]
@@ -32,6 +43,9 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         EventsApi(app.clone()),
         DeliveriesApi(app.clone()),
         DeadLettersApi(app.clone()),
+        ReplaysApi(app.clone()),
+        ApiKeysApi(app.clone()),
+        AuditLogApi(app.clone()),
         HealthApi(app.clone()),
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))
@@ -53,7 +67,8 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
         .at("/swagger", get(page).data(Arc::new(swagger)))
         .at("/openapi.json", get(document).data(Arc::new(spec)))
         .nest("/", service.into_endpoint())
-        .data(app.admin_key.clone())
+        .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone() })
+        .data(PayloadBytesMax(app.payload_bytes_max))
         .with(CatchPanic::new().with_handler(|_| ApiError::from(postrider_core::Error::internal("a handler panicked"))))
         .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed)))
 }

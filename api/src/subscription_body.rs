@@ -8,11 +8,12 @@ use poem_openapi::{Enum, Object};
 use postrider_core::{
     Result,
     event_type::EventTypePattern,
+    filter::{Filters, PayloadFilter},
     network::AddressPolicy,
-    retry_policy::{ATTEMPTS_MAX, ClientErrors, DELAY_SECONDS_MAX, RetryPolicy, Schedule},
+    retry_policy::RetryPolicy,
     settings::{
-        CustomHeaders, EVENT_TYPES_MAX, NAME_CHARACTERS_MAX, Settings, TENANT_CHARACTERS_MAX, TENANT_DEFAULT,
-        TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, parse_metadata,
+        CustomHeaders, EVENT_TYPES_MAX, NAME_CHARACTERS_MAX, Settings, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX,
+        TIMEOUT_MS_MIN, parse_metadata,
     },
     signature::SigningSecret,
     subscription::{State, Subscription},
@@ -20,6 +21,9 @@ use postrider_core::{
     validation::{self, Problems},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{body::Input, retry_policy_body::RetryPolicyBody};
 
 /// What a subscription should be.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, Object)]
@@ -33,6 +37,10 @@ pub struct SubscriptionInput {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[oai(default)]
     pub event_types: Vec<String>,
+    /// What else an event must be like.
+    #[serde(default, skip_serializing_if = "FiltersBody::is_empty")]
+    #[oai(default)]
+    pub filters: FiltersBody,
     /// What deliveries are signed with: `whsec_` and 24 to 64 bytes as base64. Made for you where absent; kept as it
     /// is where absent in a change.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +48,8 @@ pub struct SubscriptionInput {
     /// For people; at most 200 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whose it is; at most 64 characters, `default` where absent. It cannot be changed later.
+    /// Whose it is; at most 64 characters. The key's own tenant where absent, or else `default`. It cannot be changed
+    /// later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
     /// Headers sent with each attempt; at most 32, 8 KiB in all; stored sealed. Values of headers that sound secret are
@@ -67,6 +76,7 @@ pub struct SubscriptionInput {
 pub struct SubscriptionPatch {
     target_url: Option<String>,
     event_types: Option<Vec<String>>,
+    filters: Option<FiltersBody>,
     secret: Option<String>,
     name: Option<String>,
     headers: Option<BTreeMap<String, String>>,
@@ -75,32 +85,41 @@ pub struct SubscriptionPatch {
     timeout_ms: Option<u32>,
 }
 
-/// When a failed delivery is tried again: either `delays_seconds`, or all of `max_attempts`, `initial_seconds`,
-/// `factor` and `max_seconds`. Each wait is lengthened by up to a tenth at random, and never shortened.
+/// What an event must be like, besides its type.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields, skip_serializing_if_is_none)]
-pub struct RetryPolicyBody {
-    /// Seconds to wait after each failed attempt but the last: n waits mean n + 1 attempts. At most 99 waits of at
-    /// most 7 days.
+#[oai(deny_unknown_fields, skip_serializing_if_is_none, skip_serializing_if_is_empty)]
+pub struct FiltersBody {
+    /// Entries that its metadata must have, key by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[oai(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// Conditions on a JSON payload: `{"order.total": {"$gte": 100}, "currency": "EUR"}`. Operators are `$eq $ne $gt
+    /// $gte $lt $lte $in $nin $exists $startsWith $endsWith`, and `$and $or $not` around conditions. At most 100
+    /// conditions, 16 deep, 16 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub delays_seconds: Option<Vec<u32>>,
-    /// Attempts in all, 1 to 100.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_attempts: Option<u16>,
-    /// Seconds of the first wait, at least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initial_seconds: Option<u32>,
-    /// What each wait is multiplied by, 1 to 10.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub factor: Option<f64>,
-    /// Seconds of the longest wait, at most 7 days.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_seconds: Option<u32>,
-    /// Whether a 4xx answer is worth a retry (408, 409, 425 and 429 always are, 410 never is); true where absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_client_errors: Option<bool>,
+    pub payload: Option<Value>,
 }
+
+impl FiltersBody {
+    fn is_empty(&self) -> bool {
+        self.metadata.is_empty() && self.payload.is_none()
+    }
+
+    fn of(filters: &Filters) -> Self {
+        let payload = filters.payload.as_ref().map(|filter| filter.source().clone());
+        Self { metadata: filters.metadata.clone(), payload }
+    }
+
+    fn parse(self, problems: &mut Problems) -> Filters {
+        let metadata = problems.take("filters.metadata", parse_metadata(self.metadata)).unwrap_or_default();
+        let payload = self.payload.as_ref().map(PayloadFilter::parse);
+        let payload = payload.and_then(|parsed| problems.take("filters.payload", parsed));
+        Filters { metadata, payload }
+    }
+}
+
+impl Input for SubscriptionInput {}
 
 /// Whether deliveries are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -128,6 +147,8 @@ pub struct SubscriptionView {
     pub target_url: String,
     /// Which events; empty means all.
     pub event_types: Vec<String>,
+    /// What else an event must be like.
+    pub filters: FiltersBody,
     /// Headers sent with each attempt; secret values as `[redacted]`.
     pub headers: BTreeMap<String, String>,
     /// Your own notes.
@@ -148,6 +169,26 @@ pub struct SubscriptionView {
     pub updated_at: DateTime<Utc>,
 }
 
+impl From<State> for StateName {
+    fn from(state: State) -> Self {
+        match state {
+            State::Active => Self::Active,
+            State::Paused => Self::Paused,
+            State::Disabled => Self::Disabled,
+        }
+    }
+}
+
+impl From<StateName> for State {
+    fn from(name: StateName) -> Self {
+        match name {
+            StateName::Active => Self::Active,
+            StateName::Paused => Self::Paused,
+            StateName::Disabled => Self::Disabled,
+        }
+    }
+}
+
 impl SubscriptionInput {
     /// What a subscription is now, as if somebody had sent it: the ground that a patch is applied to. Its secret is
     /// left out, so it stays.
@@ -157,6 +198,7 @@ impl SubscriptionInput {
         Self {
             target_url: settings.target_url.as_str().to_owned(),
             event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            filters: FiltersBody::of(&settings.filters),
             secret: None,
             name: settings.name.clone(),
             tenant_id: None,
@@ -165,18 +207,6 @@ impl SubscriptionInput {
             retry_policy: Some(RetryPolicyBody::of(&settings.retry_policy)),
             timeout_ms: Some(settings.timeout_ms),
         }
-    }
-
-    /// The tenant that a new subscription is to belong to.
-    ///
-    /// # Errors
-    /// What is wrong with its name.
-    pub fn tenant(&self) -> Result<String> {
-        let tenant = self.tenant_id.as_deref().unwrap_or(TENANT_DEFAULT);
-        let mut problems = Problems::default();
-        problems.take("tenant_id", validation::text(tenant, TENANT_CHARACTERS_MAX));
-        problems.into_result()?;
-        Ok(tenant.to_owned())
     }
 
     /// Checks everything at once. `current` is the subscription that is being changed, if one is.
@@ -215,6 +245,7 @@ impl SubscriptionInput {
         let target_url = problems.take("target_url", TargetUrl::parse(&self.target_url, policy));
         let headers = problems.take("headers", CustomHeaders::parse(self.headers, current_headers));
         let metadata = problems.take("metadata", parse_metadata(self.metadata));
+        let filters = self.filters.parse(&mut problems);
         let secret = self.secret.and_then(|secret| problems.take("secret", SigningSecret::parse(&secret)));
         let retry_policy = self.retry_policy.map_or_else(RetryPolicy::default, |body| body.parse(&mut problems));
         problems.into_result()?;
@@ -222,65 +253,8 @@ impl SubscriptionInput {
             unreachable!("each of them is there, or noted as a problem");
         };
         let settings =
-            Settings { name: self.name, target_url, event_types, headers, metadata, retry_policy, timeout_ms };
+            Settings { name: self.name, target_url, event_types, filters, headers, metadata, retry_policy, timeout_ms };
         Ok((settings, secret))
-    }
-}
-
-impl RetryPolicyBody {
-    fn of(policy: &RetryPolicy) -> Self {
-        let retry_client_errors = Some(policy.client_errors == ClientErrors::Retry);
-        match &policy.schedule {
-            Schedule::Delays(delays) => {
-                Self { delays_seconds: Some(delays.clone()), retry_client_errors, ..Self::default() }
-            }
-            Schedule::Exponential { max_attempts, initial_seconds, factor, max_seconds } => Self {
-                delays_seconds: None,
-                max_attempts: Some(*max_attempts),
-                initial_seconds: Some(*initial_seconds),
-                factor: Some(*factor),
-                max_seconds: Some(*max_seconds),
-                retry_client_errors,
-            },
-        }
-    }
-
-    /// The policy; where a rule is broken it is noted, and the default stands in.
-    fn parse(self, problems: &mut Problems) -> RetryPolicy {
-        let client_errors =
-            if self.retry_client_errors.unwrap_or(true) { ClientErrors::Retry } else { ClientErrors::GiveUp };
-        let exponential = (self.max_attempts, self.initial_seconds, self.factor, self.max_seconds);
-        let schedule = match (self.delays_seconds, exponential) {
-            (None, (None, None, None, None)) => RetryPolicy::default().schedule,
-            (Some(delays), (None, None, None, None)) => {
-                let field = "retry_policy.delays_seconds";
-                problems.require(delays.len() < ATTEMPTS_MAX.into(), field, "must be at most 99 waits");
-                let longest = delays.iter().max().copied().unwrap_or(0);
-                problems.require(longest <= DELAY_SECONDS_MAX, field, "a wait must be at most 604800 seconds (7 days)");
-                Schedule::Delays(delays)
-            }
-            (None, (Some(max_attempts), Some(initial_seconds), Some(factor), Some(max_seconds))) => {
-                let mut require = |holds, field: &str, message: &str| {
-                    problems.require(holds, &format!("retry_policy.{field}"), message);
-                };
-                require((1..=ATTEMPTS_MAX).contains(&max_attempts), "max_attempts", "must be from 1 to 100");
-                require(
-                    (1..=max_seconds).contains(&initial_seconds),
-                    "initial_seconds",
-                    "must be from 1 to max_seconds",
-                );
-                require((1.0..=10.0).contains(&factor), "factor", "must be from 1 to 10");
-                require(max_seconds <= DELAY_SECONDS_MAX, "max_seconds", "must be at most 604800 (7 days)");
-                Schedule::Exponential { max_attempts, initial_seconds, factor, max_seconds }
-            }
-            _ => {
-                let message =
-                    "must have either delays_seconds, or all of max_attempts, initial_seconds, factor and max_seconds";
-                problems.add("retry_policy", message);
-                RetryPolicy::default().schedule
-            }
-        };
-        RetryPolicy { schedule, client_errors }
     }
 }
 
@@ -295,15 +269,12 @@ impl SubscriptionView {
             name: settings.name.clone(),
             target_url: settings.target_url.as_str().to_owned(),
             event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            filters: FiltersBody::of(&settings.filters),
             headers: settings.headers.redacted(),
             metadata: settings.metadata.clone(),
             retry_policy: RetryPolicyBody::of(&settings.retry_policy),
             timeout_ms: settings.timeout_ms,
-            state: match subscription.state {
-                State::Active => StateName::Active,
-                State::Paused => StateName::Paused,
-                State::Disabled => StateName::Disabled,
-            },
+            state: subscription.state.into(),
             disabled_reason: subscription.disabled_reason.clone(),
             secret: None,
             created_at: subscription.created_at,

@@ -2,23 +2,28 @@
 
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::{Path, Query},
+    param::{Header, Path, Query},
     payload::Json,
+    types::ToJSON,
 };
 use postrider_core::{
+    changes::Change,
     id::SubscriptionId,
+    idempotency::Made,
     signature::SigningSecret,
     subscription::{StateChange, Subscription},
+    subscriptions::Filter,
 };
 
 use crate::{
     App, Tag,
-    auth::Admin,
+    access::Access,
+    auth::{Key, Manage, Read},
     body::{JsonBody, MergePatch, from_value},
-    find,
-    list::{List, Wanted},
+    list::{self, List, Wanted},
+    once::kept,
     problem::ApiError,
-    subscription_body::{SubscriptionInput, SubscriptionPatch, SubscriptionView},
+    subscription_body::{StateName, SubscriptionInput, SubscriptionPatch, SubscriptionView},
 };
 
 /// The subscription routes.
@@ -58,34 +63,62 @@ type One = Result<Json<SubscriptionView>, ApiError>;
 impl SubscriptionsApi {
     /// Create a subscription
     #[oai(path = "/subscriptions", method = "post", operation_id = "create_subscription")]
-    async fn create(&self, _admin: Admin, body: JsonBody<SubscriptionInput>) -> Result<Created, ApiError> {
-        let tenant = body.0.tenant()?;
-        let (settings, secret) = body.0.parse(&self.0.address_policy, None)?;
+    async fn create(
+        &self,
+        key: Key<Manage>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
+        /// asks for something else.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: JsonBody<SubscriptionInput>,
+    ) -> Result<Created, ApiError> {
+        let tenant = key.creates_for(body.value.tenant_id.as_deref())?;
+        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
+        let (settings, secret) = body.value.parse(&self.0.address_policy, None)?;
         let secret = secret.unwrap_or_else(SigningSecret::generate);
-        let created = self.0.subscriptions.create(&tenant, &settings, secret).await?;
-        let location = format!("/subscriptions/{}", created.id);
-        Ok(Created::Created(Json(SubscriptionView::with_secret(&created)), location))
+        let answer = |created: &Subscription| SubscriptionView::with_secret(created).to_json_string().into_bytes();
+        let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, once.as_ref(), answer);
+        let view = match made.await? {
+            Made::New(created) => {
+                self.changed(&created).await;
+                SubscriptionView::with_secret(&created)
+            }
+            Made::Again(answer) => kept(&answer)?,
+        };
+        let location = format!("/subscriptions/{}", view.id);
+        Ok(Created::Created(Json(view), location))
     }
 
     /// List subscriptions
     #[oai(path = "/subscriptions", method = "get", operation_id = "list_subscriptions")]
     async fn list(
         &self,
-        _admin: Admin,
+        key: Key<Read>,
+        /// Only this tenant's.
+        tenant_id: Query<Option<String>>,
+        /// Only those in this state.
+        state: Query<Option<StateName>>,
+        /// Only those with this entry in their metadata, as `key:value`; may be repeated.
+        metadata: Query<Vec<String>>,
         /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<SubscriptionView>>, ApiError> {
+        let filter = Filter {
+            tenant_id: key.lists(tenant_id.0.as_deref())?,
+            state: state.0.map(Into::into),
+            metadata: list::metadata(metadata.0)?,
+        };
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: SubscriptionId| id.0)?;
-        let found = self.0.subscriptions.list(wanted.page()).await?;
+        let found = self.0.subscriptions.list(&filter, wanted.page()).await?;
         Ok(Json(wanted.list(found, |one| one.id, SubscriptionView::of)))
     }
 
     /// Get a subscription
     #[oai(path = "/subscriptions/:id", method = "get", operation_id = "get_subscription")]
-    async fn get(&self, _admin: Admin, id: Path<String>) -> One {
-        let found = self.0.subscriptions.get(find(&id.0, "subscription")?).await?;
+    async fn get(&self, key: Key<Read>, id: Path<String>) -> One {
+        let found = self.0.subscriptions.get(key.find(&self.0.pool, &id.0).await?).await?;
         Ok(Json(SubscriptionView::of(&found)))
     }
 
@@ -93,9 +126,11 @@ impl SubscriptionsApi {
     ///
     /// What is absent becomes its default, but the secret, which stays.
     #[oai(path = "/subscriptions/:id", method = "put", operation_id = "replace_subscription")]
-    async fn replace(&self, _admin: Admin, id: Path<String>, body: JsonBody<SubscriptionInput>) -> One {
-        let parse = |current: &Subscription| body.0.parse(&self.0.address_policy, Some(current));
-        let changed = self.0.subscriptions.update(find(&id.0, "subscription")?, parse).await?;
+    async fn replace(&self, key: Key<Manage>, id: Path<String>, body: JsonBody<SubscriptionInput>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        let parse = |current: &Subscription| body.value.parse(&self.0.address_policy, Some(current));
+        let changed = self.0.subscriptions.update(key.actor(), id, parse).await?;
+        self.changed(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 
@@ -104,8 +139,8 @@ impl SubscriptionsApi {
     /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy` is
     /// replaced as a whole.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
-    async fn change(&self, _admin: Admin, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
-        let id = find(&id.0, "subscription")?;
+    async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
+        let id = key.find(&self.0.pool, &id.0).await?;
         // Applied once outside, so that a patch that does not fit the type is told as such, and once under the lock.
         let current = self.0.subscriptions.get(id).await?;
         let input = patched(&current, &patch)?;
@@ -115,7 +150,8 @@ impl SubscriptionsApi {
             let again = || postrider_core::Error::Conflict("the subscription has just been changed".to_owned());
             input.ok_or_else(again)?.parse(&self.0.address_policy, Some(locked))
         };
-        let changed = self.0.subscriptions.update(id, parse).await?;
+        let changed = self.0.subscriptions.update(key.actor(), id, parse).await?;
+        self.changed(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 
@@ -123,50 +159,59 @@ impl SubscriptionsApi {
     ///
     /// Deliveries that are waiting are canceled; its history stays until retention removes it.
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "delete_subscription")]
-    async fn delete(&self, _admin: Admin, id: Path<String>) -> Result<Deleted, ApiError> {
-        self.0.subscriptions.delete(find(&id.0, "subscription")?).await?;
+    async fn delete(&self, key: Key<Manage>, id: Path<String>) -> Result<Deleted, ApiError> {
+        let deleted = self.0.subscriptions.delete(key.actor(), key.find(&self.0.pool, &id.0).await?).await?;
+        self.changed(&deleted).await;
         Ok(Deleted::Deleted)
     }
 
     /// Show a subscription's secret
     #[oai(path = "/subscriptions/:id/secret", method = "get", operation_id = "get_subscription_secret")]
-    async fn secret(&self, _admin: Admin, id: Path<String>) -> Result<Json<SecretView>, ApiError> {
-        let found = self.0.subscriptions.get(find(&id.0, "subscription")?).await?;
-        Ok(Json(SecretView { secret: found.secret.reveal() }))
+    async fn secret(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<SecretView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(SecretView { secret: self.0.subscriptions.show_secret(key.actor(), id).await?.reveal() }))
     }
 
     /// Pause a subscription
     ///
     /// Events are accepted and wait; requests that are under way finish.
     #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pause_subscription")]
-    async fn pause(&self, _admin: Admin, id: Path<String>) -> One {
-        self.set_state(&id.0, StateChange::Pause).await
+    async fn pause(&self, key: Key<Manage>, id: Path<String>) -> One {
+        self.set_state(&key, &id.0, StateChange::Pause).await
     }
 
     /// Resume a paused subscription
     #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resume_subscription")]
-    async fn resume(&self, _admin: Admin, id: Path<String>) -> One {
-        self.set_state(&id.0, StateChange::Resume).await
+    async fn resume(&self, key: Key<Manage>, id: Path<String>) -> One {
+        self.set_state(&key, &id.0, StateChange::Resume).await
     }
 
     /// Disable a subscription
     ///
     /// New events are stored and not delivered; what was waiting waits until it is enabled.
     #[oai(path = "/subscriptions/:id/disable", method = "post", operation_id = "disable_subscription")]
-    async fn disable(&self, _admin: Admin, id: Path<String>) -> One {
-        self.set_state(&id.0, StateChange::Disable).await
+    async fn disable(&self, key: Key<Manage>, id: Path<String>) -> One {
+        self.set_state(&key, &id.0, StateChange::Disable).await
     }
 
     /// Enable a disabled subscription
     #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enable_subscription")]
-    async fn enable(&self, _admin: Admin, id: Path<String>) -> One {
-        self.set_state(&id.0, StateChange::Enable).await
+    async fn enable(&self, key: Key<Manage>, id: Path<String>) -> One {
+        self.set_state(&key, &id.0, StateChange::Enable).await
     }
 }
 
 impl SubscriptionsApi {
-    async fn set_state(&self, id: &str, change: StateChange) -> One {
-        let changed = self.0.subscriptions.set_state(find(id, "subscription")?, change).await?;
+    /// Drops what this process remembers, so that who made a change sees it at once; the others hear of it.
+    async fn changed(&self, subscription: &Subscription) {
+        let tenant_id = subscription.tenant_id.clone();
+        self.0.cache.hear(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
+    }
+
+    async fn set_state(&self, access: &Access, id: &str, change: StateChange) -> One {
+        let id = access.find(&self.0.pool, id).await?;
+        let changed = self.0.subscriptions.set_state(access.actor(), id, change).await?;
+        self.changed(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 }

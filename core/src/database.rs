@@ -127,13 +127,18 @@ impl DatabaseConfig {
 /// off says nothing, and TCP alone would wait for a quarter of an hour. The connection is then closed, not returned.
 macro_rules! bounded {
     ($pool:expr, $query:ident.$fetch:ident) => {
+        $crate::database::bounded!($pool, |connection| $query.$fetch(connection))
+    };
+    ($pool:expr, |$connection:ident| $answer:expr) => {
         match $pool.acquire().await {
             Err(error) => Err(error),
-            Ok(mut connection) => {
-                let answer =
-                    tokio::time::timeout($crate::database::ANSWER_TIMEOUT, $query.$fetch(&mut *connection)).await;
+            Ok(mut acquired) => {
+                let answer = {
+                    let $connection = &mut *acquired;
+                    tokio::time::timeout($crate::database::ANSWER_TIMEOUT, $answer).await
+                };
                 answer.unwrap_or_else(|_| {
-                    connection.close_on_drop();
+                    acquired.close_on_drop();
                     Err(sqlx::Error::PoolTimedOut)
                 })
             }

@@ -5,11 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{
-    Error, Result,
-    id::{DeliveryId, SubscriptionId},
-    subscription::Page,
-};
+use crate::{Error, Result, id::DeliveryId, settings::LEASE_MARGIN_MS};
 
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +55,16 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// What is delivered.
     pub event_id: Uuid,
-    /// To whom.
-    pub subscription_id: Uuid,
+    /// Whose it is.
+    pub tenant_id: String,
+    /// To whom; `None` for an inline delivery.
+    pub subscription_id: Option<Uuid>,
+    /// Where an inline delivery goes.
+    pub target_url: Option<String>,
+    /// The delivery that it replays, if any.
+    pub replay_of: Option<Uuid>,
+    /// The replay of a range that made it, if one did.
+    pub replay_id: Option<Uuid>,
     /// The event's type; `None` once retention has removed the event.
     pub event_type: Option<String>,
     /// Where it stands.
@@ -73,26 +77,32 @@ pub struct Delivery {
     pub last_status_code: Option<i16>,
     /// Why the last finished attempt failed.
     pub last_error: Option<String>,
+    /// From when on it is canceled instead of attempted.
+    pub expires_at: Option<DateTime<Utc>>,
     /// When it came to be.
     pub created_at: DateTime<Utc>,
     /// When it came to its end.
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// Which deliveries a list shows.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Filter {
-    /// Only this subscription's.
-    pub subscription: Option<SubscriptionId>,
-    /// Only those that stand so.
-    pub status: Option<Status>,
+impl Delivery {
+    /// Whether it was canceled because nobody wants it any more. (Whoever calls off one that has expired means the same.)
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.status == Status::Canceled && self.expires_at.zip(self.finished_at).is_some_and(|(at, end)| at <= end)
+    }
 }
 
 struct Row {
     id: Uuid,
     event_id: Uuid,
-    subscription_id: Uuid,
+    tenant_id: String,
+    subscription_id: Option<Uuid>,
+    target_url: Option<String>,
+    replay_of: Option<Uuid>,
+    replay_id: Option<Uuid>,
     event_type: Option<String>,
+    expires_at: Option<DateTime<Utc>>,
     stored: String,
     leased: Option<bool>,
     due_at: Option<DateTime<Utc>>,
@@ -107,54 +117,6 @@ struct Row {
 /// One delivery.
 pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("delivery"))
-}
-
-/// Deliveries, the newest first: the page's ids from whichever index knows the status, then their views.
-pub async fn list(pool: &PgPool, filter: Filter, page: Page) -> Result<Vec<Delivery>> {
-    let subscription = filter.subscription.map(|id| id.0);
-    let ids = match filter.status {
-        None | Some(Status::Succeeded | Status::Canceled) => {
-            sqlx::query_scalar!(
-                r#"SELECT id AS "id!" FROM deliveries
-                    WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($2::uuid IS NULL OR id < $2)
-                      AND ($3::text IS NULL OR status = $3::text::delivery_status)
-                    ORDER BY id DESC LIMIT $4"#,
-                subscription,
-                page.before,
-                filter.status.map(Status::as_str),
-                page.limit
-            )
-            .fetch_all(pool)
-            .await?
-        }
-        Some(Status::DeadLetter) => {
-            sqlx::query_scalar!(
-                r#"SELECT delivery_id AS "id!" FROM dead_letters
-                    WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($2::uuid IS NULL OR delivery_id < $2)
-                    ORDER BY delivery_id DESC LIMIT $3"#,
-                subscription,
-                page.before,
-                page.limit
-            )
-            .fetch_all(pool)
-            .await?
-        }
-        Some(status @ (Status::Pending | Status::InFlight)) => {
-            sqlx::query_scalar!(
-                r#"SELECT delivery_id AS "id!" FROM queue
-                    WHERE ($1::uuid IS NULL OR lane_id = $1) AND ($2::uuid IS NULL OR delivery_id < $2)
-                      AND (lease_token IS NOT NULL AND due_at > clock_timestamp()) = $3
-                    ORDER BY delivery_id DESC LIMIT $4"#,
-                subscription,
-                page.before,
-                status == Status::InFlight,
-                page.limit
-            )
-            .fetch_all(pool)
-            .await?
-        }
-    };
-    views(pool, &ids).await
 }
 
 /// Makes a delivery due at once: a pending one early, a finished one for a fresh round of attempts.
@@ -232,14 +194,16 @@ async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
 pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<usize> {
     let reopened = sqlx::query_scalar!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before)
-         SELECT d.id, d.event_id, d.subscription_id, clock_timestamp(), a.made, a.made
+         SELECT d.id, d.event_id, coalesce(d.subscription_id, l.lane_id), clock_timestamp(), a.made, a.made
            FROM unnest($1::uuid[]) AS i (id)
           CROSS JOIN LATERAL (SELECT x.id, x.event_id, x.subscription_id FROM deliveries x
                                WHERE x.id = i.id AND x.status <> 'pending' FOR UPDATE OFFSET 0) d
           CROSS JOIN LATERAL (SELECT coalesce(max(x.number), 0::smallint) AS made
                                 FROM attempts x WHERE x.delivery_id = i.id OFFSET 0) a
+           LEFT JOIN LATERAL (SELECT x.lane_id FROM inline_deliveries x WHERE x.delivery_id = i.id OFFSET 0) l ON true
           WHERE EXISTS (SELECT FROM events e WHERE e.id = d.event_id)
-            AND EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id AND s.deleted_at IS NULL)
+            AND (l.lane_id IS NOT NULL
+                 OR EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id AND s.deleted_at IS NULL))
          RETURNING delivery_id",
         ids
     );
@@ -256,9 +220,12 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
 /// the transaction commits.
 async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
     sqlx::query!(
-        "SELECT arm_lane(l.lane_id, NULL, clock_timestamp())
-           FROM (SELECT DISTINCT q.lane_id FROM queue q WHERE q.delivery_id = ANY ($1) ORDER BY q.lane_id) l",
-        ids
+        "SELECT arm_lane(l.lane_id, NULL, clock_timestamp(), l.lease_ms)
+           FROM (SELECT DISTINCT q.lane_id, 2 * x.timeout_ms + $2 AS lease_ms
+                   FROM queue q LEFT JOIN inline_deliveries x ON x.delivery_id = q.delivery_id
+                  WHERE q.delivery_id = ANY ($1) ORDER BY q.lane_id) l",
+        ids,
+        LEASE_MARGIN_MS
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -269,15 +236,18 @@ async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()
 pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.subscription_id AS "subscription_id!",
-                  e.event_type AS "event_type?", d.status::text AS "stored!",
+        r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.tenant_id AS "tenant_id!", d.subscription_id,
+                  l.target_url AS "target_url?", d.replay_of, d.replay_id, e.event_type AS "event_type?",
+                  e.expires_at AS "expires_at?", d.status::text AS "stored!",
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
                   q.due_at AS "due_at?", q.attempt_count AS "attempt_count?", a.number AS "last_number?",
                   a.status_code AS last_status_code, a.error AS last_error,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
-             LEFT JOIN LATERAL (SELECT x.event_type FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT x.target_url FROM inline_deliveries x
+                                 WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count
                                   FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
              LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
@@ -298,8 +268,13 @@ fn view(row: Row) -> Result<Delivery> {
     Ok(Delivery {
         id: DeliveryId(row.id),
         event_id: row.event_id,
+        tenant_id: row.tenant_id,
         subscription_id: row.subscription_id,
+        target_url: row.target_url,
+        replay_of: row.replay_of,
+        replay_id: row.replay_id,
         event_type: row.event_type,
+        expires_at: row.expires_at,
         status,
         attempt_count: row.attempt_count.or(row.last_number).unwrap_or(0),
         next_attempt_at: row.due_at.filter(|_| status == Status::Pending),

@@ -12,9 +12,15 @@ pub enum Error {
     /// It is there, but in a state that forbids this.
     #[error("{0}")]
     Conflict(String),
+    /// The idempotency key has been used for something else.
+    #[error("this idempotency key has been used for another request")]
+    KeyReused,
     /// The input breaks rules; every broken rule is named.
     #[error("{0}")]
     Invalid(Problems),
+    /// It asks for more than one request may.
+    #[error("{0}")]
+    TooLarge(String),
     /// We are full or the database is away; the same call may succeed in a moment.
     #[error("{0}")]
     Unavailable(&'static str),

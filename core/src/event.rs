@@ -1,38 +1,22 @@
 //! Events: what producers post. Immutable once accepted; the payload is kept byte for byte.
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Error, Result,
     event_type::EventType,
     id::{EventId, SubscriptionId},
-    subscription::Page,
+    page::{EXAMINED_MAX, Found, Page, Span},
 };
 
 /// Characters of a content type, at most.
 pub const CONTENT_TYPE_CHARACTERS_MAX: usize = 255;
 /// The content type of a payload that came without one (RFC 9110 §8.3).
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
-
-/// An event about to be accepted.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// Its id.
-    pub id: EventId,
-    /// Whose it is.
-    pub tenant_id: String,
-    /// Its type.
-    pub event_type: EventType,
-    /// The subscription it was posted to.
-    pub posted_to: Option<SubscriptionId>,
-    /// What its payload is; a valid header value.
-    pub content_type: String,
-    /// Byte for byte what arrived.
-    pub payload: Bytes,
-}
 
 /// An accepted event, without its payload.
 #[derive(Clone, Debug)]
@@ -49,20 +33,38 @@ pub struct Event {
     pub content_type: String,
     /// Bytes of its payload.
     pub payload_bytes: i32,
+    /// Its producer's notes.
+    pub metadata: Option<Json<BTreeMap<String, String>>>,
+    /// Its producer's own id for it.
+    pub external_id: Option<String>,
+    /// What it is to be kept in order with.
+    pub ordering_key: Option<String>,
+    /// When its deliveries are due; `None` for at once.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// From when on nobody wants it any more.
+    pub expires_at: Option<DateTime<Utc>>,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
 }
 
+/// Which events a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only those of exactly this type.
+    pub event_type: Option<EventType>,
+    /// Only those that were posted to this subscription.
+    pub subscription: Option<SubscriptionId>,
+    /// Only those with these entries in their metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Only those of this time.
+    pub span: Span,
+}
+
 /// One event.
 pub async fn get(pool: &PgPool, id: EventId) -> Result<Event> {
-    let event = sqlx::query_as!(
-        Event,
-        r#"SELECT id, tenant_id, event_type, subscription_id, content_type, length(payload) AS "payload_bytes!",
-                  created_at
-             FROM events WHERE id = $1"#,
-        id.0
-    );
-    event.fetch_optional(pool).await?.ok_or(Error::NotFound("event"))
+    views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("event"))
 }
 
 /// The content type and the bytes of an event's payload.
@@ -72,19 +74,48 @@ pub async fn payload(pool: &PgPool, id: EventId) -> Result<(String, Vec<u8>)> {
     Ok((event.content_type, event.payload))
 }
 
-/// Events, the newest first, optionally of one type.
-pub async fn list(pool: &PgPool, event_type: Option<&EventType>, page: Page) -> Result<Vec<Event>> {
+/// Events, the newest first. Tenant and type are found by an index, the rest among the rows that are looked at.
+pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Event>> {
+    let (first, end) = filter.span.ids();
+    let asks_more = filter.subscription.is_some() || filter.metadata.is_some();
+    let examined_max = if asks_more { EXAMINED_MAX } else { page.limit };
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT id, subscription_id, metadata FROM events
+                WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR event_type = $2)
+                  AND ($3::uuid IS NULL OR id >= $3) AND ($4::uuid IS NULL OR id < $4) AND ($5::uuid IS NULL OR id < $5)
+                ORDER BY id DESC LIMIT $6)
+           (SELECT id AS "id!", false AS "last!" FROM looked_at
+             WHERE ($7::uuid IS NULL OR subscription_id = $7) AND ($8::jsonb IS NULL OR metadata @> $8)
+             ORDER BY id DESC LIMIT $9)
+           UNION ALL
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)"#,
+        filter.tenant_id,
+        filter.event_type.as_ref().map(EventType::as_str),
+        first,
+        end,
+        page.before,
+        examined_max,
+        filter.subscription.map(|id| id.0),
+        filter.metadata.as_ref().map(Json) as _,
+        page.limit,
+    );
+    let rows = rows.fetch_all(pool).await?;
+    let (ids, examined_to) = page.split(rows.into_iter().map(|row| (row.id, row.last)));
+    Ok(Found { items: views(pool, &ids).await?, examined_to })
+}
+
+async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Event>> {
     let events = sqlx::query_as!(
         Event,
-        r#"SELECT id, tenant_id, event_type, subscription_id, content_type, length(payload) AS "payload_bytes!",
-                  created_at
-             FROM events
-            WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR event_type = $2)
-            ORDER BY id DESC
-            LIMIT $3"#,
-        page.before,
-        event_type.map(EventType::as_str),
-        page.limit
+        r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.content_type,
+                  length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id, e.ordering_key,
+                  e.deliver_at, e.expires_at, e.created_at
+             FROM unnest($1::uuid[]) AS i (id)
+            CROSS JOIN LATERAL (SELECT * FROM events x WHERE x.id = i.id OFFSET 0) e
+            ORDER BY e.id DESC
+            LIMIT 1000"#,
+        ids
     );
     Ok(events.fetch_all(pool).await?)
 }

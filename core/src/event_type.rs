@@ -55,6 +55,15 @@ pub enum EventTypePattern {
 }
 
 impl EventTypePattern {
+    /// The one type that it means, where it means only one.
+    #[must_use]
+    pub fn exact(&self) -> Option<&EventType> {
+        match self {
+            Self::Exactly(event_type) => Some(event_type),
+            Self::Any | Self::Below(_) => None,
+        }
+    }
+
     /// Whether an event of this type is wanted.
     #[must_use]
     pub fn matches(&self, event_type: &EventType) -> bool {

@@ -62,6 +62,42 @@ id!(
     /// A delivery's id.
     DeliveryId, "dlv_"
 );
+id!(
+    /// An API key's id; not the key itself, which is a secret.
+    KeyId, "key_"
+);
+id!(
+    /// A replay's id.
+    ReplayId, "rpl_"
+);
+id!(
+    /// The id of an entry in the audit log.
+    AuditId, "aud_"
+);
+
+/// The half of an id that an event shares with the deliveries that were made with it: time, version, counter.
+const SHARED: u128 = u128::MAX << 64;
+/// The two bits that every UUID of RFC 9562 has at the beginning of its other half.
+const VARIANT: u128 = 0b10 << 62;
+
+impl DeliveryId {
+    /// A fresh one of a delivery that is made together with its event: it shares the event's half, so that an event's
+    /// deliveries stand together in the primary key and need no index of their own.
+    #[must_use]
+    pub fn of(event: EventId) -> Self {
+        let random = u128::from(rand::random::<u64>() >> 2);
+        Self(Uuid::from_u128(event.0.as_u128() & SHARED | VARIANT | random))
+    }
+}
+
+impl EventId {
+    /// The first and the last id that a delivery made with this event can have. Others may lie between them.
+    #[must_use]
+    pub fn delivery_ids(self) -> (Uuid, Uuid) {
+        let half = self.0.as_u128() & SHARED;
+        (Uuid::from_u128(half | VARIANT), Uuid::from_u128(half | VARIANT | ((1 << 62) - 1)))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -71,6 +107,20 @@ mod tests {
     fn text_and_back() {
         let id = DeliveryId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn deliveries_stand_with_their_event() {
+        let event = EventId::new();
+        let (first, last) = event.delivery_ids();
+        assert_eq!(last.as_u128() - first.as_u128(), (1 << 62) - 1);
+        for _ in 0..100 {
+            let delivery = DeliveryId::of(event).0;
+            assert!((first..=last).contains(&delivery), "{delivery} of {event}");
+            assert_eq!((delivery.get_version_num(), delivery.get_variant()), (7, uuid::Variant::RFC4122));
+        }
+        let later = Uuid::from_u128(event.0.as_u128() + (1 << 80));
+        assert!(DeliveryId::of(EventId(later)).0 > last);
     }
 
     #[test]

@@ -4,31 +4,51 @@
 //! claim and record through [`queue`]; [`retry_policy`] decides what follows an attempt; [`delivery`] and [`attempt`]
 //! are what people see of it. There is no HTTP here, in either direction.
 
+pub mod accept;
+pub mod api_key;
 pub mod attempt;
+pub mod audience;
+pub mod audit;
+pub mod changes;
 pub mod config;
 pub mod database;
 pub mod dead_letter;
 pub mod delivery;
+pub mod delivery_list;
+pub mod destination;
 pub mod error;
 pub mod event;
 pub mod event_type;
+pub mod filter;
+pub(crate) mod filter_parser;
 pub mod id;
+pub mod idempotency;
+pub mod inline_delivery;
 pub mod intake;
 pub mod invariants;
 pub mod maintenance;
 pub mod network;
 pub mod notify;
+pub mod outbox;
+pub mod page;
 pub mod partition;
 pub mod process;
 pub mod queue;
+pub mod replay;
+pub mod replay_now;
+pub mod replay_walk;
 pub mod retry_policy;
 pub mod seal;
 pub mod settings;
 pub mod signature;
 pub mod subscription;
 pub mod subscription_cache;
+pub mod subscriptions;
 pub mod target_url;
 pub mod telemetry;
+pub mod tenancy;
 pub mod validation;
+pub mod waker;
+pub mod watched;
 
 pub use error::{Error, Result};

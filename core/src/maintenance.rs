@@ -42,7 +42,8 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
 }
 
 /// Finds lanes that are due later than they should be, which no code path should bring about, makes them due, and
-/// answers how many there were. Then forgets the empty lanes of subscriptions that were deleted a day ago.
+/// answers how many there were. Then forgets the empty lanes of inline deliveries, and of
+/// subscriptions that were deleted a day ago.
 pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     let repaired = sqlx::query!(
         "UPDATE lanes SET due_at = greatest(clock_timestamp(), hold_until), drained_at = NULL
@@ -61,8 +62,9 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
         "DELETE FROM lanes l
           WHERE l.due_at = 'infinity'
             AND NOT EXISTS (SELECT FROM queue q WHERE q.lane_id = l.id)
-            AND EXISTS (SELECT FROM subscriptions s
-                         WHERE s.id = l.subscription_id AND s.deleted_at < now() - interval '1 day')"
+            AND (l.subscription_id IS NULL
+                 OR EXISTS (SELECT FROM subscriptions s
+                             WHERE s.id = l.subscription_id AND s.deleted_at < now() - interval '1 day'))"
     );
     forgotten.execute(pool).await?;
     Ok(repaired)

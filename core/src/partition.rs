@@ -1,4 +1,4 @@
-//! The daily partitions of events, deliveries and attempts: made ahead of time, dropped when they are old.
+//! The daily partitions of events, deliveries, inline deliveries and attempts: made ahead of time, dropped when they are old.
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -99,7 +99,7 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     let orphans = sqlx::query_scalar!(
         r#"SELECT c.relname::text AS "name!" FROM pg_class c
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
-              AND c.relname ~ '^(events|deliveries|attempts)_[0-9]{8}$'
+              AND c.relname ~ '^(events|deliveries|attempts|inline_deliveries)_[0-9]{8}$'
               AND to_date(right(c.relname, 8), 'YYYYMMDD') < $1"#,
         oldest
     );

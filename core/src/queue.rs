@@ -1,5 +1,6 @@
-//! The queue as its two users see it: ingest accepts and wakes, workers claim and record. The statements themselves
-//! are functions in the database (`migrations/0003_lanes.sql`); here is the typed way to call them.
+//! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements themselves
+//! are functions in the database (`migrations/0003_lanes.sql`, `0006_fan_out.sql`); here is the typed way to call them.
+//! How events get in stands in [`crate::accept`].
 
 use std::time::Duration;
 
@@ -8,29 +9,10 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
-use crate::{
-    Result,
-    attempt::Outcome,
-    database::bounded,
-    event::NewEvent,
-    id::{DeliveryId, EventId, SubscriptionId},
-};
+use crate::{Result, attempt::Outcome, database::bounded};
 
 /// What the wake-up channel's name ends in.
 pub const WAKE_CHANNEL: &str = "wake";
-
-/// A delivery about to be accepted with its event.
-#[derive(Clone, Copy, Debug)]
-pub struct NewDelivery {
-    /// Its id.
-    pub id: DeliveryId,
-    /// What is delivered.
-    pub event_id: EventId,
-    /// To whom.
-    pub subscription_id: SubscriptionId,
-    /// Where it waits.
-    pub lane_id: Uuid,
-}
 
 /// A delivery that is ours to attempt until the lease expires.
 #[derive(Clone, Debug)]
@@ -41,8 +23,8 @@ pub struct Claimed {
     pub event_id: Uuid,
     /// The lane it came from.
     pub lane_id: Uuid,
-    /// To whom.
-    pub subscription_id: Uuid,
+    /// To whom; `None` for an inline delivery.
+    pub subscription_id: Option<Uuid>,
     /// Number of this attempt; 1 is the first.
     pub attempt_number: i16,
     /// Earlier attempts that do not count against the retry policy.
@@ -66,6 +48,8 @@ pub struct ClaimedEvent {
     pub payload: Bytes,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
+    /// How long it is still wanted, from the claim; zero where it has expired.
+    pub expires_in: Option<Duration>,
 }
 
 impl Claimed {
@@ -130,47 +114,14 @@ pub struct Record {
     pub lease_token: i64,
     /// The lane it came from.
     pub lane_id: Uuid,
-    /// Whose it is.
-    pub subscription_id: Uuid,
+    /// Whose it is; `None` for an inline delivery.
+    pub subscription_id: Option<Uuid>,
     /// Number of the attempt.
     pub attempt_number: i16,
     /// What was tried and came of it; `None` where no attempt was made.
     pub outcome: Option<Outcome>,
     /// What becomes of the delivery.
     pub disposition: Disposition,
-}
-
-/// Stores events with their deliveries, all or nothing; when it returns, they are safe. Answers the lanes that it
-/// armed, which owe a wake-up.
-pub async fn accept<'a>(
-    pool: &PgPool,
-    events: impl Iterator<Item = &'a NewEvent> + Clone,
-    deliveries: &[NewDelivery],
-) -> std::result::Result<Vec<Uuid>, sqlx::Error> {
-    let ids: Vec<_> = events.clone().map(|event| event.id.0).collect();
-    let tenants: Vec<_> = events.clone().map(|event| event.tenant_id.as_str()).collect();
-    let types: Vec<_> = events.clone().map(|event| event.event_type.as_str()).collect();
-    let posted_to: Vec<_> = events.clone().map(|event| event.posted_to.map(|id| id.0)).collect();
-    let content_types: Vec<_> = events.clone().map(|event| event.content_type.as_str()).collect();
-    let payloads: Vec<_> = events.map(|event| &*event.payload).collect();
-    let delivery_ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id.0).collect();
-    let delivery_events: Vec<_> = deliveries.iter().map(|delivery| delivery.event_id.0).collect();
-    let subscriptions: Vec<_> = deliveries.iter().map(|delivery| delivery.subscription_id.0).collect();
-    let lanes: Vec<_> = deliveries.iter().map(|delivery| delivery.lane_id).collect();
-    let armed = sqlx::query_scalar!(
-        r#"SELECT accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "armed!""#,
-        &ids,
-        &tenants as _,
-        &types as _,
-        &posted_to as _,
-        &content_types as _,
-        &payloads as _,
-        &delivery_ids,
-        &delivery_events,
-        &subscriptions,
-        &lanes,
-    );
-    bounded!(pool, armed.fetch_one)
 }
 
 /// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it; of each of those, one
@@ -184,10 +135,10 @@ pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[Uuid]) -> Result<boo
 pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
     let rows = sqlx::query!(
         r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!",
-                  subscription_id AS "subscription_id!",
+                  subscription_id,
                   attempt_number AS "attempt_number!", attempts_before AS "attempts_before!",
                   lease_token AS "lease_token!", lease_ms AS "lease_ms!",
-                  event_type, content_type, payload, event_created_at
+                  event_type, content_type, payload, event_created_at, event_expires_in_ms
              FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz))"#,
         look.lanes_max,
         look.rows_max,
@@ -209,6 +160,7 @@ pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
                 content_type,
                 payload: payload.into(),
                 created_at,
+                expires_in: row.event_expires_in_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())),
             },
         ),
     });
@@ -268,7 +220,7 @@ pub async fn record(pool: &PgPool, records: &[Record]) -> Result<Vec<Uuid>> {
         &columns.iter().map(|column| column.body).collect::<Vec<_>>() as _,
         &columns.iter().map(|column| column.truncated).collect::<Vec<_>>(),
         &columns.iter().map(|column| column.hold_ms).collect::<Vec<_>>() as _,
-        &records.iter().map(|record| record.subscription_id).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.subscription_id).collect::<Vec<_>>() as _,
     );
     Ok(bounded!(pool, applied.fetch_one)?)
 }

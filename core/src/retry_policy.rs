@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 
 use crate::attempt::{ErrorKind, Outcome};
 
@@ -69,6 +70,12 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// The policy to store: none where it is the default, so that a better default reaches those who never chose.
+    #[must_use]
+    pub fn stored(&self) -> Option<Json<&Self>> {
+        Some(self).filter(|policy| **policy != Self::default()).map(Json)
+    }
+
     /// Attempts in all, the first included.
     #[must_use]
     pub fn max_attempts(&self) -> u16 {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{event_type::EventTypePattern, retry_policy::RetryPolicy, target_url::TargetUrl, validation};
+use crate::{
+    event_type::EventTypePattern, filter::Filters, retry_policy::RetryPolicy, target_url::TargetUrl, validation,
+};
 
 /// The tenant of those who have only one.
 pub const TENANT_DEFAULT: &str = "default";
@@ -29,7 +31,7 @@ pub const TIMEOUT_MS_MIN: u32 = 1_000;
 /// The longest time an attempt may be given.
 pub const TIMEOUT_MS_MAX: u32 = 60_000;
 /// How much longer than twice the timeout a lease lasts, so that a slow attempt is recorded before it is lost.
-const LEASE_MARGIN_MS: u32 = 5_000;
+pub(crate) const LEASE_MARGIN_MS: i32 = 5_000;
 /// What stands in an answer where a header's value is a secret.
 pub const REDACTED: &str = "[redacted]";
 
@@ -63,6 +65,8 @@ pub struct Settings {
     pub target_url: TargetUrl,
     /// Which events; empty means all.
     pub event_types: Vec<EventTypePattern>,
+    /// What else an event must be like.
+    pub filters: Filters,
     /// Sent with each attempt, besides Postrider's own.
     pub headers: CustomHeaders,
     /// The owner's own notes; never interpreted.
@@ -77,8 +81,14 @@ impl Settings {
     /// How long a worker may keep a claimed delivery: a little over twice the timeout.
     #[must_use]
     pub fn lease_ms(&self) -> u32 {
-        2 * self.timeout_ms + LEASE_MARGIN_MS
+        lease_ms(self.timeout_ms)
     }
+}
+
+/// How long a lease of an attempt with that timeout lasts.
+#[must_use]
+pub fn lease_ms(timeout_ms: u32) -> u32 {
+    2 * timeout_ms + LEASE_MARGIN_MS.unsigned_abs()
 }
 
 /// Headers of the owner's choosing, names in lower case. Its `Debug` form shows no secret value.

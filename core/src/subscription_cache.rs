@@ -1,62 +1,42 @@
-//! Subscriptions in memory, so that neither ingest nor delivery asks the database for what hardly changes. Every
-//! change is announced by the database and drops the entry at once in all processes; a short time-to-live bounds what
-//! a lost announcement can do.
+//! Subscriptions in memory, so that neither ingest nor delivery asks the database for what hardly changes: each by its
+//! id, and of each tenant what all of them want. Every change is announced by the database and drops what it touches at
+//! once in all processes.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
 
-use moka::future::Cache;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    Error, Result,
-    id::SubscriptionId,
-    notify::{Heard, listen},
-    subscription::{Subscription, Subscriptions},
+    Error, Result, audience::Audience, changes::Change, id::SubscriptionId, subscription::Subscription,
+    subscriptions::Subscriptions, watched::Watched,
 };
 
 /// Subscriptions kept in memory, at most.
-const ENTRIES_MAX: u64 = 50_000;
-/// How long one is believed without an announcement.
-const TIME_TO_LIVE: Duration = Duration::from_secs(30);
-/// What the channel's name ends in.
-pub const CHANNEL: &str = "subscriptions";
+const SUBSCRIPTIONS_MAX: u64 = 50_000;
+/// Wishes of all tenants kept in memory, at most. A tenant with more subscriptions is read for each event anew.
+const WISHES_MAX: u64 = 500_000;
 
 /// A cache over [`Subscriptions`]. Ids that are nobody's are remembered too.
 #[derive(Clone)]
 pub struct SubscriptionCache {
     store: Subscriptions,
-    entries: Cache<Uuid, Option<Arc<Subscription>>>,
-    /// Counts announcements, so that a load that was overtaken by one is not kept.
-    announcements: Arc<AtomicU64>,
+    by_id: Watched<Uuid, Option<Arc<Subscription>>>,
+    by_tenant: Watched<String, Arc<Audience>>,
 }
 
 impl SubscriptionCache {
     /// An empty one.
     #[must_use]
     pub fn new(store: Subscriptions) -> Self {
-        Self {
-            store,
-            entries: Cache::builder().max_capacity(ENTRIES_MAX).time_to_live(TIME_TO_LIVE).build(),
-            announcements: Arc::default(),
-        }
+        let weigh = |audience: &Arc<Audience>| u32::try_from(audience.len() + 1).unwrap_or(u32::MAX);
+        Self { store, by_id: Watched::new(SUBSCRIPTIONS_MAX, |_| 1), by_tenant: Watched::new(WISHES_MAX, weigh) }
     }
 
-    /// The subscription, or `None` where there is none. Concurrent misses load it once.
+    /// The subscription, or `None` where there is none.
     ///
     /// # Errors
     /// When it has to be loaded and cannot be.
     pub async fn get(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>> {
-        if let Some(entry) = self.entries.get(&id.0).await {
-            return Ok(entry);
-        }
-        let before = self.announcements.load(Ordering::SeqCst);
         let load = async {
             match self.store.get(id).await {
                 Ok(subscription) => Ok(Some(Arc::new(subscription))),
@@ -64,35 +44,30 @@ impl SubscriptionCache {
                 Err(error) => Err(error),
             }
         };
-        let loaded = self.entries.try_get_with(id.0, load).await.map_err(|error| match &*error {
-            Error::Unavailable(why) => Error::Unavailable(why),
-            other => Error::internal(other.to_string()),
-        });
-        if self.announcements.load(Ordering::SeqCst) != before {
-            self.entries.invalidate(&id.0).await;
-        }
-        loaded
+        self.by_id.get(&id.0, load).await
     }
 
-    /// Keeps the cache true for as long as the task lives.
-    pub async fn follow(self, pool: PgPool, channel: String) {
-        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        let listener = listen(pool, channel, move |heard| {
-            // Unbounded, but drained at once: an invalidation takes no I/O.
-            let _ = sender.send(match heard {
-                Heard::Notification(payload) => payload.parse::<Uuid>().ok(),
-                Heard::Gap => None,
-            });
-        });
-        let invalidate = async {
-            while let Some(id) = receiver.recv().await {
-                self.announcements.fetch_add(1, Ordering::SeqCst);
-                match id {
-                    Some(id) => self.entries.invalidate(&id).await,
-                    None => self.entries.invalidate_all(),
-                }
+    /// What the subscriptions of a tenant want.
+    ///
+    /// # Errors
+    /// When they have to be loaded and cannot be.
+    pub async fn audience(&self, tenant_id: &str) -> Result<Arc<Audience>> {
+        let load = async { self.store.audience(tenant_id).await.map(Arc::new) };
+        self.by_tenant.get(&tenant_id.to_owned(), load).await
+    }
+
+    /// Drops what a change touches.
+    pub async fn hear(&self, change: &Change) {
+        match change {
+            Change::Subscription { id, tenant_id } => {
+                self.by_id.forget(id).await;
+                self.by_tenant.forget(tenant_id).await;
             }
-        };
-        tokio::join!(listener, invalidate);
+            Change::ApiKey(_) => {}
+            Change::Anything => {
+                self.by_id.forget_all();
+                self.by_tenant.forget_all();
+            }
+        }
     }
 }

@@ -1,17 +1,26 @@
 //! The life of a claimed delivery, top to bottom: is it still wanted, the attempt, what follows. Nothing here holds a
 //! connection while the receiver is at work; what follows is written down by the recorder.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use postrider_core::{
     Result,
     attempt::{ErrorKind, Failure, Outcome},
-    id::SubscriptionId,
+    audit::Actor,
+    destination::Destination,
+    id::{DeliveryId, SubscriptionId},
+    inline_delivery::{self, InlineDelivery},
     queue::{Claimed, Counts, Disposition, Record},
     retry_policy::{Next, is_hopeless, next_step},
-    subscription::{StateChange, Subscription, Subscriptions},
+    seal::Keyring,
+    subscription::{StateChange, Subscription},
     subscription_cache::SubscriptionCache,
+    subscriptions::Subscriptions,
 };
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::sender::Sender;
@@ -31,6 +40,10 @@ pub struct Courier {
     pub cache: SubscriptionCache,
     /// Disables those who answer 410.
     pub subscriptions: Subscriptions,
+    /// Knows where inline deliveries go.
+    pub pool: PgPool,
+    /// Opens their secrets.
+    pub keyring: Keyring,
     /// Canceled when what is in flight has had its time.
     pub cut_off: CancellationToken,
 }
@@ -39,11 +52,12 @@ impl Courier {
     /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and says
     /// what becomes of it.
     pub async fn deliver(&self, claimed: Claimed, claimed_at: Instant) -> Record {
-        let subscription = match self.cache.get(SubscriptionId(claimed.subscription_id)).await {
-            Ok(Some(subscription)) => subscription,
+        let owner = match self.owner(&claimed).await {
+            Ok(Some(owner)) => owner,
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
             Err(error) => {
-                tracing::warn!(%error, subscription_id = %SubscriptionId(claimed.subscription_id), "subscription not read");
+                let delivery_id = DeliveryId(claimed.delivery_id);
+                tracing::warn!(%error, %delivery_id, "where a delivery goes could not be read");
                 // Whatever it is, the lane's others would meet it too.
                 let after = OUR_FAULT_DELAY;
                 return not_attempted(
@@ -52,42 +66,63 @@ impl Courier {
                 );
             }
         };
-        let policy = &subscription.settings.retry_policy;
-        if is_hopeless(policy, claimed.attempt_in_round()) {
+        let destination = owner.destination();
+        let expires_in = claimed.event.as_ref().and_then(|event| event.expires_in);
+        if expires_in.is_some_and(|left| left <= claimed_at.elapsed()) {
+            return not_attempted(&claimed, Disposition::Canceled);
+        }
+        if is_hopeless(destination.retry_policy, claimed.attempt_in_round()) {
             return not_attempted(&claimed, Disposition::DeadLetter { lane_rests: None });
         }
-        if !has_time(&claimed, claimed_at, &subscription) {
+        if !has_time(&claimed, claimed_at, destination.timeout_ms) {
             return not_attempted(&claimed, released(OUR_FAULT_DELAY));
         }
 
         let outcome = tokio::select! {
             biased;
-            outcome = self.attempt(&subscription, &claimed) => outcome,
+            outcome = self.attempt(destination, &claimed) => outcome,
             () = self.cut_off.cancelled() => cut_short(claimed_at),
         };
         if outcome.failure.as_ref().is_some_and(|failure| failure.kind.is_our_fault()) {
             return record(&claimed, outcome, released(Duration::ZERO));
         }
-        let disposition = match next_step(policy, claimed.attempt_in_round(), &outcome, rand::random()) {
-            Next::Done => Disposition::Succeeded,
-            Next::Retry { after, lane_rests } => Disposition::Retry { after, lane_rests, counts: Counts::Yes },
-            Next::GiveUp { lane_rests } => Disposition::DeadLetter { lane_rests },
-            Next::GiveUpAndDisable => {
-                if let Err(error) = self.disable(&subscription).await {
-                    tracing::warn!(%error, subscription_id = %subscription.id, "subscription not disabled");
+        let disposition =
+            match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {
+                Next::Done => Disposition::Succeeded,
+                Next::Retry { after, lane_rests } => {
+                    // One that expires before its next attempt is canceled when it expires.
+                    let left = expires_in.map(|left| left.saturating_sub(claimed_at.elapsed()));
+                    let after = left.map_or(after, |left| after.min(left));
+                    Disposition::Retry { after, lane_rests, counts: Counts::Yes }
                 }
-                Disposition::DeadLetter { lane_rests: None }
-            }
-        };
+                Next::GiveUp { lane_rests } => Disposition::DeadLetter { lane_rests },
+                Next::GiveUpAndDisable => {
+                    if let Owner::Subscription(subscription) = &owner
+                        && let Err(error) = self.disable(subscription).await
+                    {
+                        tracing::warn!(%error, subscription_id = %subscription.id, "subscription not disabled");
+                    }
+                    Disposition::DeadLetter { lane_rests: None }
+                }
+            };
         record(&claimed, outcome, disposition)
     }
 
-    async fn attempt(&self, subscription: &Subscription, claimed: &Claimed) -> Outcome {
+    /// Who says where it goes; `None` where nobody does any more.
+    async fn owner(&self, claimed: &Claimed) -> Result<Option<Owner>> {
+        if let Some(id) = claimed.subscription_id {
+            return Ok(self.cache.get(SubscriptionId(id)).await?.map(Owner::Subscription));
+        }
+        let inline = inline_delivery::get(&self.pool, &self.keyring, DeliveryId(claimed.delivery_id)).await?;
+        Ok(inline.map(Owner::Inline))
+    }
+
+    async fn attempt(&self, destination: Destination<'_>, claimed: &Claimed) -> Outcome {
         let Some(event) = &claimed.event else {
             let failure = Failure::new(ErrorKind::PayloadGone, "the event has been removed");
             return Outcome { started_at: chrono::Utc::now(), failure: Some(failure), ..Outcome::default() };
         };
-        let outcome = self.sender.send(subscription, claimed, event).await;
+        let outcome = self.sender.send(destination, claimed, event).await;
         let result = outcome.failure.as_ref().map_or("success", |failure| failure.kind.as_str());
         metrics::counter!("postrider_delivery_attempts_total", "result" => result).increment(1);
         metrics::histogram!("postrider_delivery_attempt_duration_seconds").record(outcome.duration);
@@ -96,15 +131,31 @@ impl Courier {
 
     async fn disable(&self, subscription: &Subscription) -> Result<()> {
         tracing::info!(subscription_id = %subscription.id, reason = GONE, "subscription disabled");
-        self.subscriptions.set_state(subscription.id, StateChange::DisableBecause(GONE)).await.map(|_| ())
+        let change = StateChange::DisableBecause(GONE);
+        self.subscriptions.set_state(Actor::Postrider, subscription.id, change).await.map(|_| ())
+    }
+}
+
+/// Who says where a delivery goes.
+enum Owner {
+    Subscription(Arc<Subscription>),
+    Inline(InlineDelivery),
+}
+
+impl Owner {
+    fn destination(&self) -> Destination<'_> {
+        match self {
+            Self::Subscription(subscription) => Destination::of(subscription),
+            Self::Inline(inline) => inline.destination(),
+        }
     }
 }
 
 /// Whether a whole attempt fits into what is left of the lease. A worker that was asleep finds its leases lost, and
 /// should not send what another worker is sending.
-fn has_time(claimed: &Claimed, claimed_at: Instant, subscription: &Subscription) -> bool {
+fn has_time(claimed: &Claimed, claimed_at: Instant, timeout_ms: u32) -> bool {
     let lease = Duration::from_millis(claimed.lease_ms.unsigned_abs().into());
-    claimed_at.elapsed() + Duration::from_millis(subscription.settings.timeout_ms.into()) < lease
+    claimed_at.elapsed() + Duration::from_millis(timeout_ms.into()) < lease
 }
 
 fn cut_short(claimed_at: Instant) -> Outcome {

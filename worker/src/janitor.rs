@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{Days, Utc};
 use croner::Cron;
-use postrider_core::{Result, maintenance, partition};
+use postrider_core::{Result, audit, idempotency, maintenance, partition};
 use sqlx::PgPool;
 
 use crate::config::Config;
@@ -16,6 +16,8 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 const LANES_EVERY: Duration = Duration::from_secs(60);
 /// How often the hot tables are vacuumed where they need it: with the server's default of a minute they outgrow memory.
 const VACUUM_EVERY: Duration = Duration::from_secs(3);
+/// How often expired idempotency keys are removed.
+const KEYS_EVERY: Duration = Duration::from_secs(60);
 /// How often the queue is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
 
@@ -25,6 +27,7 @@ pub async fn run(pool: PgPool, config: Config) {
         every(PARTITIONS_EVERY, "partitions", &pool, look_after_partitions),
         every(LANES_EVERY, "lanes", &pool, |pool| async move { maintenance::repair_lanes(&pool).await.map(drop) }),
         every(VACUUM_EVERY, "vacuum", &pool, |pool| async move { maintenance::vacuum(&pool).await }),
+        every(KEYS_EVERY, "idempotency keys", &pool, |pool| async move { idempotency::retire(&pool).await.map(drop) }),
         measure(&pool),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );
@@ -84,6 +87,7 @@ async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
 pub async fn retire(pool: &PgPool, days: u32) -> Result<partition::Retired> {
     let oldest = Utc::now().date_naive() - Days::new(days.into());
     let retired = partition::retire(pool, oldest).await?;
+    audit::retire(pool).await?;
     tracing::info!(dropped = ?retired.dropped, kept = ?retired.kept, %oldest, "retention done");
     Ok(retired)
 }

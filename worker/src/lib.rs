@@ -2,11 +2,13 @@
 //! know nothing of each other.
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] tells the life of one delivery, [`sender`] makes the
-//! request, [`recorder`] writes the outcome down. Beside it the [`janitor`] keeps the database in order.
+//! request, [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what was published by SQL and of what is
+//! replayed, and the [`janitor`] keeps the database in order.
 
 pub mod config;
 pub mod deliver;
 pub mod dispatcher;
+pub mod fan_out;
 pub mod health;
 pub mod janitor;
 pub mod places;
@@ -22,13 +24,15 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use postrider_core::{
-    Result,
+    Result, changes,
     database::Session,
     invariants::{self, Violation},
     notify::listen,
+    outbox,
     queue::{self, Look, Record, WAKE_CHANNEL},
-    subscription::Subscriptions,
-    subscription_cache::{self, SubscriptionCache},
+    replay_walk,
+    subscription_cache::SubscriptionCache,
+    subscriptions::Subscriptions,
 };
 use sqlx::PgPool;
 use tokio::{
@@ -41,12 +45,13 @@ use crate::{
     config::Config,
     deliver::Courier,
     dispatcher::Dispatcher,
+    fan_out::FanOut,
     places::{Place, Places},
     sender::Sender,
 };
 
 /// Connections for reading subscriptions, duties, listening and health.
-const GENERAL_CONNECTIONS_MAX: u32 = 10;
+const GENERAL_CONNECTIONS_MAX: u32 = 12;
 
 /// How long a connection to the health server may say nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -76,6 +81,8 @@ impl Worker {
             sender: Sender::new(config.address_policy.clone()).context("the HTTP client cannot be set up")?,
             cache: SubscriptionCache::new(subscriptions.clone()),
             subscriptions,
+            pool: general.clone(),
+            keyring: config.keyring.clone(),
             cut_off: CancellationToken::new(),
         };
         Ok(Self {
@@ -134,18 +141,34 @@ impl Worker {
         let mut beside = JoinSet::new();
         let rung = Arc::clone(wake);
         beside.spawn(listen(self.general.clone(), database.channel(WAKE_CHANNEL), move |_| rung.notify_one()));
-        let changes = database.channel(subscription_cache::CHANNEL);
-        beside.spawn(self.courier.cache.clone().follow(self.general.clone(), changes));
+        let cache = self.courier.cache.clone();
+        beside.spawn(changes::follow(self.general.clone(), database.channel(changes::CHANNEL), move |change| {
+            let cache = cache.clone();
+            async move { cache.hear(&change).await }
+        }));
+        let fan_out = FanOut {
+            pool: self.general.clone(),
+            cache: self.courier.cache.clone(),
+            wake: Arc::clone(wake),
+            published: Arc::default(),
+        };
+        let published = Arc::clone(&fan_out.published);
+        let channel = database.channel(outbox::CHANNEL);
+        beside.spawn(listen(self.general.clone(), channel, move |_| published.notify_one()));
+        beside.spawn(fan_out.clone().publish());
+        beside.spawn(fan_out.replay());
         beside.spawn(janitor::run(self.general.clone(), self.config.clone()));
         beside
     }
 
-    /// Makes every attempt that is due now, one batch after the other, with the same steps as [`Self::run`], and
+    /// Fans out what was published, makes the steps of replays that are due, and every attempt that is due now, one batch after the other, with the same steps as [`Self::run`], and
     /// answers how many deliveries it came by.
     ///
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
+        while outbox::step(&self.general, &self.courier.cache).await?.events > 0 {}
+        while replay_walk::step(&self.general, &self.courier.cache).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);

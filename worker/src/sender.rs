@@ -14,10 +14,10 @@ use postrider_core::{
         ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
         Response, parse_retry_after,
     },
+    destination::Destination,
     id::{DeliveryId, EventId},
     network::AddressPolicy,
     queue::{Claimed, ClaimedEvent},
-    subscription::Subscription,
 };
 use reqwest::{
     Client,
@@ -63,11 +63,11 @@ impl Sender {
     }
 
     /// Makes one attempt.
-    pub async fn send(&self, subscription: &Subscription, claimed: &Claimed, event: &ClaimedEvent) -> Outcome {
+    pub async fn send(&self, destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent) -> Outcome {
         let started_at = Utc::now();
         let clock = Instant::now();
         let mut outcome = Outcome { started_at, ..Outcome::default() };
-        match self.request(subscription, claimed, event, &mut outcome).await {
+        match self.request(destination, claimed, event, &mut outcome).await {
             Ok(()) => {}
             Err(failure) => outcome.failure = Some(failure),
         }
@@ -77,23 +77,23 @@ impl Sender {
 
     async fn request(
         &self,
-        subscription: &Subscription,
+        destination: Destination<'_>,
         claimed: &Claimed,
         event: &ClaimedEvent,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        let target = &subscription.settings.target_url;
+        let target = destination.target_url;
         if let Some(address) = target.literal_address()
             && !self.policy.allows(address)
         {
             return Err(blocked(address));
         }
-        let timeout = Duration::from_millis(subscription.settings.timeout_ms.into());
+        let timeout = Duration::from_millis(destination.timeout_ms.into());
         let request = self
             .client
             .post(target.as_url().clone())
             .timeout(timeout)
-            .headers(headers(subscription, claimed, event, outcome.started_at.timestamp()))
+            .headers(headers(destination, claimed, event, outcome.started_at.timestamp()))
             .body(event.payload.clone());
         let mut response = request.send().await.map_err(|error| failure_of(&error))?;
 
@@ -125,18 +125,18 @@ impl Sender {
 }
 
 /// Standard Webhooks headers, what else tells about this attempt, and the owner's own.
-fn headers(subscription: &Subscription, claimed: &Claimed, event: &ClaimedEvent, timestamp: i64) -> HeaderMap {
+fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, timestamp: i64) -> HeaderMap {
     let id = EventId(claimed.event_id).to_string();
+    let signature = destination.secret.map(|secret| secret.sign_v1(&id, timestamp, &event.payload));
     let ours = [
         ("webhook-timestamp", timestamp.to_string()),
-        ("webhook-signature", subscription.secret.sign_v1(&id, timestamp, &event.payload)),
         ("webhook-id", id),
         ("webhook-delivery-id", DeliveryId(claimed.delivery_id).to_string()),
         ("webhook-event-type", event.event_type.clone()),
         ("webhook-attempt", claimed.attempt_number.to_string()),
     ];
     let mut headers = HeaderMap::with_capacity(ours.len() + 8);
-    for (name, value) in subscription.settings.headers.iter() {
+    for (name, value) in destination.headers.iter() {
         // Both were checked when they were set.
         if let (Ok(name), Ok(value)) = (name.parse::<reqwest::header::HeaderName>(), value.parse()) {
             headers.insert(name, value);
@@ -145,7 +145,7 @@ fn headers(subscription: &Subscription, claimed: &Claimed, event: &ClaimedEvent,
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    for (name, value) in ours {
+    for (name, value) in ours.into_iter().chain(signature.map(|value| ("webhook-signature", value))) {
         if let Ok(value) = value.parse() {
             headers.insert(name, value);
         }

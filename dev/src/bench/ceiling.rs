@@ -89,19 +89,22 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
     let events: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
     let deliveries: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
     let body = "x".repeat(PAYLOAD_BYTES);
-    sqlx::query("SELECT accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-        .bind(&events)
-        .bind(vec!["bench"; rows])
-        .bind(vec!["bench.event"; rows])
-        .bind(vec![Some(lane); rows])
-        .bind(vec!["application/json"; rows])
-        .bind(vec![body.as_bytes(); rows])
-        .bind(&deliveries)
-        .bind(&events)
-        .bind(vec![lane; rows])
-        .bind(vec![lane; rows])
-        .execute(pool)
-        .await?;
+    sqlx::query(
+        "SELECT accept($1, $2, $3, $4, $5, $6, array_fill(NULL::jsonb, n), array_fill(NULL::text, n),
+                       array_fill(NULL::text, n), array_fill(NULL::timestamptz, n), array_fill(NULL::timestamptz, n),
+                       array_fill(NULL::text, n), array_fill(NULL::bytea, n), array_fill(NULL::bytea, n), 0, false,
+                       $7, $1, $2, $4, $4, array_fill(NULL::integer, n), array_fill(NULL::timestamptz, n))
+           FROM (SELECT ARRAY[cardinality($1)] AS n) sizes",
+    )
+    .bind(&events)
+    .bind(vec!["bench"; rows])
+    .bind(vec!["bench.event"; rows])
+    .bind(vec![lane; rows])
+    .bind(vec!["application/json"; rows])
+    .bind(vec![body.as_bytes(); rows])
+    .bind(&deliveries)
+    .execute(pool)
+    .await?;
     Ok(())
 }
 

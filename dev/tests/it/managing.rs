@@ -144,8 +144,11 @@ async fn whatever_cannot_be_understood_is_a_problem() {
     }
     let large = json!({"target_url": "x".repeat(300_000)});
     world.call(Method::POST, "/subscriptions", Some(large)).await.problem(413);
-    let deep = "[".repeat(100_000);
-    answer(world.request(Method::POST, "/subscriptions").body(deep)).await.problem(400);
+    for deep in ["[".repeat(100_000), "{\"metadata\":".repeat(10_000)] {
+        let status = if deep.starts_with('[') { 400 } else { 422 };
+        answer(world.request(Method::POST, "/subscriptions").body(deep)).await.problem(status);
+    }
+    answer(world.request(Method::POST, "/subscriptions").body("[\"http://127.0.0.1/\"]")).await.problem(422);
     for (method, path, allow) in [
         (Method::PUT, "/subscriptions", "GET, POST"),
         (Method::POST, "/subscriptions/x", "DELETE, GET, PATCH, PUT"),

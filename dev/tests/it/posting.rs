@@ -1,16 +1,15 @@
 //! Ingest: what is taken in, what is refused, and that a refusal stores nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use postrider_core::{
     Error,
+    accept::NewEvent,
     database::Session,
-    event::NewEvent,
     event_type::EventType,
     id::{EventId, SubscriptionId},
     intake::{BYTES_WAITING_MAX, Intake},
-    queue::NewDelivery,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -135,21 +134,27 @@ async fn an_unwanted_event_is_stored_and_not_delivered() {
     world.finish().await;
 }
 
-fn event(tenant: &str, payload: &'static [u8]) -> (NewEvent, Vec<NewDelivery>) {
-    let event = NewEvent {
+fn event(tenant: &str, payload: &'static [u8]) -> NewEvent {
+    NewEvent {
         id: EventId::new(),
         tenant_id: tenant.to_owned(),
         event_type: EventType::default(),
         posted_to: None,
         content_type: "text/plain".to_owned(),
         payload: Bytes::from_static(payload),
-    };
-    (event, Vec::new())
+        metadata: BTreeMap::new(),
+        external_id: None,
+        ordering_key: None,
+        deliver_at: None,
+        expires_at: None,
+        key: None,
+        deliveries: Vec::new(),
+    }
 }
 
 fn intake(world: &World) -> Intake {
     let pool = |session| database_config(&world.env).pool(session, 1);
-    Intake::start(pool(Session::Ingest), pool(Session::Ingest)).0
+    Intake::start(pool(Session::Ingest), pool(Session::Ingest), 60).0
 }
 
 #[tokio::test]
@@ -161,8 +166,8 @@ async fn concurrent_events_share_commits_and_a_poisoned_one_fails_alone() {
         for number in 0..200 {
             let intake = intake.clone();
             // Postgres takes no NUL in a text, whatever let it through.
-            let (event, deliveries) = event(if poisoned == Some(number) { "poi\0son" } else { "good" }, b"x");
-            callers.spawn(async move { (number, intake.accept(event, deliveries).await) });
+            let event = event(if poisoned == Some(number) { "poi\0son" } else { "good" }, b"x");
+            callers.spawn(async move { (number, intake.accept(vec![event]).await) });
         }
         while let Some(done) = callers.join_next().await {
             let (number, accepted) = done.unwrap();
@@ -226,9 +231,9 @@ async fn a_full_intake_says_so_at_once() {
 async fn an_event_larger_than_the_intake_is_refused_not_stuck() {
     let world = World::new().await;
     let intake = intake(&world);
-    let (mut event, deliveries) = event("good", b"");
+    let mut event = event("good", b"");
     event.payload = Bytes::from(vec![0; BYTES_WAITING_MAX + 1]);
-    assert!(matches!(intake.accept(event, deliveries).await, Err(Error::Unavailable(_))));
+    assert!(matches!(intake.accept(vec![event]).await, Err(Error::Unavailable(_))));
     world.finish().await;
 }
 

@@ -204,8 +204,12 @@ impl World {
 /// armed the lane.
 pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uuid, delivery: Uuid) -> bool {
     let armed: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT accept(ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'],
-                       ARRAY['x'::bytea], ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY[$2::uuid], ARRAY[$2::uuid])",
+        "SELECT armed FROM accept(
+             ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'], ARRAY['x'::bytea],
+             ARRAY[NULL::jsonb], ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[NULL::timestamptz],
+             ARRAY[NULL::timestamptz], ARRAY[NULL::text], ARRAY[NULL::bytea], ARRAY[NULL::bytea], 0, false,
+             ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY['default'], ARRAY[$2::uuid], ARRAY[$2::uuid],
+             ARRAY[NULL::integer], ARRAY[NULL::timestamptz])",
     )
     .bind(event)
     .bind(uuid(subscription))

@@ -1,0 +1,183 @@
+//! `/api-keys`: who may do what, for which tenant.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    param::{Header, Path, Query},
+    payload::Json,
+    types::ToJSON,
+};
+use postrider_core::{
+    api_key::{self, ApiKey, NewApiKey, Scope},
+    changes::Change,
+    id::KeyId,
+    idempotency::Made,
+    settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
+    validation::{self, Problems},
+};
+use serde::Deserialize;
+
+use crate::{
+    App, Tag,
+    auth::{Admin, Key},
+    body::{Input, JsonBody},
+    list::{List, Wanted},
+    once::kept,
+    problem::ApiError,
+};
+
+/// The API key routes.
+pub struct ApiKeysApi(pub App);
+
+/// What a key should be.
+#[derive(Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub struct ApiKeyInput {
+    /// For people; at most 200 characters.
+    name: String,
+    /// What it is good for, at least one of `admin` (everything), `manage` (reading and changing), `ingest` (posting
+    /// events and inline deliveries) and `read`.
+    scopes: Vec<String>,
+    /// The only tenant that it reaches; every tenant where absent.
+    tenant_id: Option<String>,
+    /// From when on it opens nothing any more; never where absent (RFC 3339).
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl Input for ApiKeyInput {}
+
+/// An API key.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct ApiKeyView {
+    /// Its id.
+    id: String,
+    /// For people.
+    name: String,
+    /// The key itself; only in the answer that created it.
+    key: Option<String>,
+    /// Its first characters.
+    hint: String,
+    /// What it is good for.
+    scopes: Vec<String>,
+    /// The only tenant that it reaches; absent where it reaches every tenant.
+    tenant_id: Option<String>,
+    /// When it was created.
+    created_at: DateTime<Utc>,
+    /// From when on it opens nothing any more.
+    expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, up to a minute late.
+    last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+/// The answer to a creation.
+#[derive(Debug, ApiResponse)]
+pub enum Created {
+    /// It exists. This is the only answer that shows the key.
+    #[oai(status = 201)]
+    Created(Json<ApiKeyView>),
+}
+
+#[OpenApi(tag = "Tag::ApiKeys")]
+impl ApiKeysApi {
+    /// Create an API key
+    ///
+    /// A key that is bound to a tenant can only make keys for that tenant.
+    #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
+    async fn create(
+        &self,
+        key: Key<Admin>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
+        /// asks for something else.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: JsonBody<ApiKeyInput>,
+    ) -> Result<Created, ApiError> {
+        let tenant_id = key.lists(body.value.tenant_id.as_deref())?;
+        let scope = tenant_id.as_deref().unwrap_or_default();
+        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
+        let new = body.value.parse(tenant_id, Utc::now())?;
+        let answer = |key: &ApiKey, text: &str| with_key(key, text).to_json_string().into_bytes();
+        let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, once.as_ref(), answer);
+        Ok(Created::Created(Json(match made.await? {
+            Made::New((key, text)) => {
+                // Somebody may have tried it before it was there.
+                self.0.keys.hear(&Change::ApiKey(api_key::digest(&text))).await;
+                with_key(&key, &text)
+            }
+            Made::Again(answer) => kept(&answer)?,
+        })))
+    }
+
+    /// List API keys
+    ///
+    /// Revoked ones too. The key from the environment is not among them.
+    #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
+    async fn list(
+        &self,
+        key: Key<Admin>,
+        /// Only those that are bound to this tenant.
+        tenant_id: Query<Option<String>>,
+        /// Items of a page, 1 to 250; 50 where absent.
+        limit: Query<Option<u32>>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<List<ApiKeyView>>, ApiError> {
+        let tenant = key.lists(tenant_id.0.as_deref())?;
+        let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: KeyId| id.0)?;
+        let found = api_key::list(&self.0.pool, tenant.as_deref(), wanted.page()).await?;
+        Ok(Json(wanted.list(found, |one| one.id, view)))
+    }
+
+    /// Revoke an API key
+    ///
+    /// It opens nothing any more, at once and in all processes.
+    #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
+    async fn revoke(&self, key: Key<Admin>, id: Path<String>) -> Result<Json<ApiKeyView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        let (revoked, digest) = api_key::revoke(&self.0.pool, key.actor(), id).await?;
+        self.0.keys.hear(&Change::ApiKey(digest)).await;
+        Ok(Json(view(&revoked)))
+    }
+}
+
+impl ApiKeyInput {
+    fn parse(self, tenant_id: Option<String>, now: DateTime<Utc>) -> postrider_core::Result<NewApiKey> {
+        let mut problems = Problems::default();
+        problems.take("name", validation::text(&self.name, NAME_CHARACTERS_MAX));
+        if let Some(tenant) = &tenant_id {
+            problems.take("tenant_id", validation::text(tenant, TENANT_CHARACTERS_MAX));
+        }
+        problems.require(!self.scopes.is_empty(), "scopes", "must name at least one scope");
+        let mut scopes = Vec::new();
+        for (place, word) in self.scopes.iter().enumerate() {
+            let scope = problems.take(&format!("scopes[{place}]"), word.parse::<Scope>());
+            scopes.extend(scope.filter(|scope| !scopes.contains(scope)));
+        }
+        problems.require(self.expires_at.is_none_or(|at| at > now), "expires_at", "must be in the future");
+        problems.into_result()?;
+        Ok(NewApiKey { tenant_id, name: self.name, scopes, expires_at: self.expires_at })
+    }
+}
+
+fn with_key(key: &ApiKey, text: &str) -> ApiKeyView {
+    ApiKeyView { key: Some(text.to_owned()), ..view(key) }
+}
+
+fn view(key: &ApiKey) -> ApiKeyView {
+    ApiKeyView {
+        id: key.id.to_string(),
+        name: key.name.clone(),
+        key: None,
+        hint: key.hint.clone(),
+        scopes: key.scopes.iter().map(ToString::to_string).collect(),
+        tenant_id: key.tenant_id.clone(),
+        created_at: key.created_at,
+        expires_at: key.expires_at,
+        last_used_at: key.last_used_at,
+        revoked_at: key.revoked_at,
+    }
+}

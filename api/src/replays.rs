@@ -1,0 +1,256 @@
+//! `/replays`: a subscription's past, delivered again.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Header, Path, Query},
+    payload::Json,
+    types::ToJSON,
+};
+use postrider_core::{
+    event_type::EventTypePattern,
+    id::{DeliveryId, ReplayId, SubscriptionId},
+    idempotency::Made,
+    replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, Standing, State},
+    settings::EVENT_TYPES_MAX,
+    validation::Problems,
+};
+use serde::Deserialize;
+
+use crate::{
+    App, Tag,
+    auth::{Key, Manage, Read},
+    body::{Input, JsonBody},
+    list::{List, Wanted},
+    once::kept,
+    problem::ApiError,
+};
+
+/// The replay routes.
+pub struct ReplaysApi(pub App);
+
+/// What is to be replayed.
+#[derive(Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub struct ReplayInput {
+    /// Events of this time or later (RFC 3339).
+    since: DateTime<Utc>,
+    /// Events before this time; now where absent (RFC 3339).
+    until: Option<DateTime<Utc>>,
+    /// Only events of these types, with `order.*` and `*`; of all types where absent. At most 100.
+    #[serde(default)]
+    #[oai(default)]
+    event_types: Vec<String>,
+    /// How the events stand with the subscription: `succeeded`, `dead_letter`, `canceled`, or `missed` for those that
+    /// it wants now and has no delivery of. `["dead_letter", "missed"]` where absent.
+    #[serde(default)]
+    #[oai(default)]
+    statuses: Vec<String>,
+    /// Deliveries a second, 1 to 1000; 100 where absent.
+    rate_per_second: Option<u32>,
+}
+
+impl Input for ReplayInput {}
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+pub enum ReplayState {
+    /// It goes on.
+    Running,
+    /// Everything has been looked at.
+    Completed,
+    /// Somebody has stopped it, or its subscription was deleted.
+    Canceled,
+}
+
+/// A replay of a subscription's range.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct ReplayView {
+    /// Its id; `GET /deliveries?replay_id=` lists what it has made.
+    id: String,
+    /// Whose it is.
+    tenant_id: String,
+    /// To whom.
+    subscription_id: String,
+    /// Events of this time or later.
+    since: DateTime<Utc>,
+    /// Events before this time.
+    until: DateTime<Utc>,
+    /// Of which types; empty means all.
+    event_types: Vec<String>,
+    /// How they stand with the subscription.
+    statuses: Vec<String>,
+    /// Deliveries a second, at most.
+    rate_per_second: u32,
+    /// How far it has come.
+    state: ReplayState,
+    /// The part of the range that has been looked at, 0 to 1.
+    progress: f64,
+    /// Deliveries and events looked at.
+    examined_count: u64,
+    /// Deliveries made.
+    replayed_count: u64,
+    /// When it was asked for.
+    created_at: DateTime<Utc>,
+    /// When it came to its end.
+    finished_at: Option<DateTime<Utc>>,
+}
+
+/// The answer to a request for a replay.
+#[derive(Debug, ApiResponse)]
+pub enum Begun {
+    /// It begins within a second.
+    #[oai(status = 202)]
+    Accepted(
+        Json<ReplayView>,
+        /// Its path.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+/// Fresh deliveries.
+#[derive(Debug, Object)]
+pub struct Replayed {
+    /// Their ids.
+    delivery_ids: Vec<String>,
+}
+
+/// The answer to a replay that is made at once.
+#[derive(Debug, ApiResponse)]
+pub enum ReplayedResponse {
+    /// The deliveries are on disk.
+    #[oai(status = 202)]
+    Accepted(Json<Replayed>),
+}
+
+impl Replayed {
+    /// Those with these ids.
+    #[must_use]
+    pub fn of(ids: &[DeliveryId]) -> Self {
+        Self { delivery_ids: ids.iter().map(ToString::to_string).collect() }
+    }
+}
+
+#[OpenApi(tag = "Tag::Replays")]
+impl ReplaysApi {
+    /// Replay a subscription's range
+    ///
+    /// Makes fresh deliveries of what has been, oldest first and at a rate. It survives every crash, and doubles
+    /// nothing: a delivery that has been replayed already, well or not yet finished, is not replayed again.
+    #[oai(path = "/subscriptions/:id/replay", method = "post", operation_id = "replay_subscription")]
+    async fn create(
+        &self,
+        key: Key<Manage>,
+        id: Path<String>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
+        /// asks for something else.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: JsonBody<ReplayInput>,
+    ) -> Result<Begun, ApiError> {
+        let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
+        let tenant = self.0.subscriptions.get(id).await?.tenant_id;
+        let route = format!("POST /subscriptions/{id}/replay");
+        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
+        let new = body.value.parse(id, Utc::now())?;
+        let answer = |replay: &Replay| view(replay).to_json_string().into_bytes();
+        let made = replay::create(&self.0.pool, &self.0.keyring, key.actor(), &new, once.as_ref(), answer);
+        let view = match made.await? {
+            Made::New(replay) => view(&replay),
+            Made::Again(answer) => kept(&answer)?,
+        };
+        let location = format!("/replays/{}", view.id);
+        Ok(Begun::Accepted(Json(view), location))
+    }
+
+    /// List replays
+    #[oai(path = "/replays", method = "get", operation_id = "list_replays")]
+    async fn list(
+        &self,
+        key: Key<Read>,
+        /// Only this tenant's.
+        tenant_id: Query<Option<String>>,
+        /// Only those to this subscription.
+        subscription_id: Query<Option<String>>,
+        /// Items of a page, 1 to 250; 50 where absent.
+        limit: Query<Option<u32>>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<List<ReplayView>>, ApiError> {
+        let tenant = key.lists(tenant_id.0.as_deref())?;
+        let subscription = key.find_named(&self.0.pool, "subscription_id", subscription_id.0.as_deref()).await?;
+        let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: ReplayId| id.0)?;
+        let found = replay::list(&self.0.pool, tenant.as_deref(), subscription, wanted.page()).await?;
+        Ok(Json(wanted.list(found, |one| one.id, view)))
+    }
+
+    /// Get a replay
+    #[oai(path = "/replays/:id", method = "get", operation_id = "get_replay")]
+    async fn get(&self, key: Key<Read>, id: Path<String>) -> Result<Json<ReplayView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&replay::get(&self.0.pool, id).await?)))
+    }
+
+    /// Stop a replay
+    ///
+    /// No further delivery is made, and those that it has made and that are still waiting are canceled.
+    #[oai(path = "/replays/:id/cancel", method = "post", operation_id = "cancel_replay")]
+    async fn cancel(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<ReplayView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(view(&replay::cancel(&self.0.pool, key.actor(), id).await?)))
+    }
+}
+
+impl ReplayInput {
+    fn parse(self, subscription_id: SubscriptionId, now: DateTime<Utc>) -> postrider_core::Result<NewReplay> {
+        let mut problems = Problems::default();
+        let until = self.until.map_or(now, |until| until.min(now));
+        problems.require(self.since < until, "since", "must be before `until`, and in the past");
+        let many = format!("must be at most {EVENT_TYPES_MAX} patterns");
+        problems.require(self.event_types.len() <= EVENT_TYPES_MAX, "event_types", many);
+        let event_types = self.event_types.iter().enumerate().filter_map(|(place, pattern)| {
+            problems.take(&format!("event_types[{place}]"), pattern.parse::<EventTypePattern>())
+        });
+        let event_types = event_types.collect();
+        let mut statuses = Vec::new();
+        for (place, word) in self.statuses.iter().enumerate() {
+            let standing = problems.take(&format!("statuses[{place}]"), word.parse::<Standing>());
+            statuses.extend(standing.filter(|standing| !statuses.contains(standing)));
+        }
+        if self.statuses.is_empty() {
+            statuses = vec![Standing::DeadLetter, Standing::Missed];
+        }
+        let rate_per_second = self.rate_per_second.unwrap_or(RATE_DEFAULT);
+        let rate = format!("must be from 1 to {RATE_MAX}");
+        problems.require((1..=RATE_MAX).contains(&rate_per_second), "rate_per_second", rate);
+        problems.into_result()?;
+        Ok(NewReplay { subscription_id, since: self.since, until, event_types, statuses, rate_per_second })
+    }
+}
+
+fn view(replay: &Replay) -> ReplayView {
+    ReplayView {
+        id: replay.id.to_string(),
+        tenant_id: replay.tenant_id.clone(),
+        subscription_id: SubscriptionId(replay.subscription_id).to_string(),
+        since: replay.since,
+        until: replay.until,
+        event_types: replay.event_types.clone(),
+        statuses: replay.statuses.clone(),
+        rate_per_second: replay.rate_per_second.unsigned_abs(),
+        state: match replay.state {
+            State::Running => ReplayState::Running,
+            State::Completed => ReplayState::Completed,
+            State::Canceled => ReplayState::Canceled,
+        },
+        progress: replay.progress,
+        examined_count: replay.examined_count.unsigned_abs(),
+        replayed_count: replay.replayed_count.unsigned_abs(),
+        created_at: replay.created_at,
+        finished_at: replay.finished_at,
+    }
+}

@@ -1,0 +1,75 @@
+//! Making deliveries, where the api does not: of events that were published by SQL, and of what is replayed. Every
+//! worker does both; locks on the rows see to it that no two take the same. What a step does stands in the core.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use postrider_core::{outbox, queue, replay_walk, subscription_cache::SubscriptionCache};
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+/// How long a published event waits at most where its notification was lost.
+const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
+/// How often replays are looked for.
+const REPLAYS_EVERY: Duration = Duration::from_millis(500);
+/// How long to rest after the database failed us.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Makes deliveries.
+#[derive(Clone)]
+pub struct FanOut {
+    pub(crate) pool: PgPool,
+    pub(crate) cache: SubscriptionCache,
+    /// Rings for this worker's dispatcher.
+    pub(crate) wake: Arc<Notify>,
+    /// Rung when something was published.
+    pub(crate) published: Arc<Notify>,
+}
+
+impl FanOut {
+    /// Fans out what is published, for as long as the task lives.
+    pub async fn publish(self) {
+        loop {
+            match self.publish_once().await {
+                Ok(0) => {
+                    let _ = tokio::time::timeout(OUTBOX_BACKSTOP, self.published.notified()).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(?error, "published events were not fanned out");
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn publish_once(&self) -> postrider_core::Result<usize> {
+        let started = Instant::now();
+        let step = outbox::step(&self.pool, &self.cache).await?;
+        if step.events > 0 {
+            metrics::counter!("postrider_events_published_total").increment(step.events as u64);
+            metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
+            // This worker knows without being told; the others hear it from the database.
+            self.wake.notify_one();
+            let left: Vec<_> = step.put.into_values().collect();
+            queue::wake(&self.pool, !step.armed.is_empty(), &left).await?;
+        }
+        Ok(step.events)
+    }
+
+    /// Makes replays go on, for as long as the task lives.
+    pub async fn replay(self) {
+        loop {
+            match replay_walk::step(&self.pool, &self.cache).await {
+                Ok(Some(made)) => metrics::counter!("postrider_deliveries_replayed_total").increment(made as u64),
+                Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
+                Err(error) => {
+                    tracing::warn!(?error, "a replay did not go on");
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+}
