@@ -61,7 +61,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
            (SELECT x.id AS "id!", x.created_at AS "created_at!", x.resolved_at, false AS "last!" FROM looked_at x
              WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
                AND ($6 OR x.resolved_at IS NULL)
-               AND ($7::text IS NULL OR EXISTS (SELECT FROM deliveries d WHERE d.id = x.id AND d.tenant_id = $7))
+               AND ($7::text IS NULL OR (SELECT d.tenant_id = $7 FROM deliveries d WHERE d.id = x.id))
              ORDER BY x.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)"#,

@@ -198,6 +198,12 @@ impl Worker {
         }
     }
 
+    /// The subscriptions as this worker knows them.
+    #[must_use]
+    pub fn cache(&self) -> &SubscriptionCache {
+        &self.courier.cache
+    }
+
     /// Connections that anything may use.
     #[must_use]
     pub fn pool(&self) -> &PgPool {

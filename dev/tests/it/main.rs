@@ -5,9 +5,14 @@ mod world;
 
 mod burying;
 mod delivering;
+mod inlining;
 mod keeping;
+mod listing;
 mod managing;
+mod outboxing;
 mod posting;
+mod publishing;
 mod queueing;
 mod racing;
+mod replaying;
 mod surviving;

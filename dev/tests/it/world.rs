@@ -140,6 +140,14 @@ impl World {
         accepted["delivery_id"].as_str().unwrap_or_else(|| panic!("no delivery in {accepted}")).to_owned()
     }
 
+    /// Publishes an event; answers `(event_id, delivery_ids)`.
+    pub async fn publish(&self, event: Value) -> (String, Vec<String>) {
+        let published = self.call(Method::POST, "/events", Some(event)).await.expect(202);
+        let ids = published["delivery_ids"].as_array().expect("a list").iter();
+        let event_id = published["event_id"].as_str().expect("an id").to_owned();
+        (event_id, ids.map(|id| id.as_str().expect("an id").to_owned()).collect())
+    }
+
     pub async fn delivery(&self, id: &str) -> Value {
         self.get(&format!("/deliveries/{id}")).await
     }
@@ -164,6 +172,8 @@ impl World {
                     floor_at = floor_at - $1::float8 * interval '1 second',
                     swept_at = swept_at - $1::float8 * interval '1 second',
                     drained_at = drained_at - $1::float8 * interval '1 second'",
+            "UPDATE events SET expires_at = expires_at - $1::float8 * interval '1 second' WHERE expires_at IS NOT NULL",
+            "UPDATE replays SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
         ] {
             sqlx::query(statement).bind(time.as_secs_f64()).execute(&mut *transaction).await.expect("times move");
         }
@@ -195,6 +205,11 @@ impl World {
     pub async fn finish(self) {
         let violations = invariants::check(&self.pool).await.expect("the invariants can be checked");
         assert_eq!(violations, [], "an invariant is violated");
+        self.api_stops().await;
+    }
+
+    /// Ends a test that has made up its data behind everybody's back: the invariants are not asked.
+    pub async fn api_stops(self) {
         self.api.0.cancel();
         self.api.1.await.expect("the api stops");
     }
