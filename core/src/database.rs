@@ -39,6 +39,9 @@ pub enum Session {
     Management,
     /// Storing events: bounded in time, because an idle lane relies on it.
     Ingest,
+    /// Making deliveries of what is stored already: bounded in time like ingest, and without waiting for the disk,
+    /// because what a crash undoes is done again.
+    FanOut,
     /// The queue's statements and duties.
     Queue,
 }
@@ -49,16 +52,19 @@ impl DatabaseConfig {
     pub fn pool(&self, session: Session, connections_max: u32) -> PgPool {
         let timeout = match session {
             Session::Management => STATEMENT_TIMEOUT,
-            Session::Ingest => INGEST_STATEMENT_TIMEOUT,
+            Session::Ingest | Session::FanOut => INGEST_STATEMENT_TIMEOUT,
             Session::Queue => Duration::from_secs(60),
         };
         let plans = match session {
             Session::Management => "force_custom_plan",
-            Session::Ingest | Session::Queue => "auto",
+            Session::Ingest | Session::FanOut | Session::Queue => "auto",
         };
-        let options = self
+        let mut options = self
             .connect_options()
             .options([("statement_timeout", timeout.as_millis().to_string()), ("plan_cache_mode", plans.to_owned())]);
+        if session == Session::FanOut {
+            options = options.options([("synchronous_commit", "off")]);
+        }
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -50,11 +50,9 @@ struct Row {
 }
 
 /// Fans out what waits, in one transaction that many workers may run at once: no two take the same event. Nothing is
-/// left where it answers no events.
+/// left where it answers no events. `pool` is of [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
     let mut transaction = pool.begin().await?;
-    // As of ingest, because an idle lane relies on its bound.
-    sqlx::query!("SELECT set_config('statement_timeout', '5s', true)").fetch_one(&mut *transaction).await?;
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,

@@ -52,11 +52,10 @@ struct Looked {
     at_end: bool,
 }
 
-/// Makes the next step of a replay that is due, if one is; answers how many deliveries it made.
+/// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
+/// [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
     let mut transaction = pool.begin().await?;
-    // As of ingest, because an idle lane relies on its bound.
-    sqlx::query!("SELECT set_config('statement_timeout', '5s', true)").fetch_one(&mut *transaction).await?;
     let due = sqlx::query_as!(
         Due,
         r#"SELECT id, tenant_id, subscription_id, until, event_types, statuses, rate_per_second, walking, position,

@@ -9,6 +9,7 @@
 )]
 
 mod ceiling;
+mod events;
 mod load;
 mod usage;
 
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use self::{
     ceiling::Ceiling,
-    load::{Target, Until, quantile_ms},
+    load::{Posted, Target, Until, quantile_ms},
     usage::{CpuTimes, peak_memory_mb},
 };
 use crate::{
@@ -82,6 +83,11 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     }
     if wanted("latency") {
         all["latency"] = latency(server).await?;
+    }
+    if wanted("events") {
+        all["events"] = events::latency(server).await?;
+        all["fan_out"] = events::fan_out(server).await?;
+        all["publish"] = events::publish(server).await?;
     }
     if wanted("end_to_end") || wanted("backlog") {
         let plain = end_to_end(server, &ceiling, 0).await?;
@@ -156,12 +162,14 @@ impl System {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Ingest of a subscription.
     fn target(&self, subscription: &str) -> Target {
-        Target {
-            address: self.address(),
-            path: format!("/webhooks/ingest/{subscription}"),
-            authorization: format!("Bearer {}", self.key),
-        }
+        self.target_at(format!("/webhooks/ingest/{subscription}"), load::payload)
+    }
+
+    fn target_at(&self, path: String, body: impl Fn(u64) -> bytes::Bytes + Send + Sync + 'static) -> Target {
+        let body = std::sync::Arc::new(body);
+        Target { address: self.address(), path, body, authorization: format!("Bearer {}", self.key) }
     }
 
     async fn stop(self) -> Result<()> {
@@ -229,8 +237,17 @@ async fn latency(server: &Postgres) -> Result<Value> {
     receiver.wait_for(warm + posted.len() as u64, Duration::from_secs(30)).await?;
     let cpu = system.cpu().per_thousand(&before, posted.len() as u64);
     let warm = usize::try_from(warm)?;
+    println!("latency at {LATENCY_RATE}/s:  p50 ms   p99 ms");
+    let mut answer = receipt(&receiver, warm, &posted)?;
+    answer["cpu_seconds_per_1000"] = cpu_json(cpu);
+    system.stop().await?;
+    Ok(answer)
+}
+
+/// How long events took to their receiver, which had received so many others before.
+fn receipt(receiver: &Receiver, before: usize, posted: &[Posted]) -> Result<Value> {
     let (mut from_post, mut from_accept) = (Vec::new(), Vec::new());
-    for received in receiver.received().iter().skip(warm) {
+    for received in receiver.received().iter().skip(before) {
         let number = load::number(&received.body).context("a payload of ours")?;
         let posted = posted[usize::try_from(number)?];
         from_post.push(received.at - posted.sent);
@@ -238,14 +255,12 @@ async fn latency(server: &Postgres) -> Result<Value> {
     }
     from_post.sort_unstable();
     from_accept.sort_unstable();
-    println!("latency at {LATENCY_RATE}/s:  p50 ms   p99 ms");
-    let mut answer = json!({"cpu_seconds_per_1000": cpu_json(cpu)});
+    let mut answer = json!({});
     for (name, values) in [("post_to_receipt", &from_post), ("accept_to_receipt", &from_accept)] {
         let (p50, p99) = (quantile_ms(values, 0.5), quantile_ms(values, 0.99));
         println!("                {p50:>8.2} {p99:>8.2}   {name}");
         answer[name] = json!({"p50_ms": p50, "p99_ms": p99});
     }
-    system.stop().await?;
     Ok(answer)
 }
 

@@ -53,6 +53,9 @@ use crate::{
 /// Connections for reading subscriptions, duties, listening and health.
 const GENERAL_CONNECTIONS_MAX: u32 = 12;
 
+/// Connections that make deliveries: of what is published, of what is replayed, and a wake-up.
+const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
+
 /// How long a connection to the health server may say nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
@@ -66,6 +69,7 @@ pub struct Worker {
     general: PgPool,
     claims: PgPool,
     records: PgPool,
+    fan_outs: PgPool,
     courier: Courier,
 }
 
@@ -88,6 +92,7 @@ impl Worker {
         Ok(Self {
             claims: config.database.pool(Session::Queue, 1),
             records: config.database.pool(Session::Queue, 1),
+            fan_outs: config.database.pool(Session::FanOut, FAN_OUT_CONNECTIONS_MAX),
             general,
             courier,
             config,
@@ -147,7 +152,7 @@ impl Worker {
             async move { cache.hear(&change).await }
         }));
         let fan_out = FanOut {
-            pool: self.general.clone(),
+            pool: self.fan_outs.clone(),
             cache: self.courier.cache.clone(),
             wake: Arc::clone(wake),
             published: Arc::default(),
@@ -167,8 +172,8 @@ impl Worker {
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
-        while outbox::step(&self.general, &self.courier.cache).await?.events > 0 {}
-        while replay_walk::step(&self.general, &self.courier.cache).await?.is_some() {}
+        while outbox::step(&self.fan_outs, &self.courier.cache).await?.events > 0 {}
+        while replay_walk::step(&self.fan_outs, &self.courier.cache).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
@@ -202,6 +207,12 @@ impl Worker {
     #[must_use]
     pub fn cache(&self) -> &SubscriptionCache {
         &self.courier.cache
+    }
+
+    /// Connections that make deliveries.
+    #[must_use]
+    pub fn fan_outs(&self) -> &PgPool {
+        &self.fan_outs
     }
 
     /// Connections that anything may use.

@@ -18,13 +18,18 @@ use tokio::{net::TcpStream, task::JoinSet};
 /// Bytes of each payload.
 pub const PAYLOAD_BYTES: usize = 1024;
 
-/// Where events go, and under whose name.
+/// Makes the body of the request with a number.
+pub type Body = Arc<dyn Fn(u64) -> Bytes + Send + Sync>;
+
+/// Where requests go, and under whose name.
 #[derive(Clone)]
 pub struct Target {
     /// `127.0.0.1:8080`
     pub address: String,
-    /// The path, with the subscription's id.
+    /// The path.
     pub path: String,
+    /// What they bring.
+    pub body: Body,
     /// The `Authorization` header.
     pub authorization: String,
 }
@@ -65,22 +70,30 @@ pub fn quantile_ms(sorted: &[Duration], share: f64) -> f64 {
 /// A payload of the usual size that begins with a number by which its receipt is recognized.
 #[must_use]
 pub fn payload(number: u64) -> Bytes {
-    let mut text = format!("{{\"number\":{number:020},\"filler\":\"");
+    let mut text = format!("{{\"n\":\"{number:020}\",\"filler\":\"");
     text.push_str(&"x".repeat(PAYLOAD_BYTES - text.len() - 2));
     text.push_str("\"}");
     text.into()
 }
 
+/// The body of `POST /events` around such a payload.
+#[must_use]
+pub fn event(number: u64) -> Bytes {
+    [b"{\"event_type\":\"bench.event\",\"payload\":", &*payload(number), b"}"].concat().into()
+}
+
 /// The number of a payload.
 #[must_use]
 pub fn number(payload: &[u8]) -> Option<u64> {
-    std::str::from_utf8(payload.get(10..30)?).ok()?.parse().ok()
+    // By SQL it comes with spaces.
+    let first = payload.iter().position(u8::is_ascii_digit)?;
+    std::str::from_utf8(payload.get(first..first + 20)?).ok()?.parse().ok()
 }
 
 /// Posts as fast as so many connections can.
 ///
 /// # Errors
-/// When the api answers anything but 202.
+/// When the api refuses one.
 pub async fn flood(target: &Target, connections: usize, until: Until) -> Result<Seen> {
     let next = Arc::new(AtomicU64::new(0));
     let mut posters = JoinSet::new();
@@ -103,7 +116,7 @@ pub async fn flood(target: &Target, connections: usize, until: Until) -> Result<
                     return anyhow::Ok(latencies);
                 }
                 let sent = Instant::now();
-                client.post(payload(number)).await?;
+                client.post((client.target.body)(number)).await?;
                 latencies.push(sent.elapsed());
             }
         });
@@ -129,7 +142,7 @@ pub struct Posted {
 /// Posts at a steady rate, whatever the answers take, over a few connections; answers the moments by number.
 ///
 /// # Errors
-/// When the api answers anything but 202, or cannot keep up at all.
+/// When the api refuses one, or cannot keep up at all.
 pub async fn steady(target: &Target, per_second: u32, time: Duration) -> Result<Vec<Posted>> {
     let connections = (per_second / 100).clamp(4, 64) as usize;
     let (sender, receiver) = async_queue(connections);
@@ -144,7 +157,7 @@ pub async fn steady(target: &Target, per_second: u32, time: Duration) -> Result<
                     return anyhow::Ok(posted);
                 };
                 let sent = Instant::now();
-                client.post(payload(number)).await?;
+                client.post((client.target.body)(number)).await?;
                 posted.push((number, Posted { sent, accepted: Instant::now() }));
             }
         });
@@ -195,7 +208,7 @@ impl Connection {
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        ensure!(status == 202, "the api answered {status}: {}", String::from_utf8_lossy(&body));
+        ensure!(status.is_success(), "the api answered {status}: {}", String::from_utf8_lossy(&body));
         Ok(())
     }
 }

@@ -114,7 +114,8 @@ async fn a_new_or_changed_subscription_is_known_to_the_next_event() {
 async fn a_batch_is_stored_whole_or_not_at_all() {
     let world = World::new().await;
     world.subscribe("/success", json!({"event_types": ["a.*"]})).await;
-    let event = |number: usize| json!({"event_type": if number % 2 == 0 { "a.b" } else { "c.d" }, "payload": number});
+    let event =
+        |number: usize| json!({"event_type": if number.is_multiple_of(2) { "a.b" } else { "c.d" }, "payload": number});
     let events: Vec<Value> = (0..1000).map(event).collect();
     let answered = world.call(Method::POST, "/events/batch", Some(json!({"events": events}))).await.expect(202);
     let data = answered["data"].as_array().unwrap();
