@@ -8,7 +8,8 @@ ALTER TABLE events
     ADD COLUMN external_id  text,                            -- the producer's own id, where it gave one
     ADD COLUMN ordering_key text,
     ADD COLUMN deliver_at   timestamptz,                     -- NULL means at once
-    ADD COLUMN expires_at   timestamptz;                     -- NULL means never
+    ADD COLUMN expires_at   timestamptz,                     -- NULL means never
+    ADD COLUMN is_inline    boolean NOT NULL DEFAULT false;  -- for one URL, and never for a subscription
 -- Lists of a tenant, of a type, and of a type of a tenant.
 CREATE INDEX events_tenant ON events (tenant_id, id);
 CREATE INDEX events_type ON events (event_type, id);
@@ -28,7 +29,18 @@ CREATE INDEX deliveries_replay ON deliveries (replay_id, id) WHERE replay_id IS 
 CREATE INDEX deliveries_replay_of ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX deliveries_replayed_event ON deliveries (event_id, id) WHERE is_replay;
 
-ALTER TABLE dead_letters ALTER COLUMN subscription_id DROP NOT NULL;
+ALTER TABLE dead_letters
+    ADD COLUMN tenant_id text,                               -- filled in by the trigger below
+    ALTER COLUMN subscription_id DROP NOT NULL;
+UPDATE dead_letters x SET tenant_id = d.tenant_id FROM deliveries d WHERE d.id = x.delivery_id;
+CREATE INDEX dead_letters_tenant ON dead_letters (tenant_id, delivery_id);
+CREATE FUNCTION complete_dead_letter() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.tenant_id := (SELECT d.tenant_id FROM deliveries d WHERE d.id = NEW.delivery_id);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER dead_letters_complete BEFORE INSERT ON dead_letters
+    FOR EACH ROW EXECUTE FUNCTION complete_dead_letter();
 ALTER TABLE lanes ALTER COLUMN subscription_id DROP NOT NULL; -- NULL means a lane of inline deliveries
 
 -- Where an inline delivery goes and how. Partitioned as deliveries are, and dropped with them.
@@ -46,7 +58,7 @@ CREATE TABLE inline_deliveries (
 -- else it is kept, sealed, because it may hold a secret.
 CREATE TABLE idempotency_keys (
     tenant_id   text NOT NULL,
-    key         text NOT NULL,                               -- 'key:' and a header's value, or 'id:' and an event's own id
+    key         text NOT NULL,                               -- where it comes from, and its text: see core/src/idempotency.rs
     fingerprint bytea NOT NULL,                              -- SHA-256 of what was asked
     event_id    uuid,
     answer      bytea,
@@ -65,6 +77,7 @@ CREATE TABLE outbox (
     ordering_key text,
     deliver_at   timestamptz,
     expires_at   timestamptz,
+    retry_at     timestamptz NOT NULL DEFAULT '-infinity',   -- not to be tried before: something was wrong with it
     fanned_out_to uuid                                       -- of a wide fan-out, the last subscription of the part that is done
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 

@@ -7,18 +7,20 @@ DROP FUNCTION arm_lane(uuid, uuid, timestamptz);
 DROP FUNCTION claim(integer, integer, uuid[], timestamptz);
 
 -- Makes a lane due at a moment, or at the end of its hold, unless it is armed already: due by then, and not visited
--- since. (A lane that was visited and found empty may be on its way to going idle, even while it is due.) A moment to
--- come is noted in scheduled_at as well, because a visit in between reads only what is due. Answers whether the lane
+-- since. (A lane that was visited and found empty may be on its way to going idle, even while it is due.) A moment that
+-- was to come when it was chosen is scheduled: it is noted in scheduled_at as well, because a visit in between reads only
+-- what is due, and what else is scheduled is found only by a visit that has such a note. Answers whether the lane
 -- was changed. Locks the lane: to be called in id order. Makes the lane where there is none: of a subscription, or of
 -- inline deliveries where lease_ms is given.
-CREATE FUNCTION arm_lane(lane_id uuid, subscription_id uuid, moment timestamptz, lease_ms integer DEFAULT NULL)
-RETURNS boolean LANGUAGE plpgsql
+CREATE FUNCTION arm_lane(
+    lane_id uuid, subscription_id uuid, moment timestamptz, lease_ms integer DEFAULT NULL, scheduled boolean DEFAULT false
+) RETURNS boolean LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     lane  record;
-    later constant timestamptz := CASE WHEN moment > clock_timestamp() THEN moment ELSE 'infinity' END;
+    later constant timestamptz := CASE WHEN scheduled THEN moment ELSE 'infinity' END;
 BEGIN
     LOOP
         SELECT l.ctid AS tid, l.due_at, l.drained_at, l.scheduled_at, greatest(moment, l.hold_until) AS due_by INTO lane
@@ -54,7 +56,8 @@ END $$;
 --   due_ats           NULL means now
 --   replays_of        the delivery that it replays, if any
 -- is_replay says whether they are made later than their events because somebody asked; replay is the replay of a range
--- that makes them, if one does.
+-- that makes them, if one does. Replays lock every lane: nobody calls wake() for them, and their transactions may last
+-- longer than the linger.
 CREATE FUNCTION owe(
     ids uuid[], event_ids uuid[], tenant_ids text[], subscription_ids uuid[], lane_ids uuid[], lease_ms integer[],
     due_ats timestamptz[], replays_of uuid[], is_replay boolean, replay uuid
@@ -79,12 +82,12 @@ BEGIN
     FOR lane IN
         SELECT DISTINCT ON (i.lane_id, i.due_at > t) i.lane_id AS id, i.subscription_id, i.lease_ms, i.due_at
           FROM unnest(lane_ids, subscription_ids, lease_ms, due_ats) AS i (lane_id, subscription_id, lease_ms, due_at)
-         WHERE i.due_at > t
+         WHERE i.due_at > t OR owe.is_replay
             OR coalesce((SELECT l.due_at > greatest(t, l.hold_until) OR l.drained_at IS NOT NULL FROM lanes l
                           WHERE l.id = i.lane_id ORDER BY l.revision DESC LIMIT 1), true)
          ORDER BY i.lane_id, i.due_at > t, i.due_at
     LOOP
-        IF arm_lane(lane.id, lane.subscription_id, greatest(lane.due_at, t), lane.lease_ms) THEN
+        IF arm_lane(lane.id, lane.subscription_id, greatest(lane.due_at, t), lane.lease_ms, coalesce(lane.due_at > t, false)) THEN
             armed := armed || lane.id;
         END IF;
     END LOOP;
@@ -112,6 +115,7 @@ DECLARE
     t     constant timestamptz := clock_timestamp();
     won   uuid[];                   -- events whose keys are theirs
     again uuid[] := '{}';           -- events that are not stored, because their keys stand for others
+    is_inline constant boolean := cardinality(array_remove(lease_ms, NULL)) > 0;
 BEGIN
     armed := '{}';
     IF cardinality(array_remove(keys, NULL)) > 0 THEN
@@ -145,8 +149,8 @@ BEGIN
     END IF;
 
     INSERT INTO events (id, tenant_id, event_type, subscription_id, content_type, payload, metadata, external_id,
-                        ordering_key, deliver_at, expires_at, created_at)
-    SELECT i.*, t FROM unnest(event_ids, tenant_ids, event_types, posted_to, content_types, payloads, metadata,
+                        ordering_key, deliver_at, expires_at, created_at, is_inline)
+    SELECT i.*, t, is_inline FROM unnest(event_ids, tenant_ids, event_types, posted_to, content_types, payloads, metadata,
                               external_ids, ordering_keys, deliver_ats, expires_ats) AS i (id)
      WHERE again = '{}' OR i.id <> ALL (again);
 
@@ -180,7 +184,7 @@ BEGIN
                   ARRAY[expires_at], ARRAY[key], ARRAY[fingerprint], ARRAY[answer], key_ttl_ms, false,
                   ARRAY[delivery_id], ARRAY[event_id], ARRAY[tenant_id], ARRAY[NULL::uuid], ARRAY[lane_id],
                   ARRAY[lease_ms], ARRAY[deliver_at]) a;
-    IF known[1] IS NULL THEN
+    IF known_fingerprints[1] IS NULL THEN
         INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms, secret, headers)
         VALUES (delivery_id, lane_id, target_url, retry_policy, timeout_ms, secret, headers);
     END IF;

@@ -41,8 +41,9 @@ BEGIN
             'ordering_key must be 1 to 255 characters, none of them a control character';
     ELSIF deliver_at > t + interval '366 days' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'deliver_at must be at most 366 days ahead';
-    ELSIF expires_at <= greatest(t, deliver_at) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'expires_at must be in the future and after deliver_at';
+    ELSIF expires_at <= greatest(t, deliver_at) OR expires_at > t + interval '732 days' THEN
+        RAISE invalid_parameter_value USING MESSAGE =
+            'expires_at must be in the future, after deliver_at, and at most two years ahead';
     ELSIF jsonb_typeof(metadata) <> 'object' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'metadata must be an object of strings';
     ELSIF metadata IS NOT NULL AND ((SELECT count(*) FROM jsonb_object_keys(metadata)) > 50
@@ -54,18 +55,19 @@ BEGIN
     END IF;
 
     IF idempotency_key IS NOT NULL THEN
-        asked := sha256(convert_to(jsonb_build_array('publish', event_type, payload, metadata, ordering_key,
-                                                     deliver_at, expires_at)::text, 'UTF8'));
-        -- Waits for another transaction that is using the same key at this moment.
+        asked := sha256(convert_to(jsonb_build_array(event_type, payload, metadata, ordering_key,
+                         extract(epoch FROM deliver_at), extract(epoch FROM expires_at))::text, 'UTF8'));
+        -- Waits for another transaction that is using the same key at this moment. A caller's transaction may be long,
+        -- so these keys have names of their own: no HTTP request ever waits for one.
         INSERT INTO idempotency_keys AS k (tenant_id, key, fingerprint, event_id, expires_at)
-        VALUES (tenant, 'key:' || idempotency_key, asked, id, t + key_ttl)
+        VALUES (tenant, 'sql:' || idempotency_key, asked, id, t + key_ttl)
             ON CONFLICT ON CONSTRAINT idempotency_keys_pkey DO UPDATE
            SET fingerprint = EXCLUDED.fingerprint, event_id = EXCLUDED.event_id, answer = NULL,
                expires_at = EXCLUDED.expires_at
          WHERE k.expires_at <= t;
         IF NOT FOUND THEN
             SELECT k.event_id, k.fingerprint INTO known
-              FROM idempotency_keys k WHERE k.tenant_id = tenant AND k.key = 'key:' || idempotency_key;
+              FROM idempotency_keys k WHERE k.tenant_id = tenant AND k.key = 'sql:' || idempotency_key;
             IF known.fingerprint IS DISTINCT FROM asked THEN
                 RAISE unique_violation USING MESSAGE = 'this idempotency_key has been used for something else';
             END IF;
@@ -74,7 +76,8 @@ BEGIN
     END IF;
 
     INSERT INTO outbox (event_id, tenant_id, event_type, payload, metadata, ordering_key, deliver_at, expires_at)
-    VALUES (id, tenant, event_type, body, nullif(metadata, '{}'), ordering_key, deliver_at, expires_at);
+    VALUES (id, tenant, event_type, body, nullif(metadata, '{}'), ordering_key,
+            CASE WHEN deliver_at > t THEN deliver_at END, expires_at);
     PERFORM pg_notify(current_schema() || '_outbox', '');
     RETURN 'evt_' || replace(id::text, '-', '');
 END $$;

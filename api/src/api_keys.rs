@@ -21,9 +21,10 @@ use crate::{
     App, Tag,
     auth::{Admin, Key},
     body::{Input, JsonBody},
-    list::{List, Wanted},
+    list::{self, List, Wanted},
     once::kept,
     problem::ApiError,
+    publish::is_again,
 };
 
 /// The API key routes.
@@ -99,7 +100,10 @@ impl ApiKeysApi {
         let tenant_id = key.lists(body.value.tenant_id.as_deref())?;
         let scope = tenant_id.as_deref().unwrap_or_default();
         let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
-        let new = body.value.parse(tenant_id, Utc::now())?;
+        let now = Utc::now();
+        let key_of_the_past = once.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
+        let is_again = is_again(&self.0, scope, key_of_the_past.map(|once| once.key.clone())).await?;
+        let new = body.value.parse(tenant_id.clone(), if is_again { DateTime::UNIX_EPOCH } else { now })?;
         let answer = |key: &ApiKey, text: &str| with_key(key, text).to_json_string().into_bytes();
         let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, once.as_ref(), answer);
         Ok(Created::Created(Json(match made.await? {
@@ -158,6 +162,7 @@ impl ApiKeyInput {
             scopes.extend(scope.filter(|scope| !scopes.contains(scope)));
         }
         problems.require(self.expires_at.is_none_or(|at| at > now), "expires_at", "must be in the future");
+        problems.take("expires_at", self.expires_at.map_or(Ok(()), list::moment));
         problems.into_result()?;
         Ok(NewApiKey { tenant_id, name: self.name, scopes, expires_at: self.expires_at })
     }

@@ -37,6 +37,8 @@ pub enum Brings {
 pub trait Input: Type + DeserializeOwned {
     /// What it brings.
     const BRINGS: Brings = Brings::Settings;
+    /// Whether no body at all says the same as an empty object.
+    const MAY_BE_EMPTY: bool = false;
 }
 
 /// Bytes of one event's payload, at most: the configuration, as the routes carry it.
@@ -154,7 +156,8 @@ impl<'a, T: Input> ApiExtractor<'a> for JsonBody<T> {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let bytes = take(body, T::BRINGS.bytes_max(request)).await?;
-        Ok(Self { value: from_bytes(&bytes)?, bytes })
+        let said: &[u8] = if T::MAY_BE_EMPTY && bytes.is_empty() { b"{}" } else { &bytes };
+        Ok(Self { value: from_bytes(said)?, bytes })
     }
 }
 
@@ -185,10 +188,10 @@ impl<T> MergePatch<T> {
         target
     }
 
-    /// Whether it says anything of this field.
+    /// What it says of a field, if it says anything.
     #[must_use]
-    pub fn touches(&self, field: &str) -> bool {
-        self.0.get(field).is_some()
+    pub fn says(&self, field: &str) -> Option<&Value> {
+        self.0.get(field)
     }
 }
 

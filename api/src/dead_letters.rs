@@ -10,6 +10,7 @@ use postrider_core::{
     dead_letter::{self, DeadLetter, Filter, Resolved},
     delivery,
     id::DeliveryId,
+    page::Span,
 };
 use serde::Deserialize;
 
@@ -19,7 +20,7 @@ use crate::{
     auth::{Key, Manage, Read},
     body::{Input, JsonBody},
     delivery_view::{DeliveryView, view as delivery_view},
-    list::{List, Wanted},
+    list::{self, List, Wanted},
     problem::ApiError,
 };
 
@@ -70,7 +71,9 @@ pub struct PurgeFilter {
     tenant_id: Option<String>,
 }
 
-impl Input for DeadLetterFilter {}
+impl Input for DeadLetterFilter {
+    const MAY_BE_EMPTY: bool = true;
+}
 impl Input for PurgeFilter {}
 
 /// How many a bulk call has changed.
@@ -176,11 +179,12 @@ impl DeadLettersApi {
     async fn filter(&self, access: &Access, meant: DeadLetterFilter) -> Result<Filter, ApiError> {
         let subscription = meant.subscription_id.as_deref();
         let resolved = if meant.include_resolved.unwrap_or(false) { Resolved::Included } else { Resolved::Excluded };
+        let Span { since, until } = list::span(meant.since, meant.until)?;
         Ok(Filter {
             tenant_id: access.lists(meant.tenant_id.as_deref())?,
             subscription: access.find_named(&self.0.pool, "subscription_id", subscription).await?,
-            since: meant.since,
-            until: meant.until,
+            since,
+            until,
             resolved,
         })
     }

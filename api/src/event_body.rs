@@ -18,7 +18,10 @@ use postrider_core::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::body::{Brings, Input};
+use crate::{
+    body::{Brings, Input},
+    once::HEADER,
+};
 
 /// Days that an event may be scheduled ahead, at most.
 const SCHEDULED_DAYS_MAX: i64 = 366;
@@ -88,6 +91,8 @@ pub struct Rules<'a> {
     pub payload_bytes_max: usize,
     /// The time.
     pub now: DateTime<Utc>,
+    /// Whether it has been asked before, so that its times may have passed.
+    pub is_again: bool,
 }
 
 impl BatchInput {
@@ -130,12 +135,9 @@ impl EventInput {
         let key = match (&self.id, request_key) {
             (Some(id), _) => problems.take(&at("id"), key(Source::EventId, id)).map(|text| (text, fingerprint)),
             (None, Some(request)) => {
-                let text = match request.part {
-                    None => request.text.to_owned(),
-                    Some((_, place)) => format!("{}#{place}", request.text),
-                };
+                let source = request.part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
                 let asked = request.part.map_or(fingerprint, |(whole, _)| *whole);
-                problems.take("Idempotency-Key", key(Source::Header, &text)).map(|text| (text, asked))
+                problems.take(HEADER, key(source, request.text)).map(|text| (text, asked))
             }
             (None, None) => None,
         };
@@ -154,6 +156,21 @@ impl EventInput {
             key: key.map(|(text, fingerprint)| EventKey { text, fingerprint, verdict: 0 }),
             deliveries: Vec::new(),
         })
+    }
+
+    /// The key under which it would be remembered, where it comes with a time that has passed: only then is it worth
+    /// asking whether it is.
+    #[must_use]
+    pub fn key_of_the_past(&self, request_key: Option<RequestKey<'_>>, now: DateTime<Utc>) -> Option<String> {
+        self.expires_at.filter(|at| *at <= now)?;
+        match (&self.id, request_key) {
+            (Some(id), _) => key(Source::EventId, id).ok(),
+            (None, Some(request)) => {
+                let source = request.part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
+                key(source, request.text).ok()
+            }
+            (None, None) => None,
+        }
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -187,7 +204,8 @@ pub fn check_times(
     );
     let begins = deliver_at.map_or(rules.now, |at| at.max(rules.now));
     problems.require(
-        expires_at.is_none_or(|at| at > begins && at <= latest + TimeDelta::days(SCHEDULED_DAYS_MAX)),
+        expires_at
+            .is_none_or(|at| (at > begins || rules.is_again) && at <= latest + TimeDelta::days(SCHEDULED_DAYS_MAX)),
         &format!("{}expires_at", rules.at),
         "must be in the future, after `deliver_at`, and at most two years ahead",
     );

@@ -116,7 +116,9 @@ pub struct EventReplayInput {
     to: Option<String>,
 }
 
-impl Input for EventReplayInput {}
+impl Input for EventReplayInput {
+    const MAY_BE_EMPTY: bool = true;
+}
 
 #[OpenApi(tag = "Tag::Events")]
 impl EventsApi {
@@ -145,7 +147,7 @@ impl EventsApi {
     async fn publish_batch(
         &self,
         key: Key<Ingest>,
-        /// At most 240 characters. As for one event, for the batch as a whole.
+        /// At most 255 characters. As for one event, for the batch as a whole.
         #[oai(name = "Idempotency-Key")]
         idempotency_key: Header<Option<String>>,
         body: JsonBody<BatchInput>,
@@ -227,8 +229,12 @@ impl EventsApi {
             check("tenant_id is the event's", subscription.tenant_id == event.tenant_id, event.tenant_id),
             check(
                 "the event was posted to this subscription, or to all",
-                posted_to.is_none_or(|posted_to| posted_to == subscription.id),
-                posted_to.map_or_else(|| "to all".to_owned(), |posted_to| posted_to.to_string()),
+                !event.is_inline && posted_to.is_none_or(|posted_to| posted_to == subscription.id),
+                match posted_to {
+                    Some(posted_to) => posted_to.to_string(),
+                    None if event.is_inline => "to a URL".to_owned(),
+                    None => "to all".to_owned(),
+                },
             ),
             check("state is not disabled", subscription.state != State::Disabled, subscription.state.to_string()),
         ];

@@ -96,7 +96,7 @@ impl IngestApi {
         let key = match &idempotency_key.0 {
             None => None,
             Some(text) => Some(EventKey {
-                text: key(Source::Header, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?,
+                text: key(Source::EventHeader, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?,
                 fingerprint: fingerprint([
                     b"POST /webhooks/ingest",
                     id.0.as_bytes().as_slice(),

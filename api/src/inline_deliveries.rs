@@ -29,6 +29,7 @@ use crate::{
     event_body::{Rules, check_times},
     ingest::{AcceptedStatus, Shown},
     problem::ApiError,
+    publish::is_again,
     retry_policy_body::RetryPolicyBody,
 };
 
@@ -92,7 +93,10 @@ pub async fn create(
 ) -> Result<Shown, ApiError> {
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
     let event_key = header.map(|text| event_key(text, &body.bytes)).transpose()?;
-    let rules = Rules { at: "", payload_bytes_max: app.payload_bytes_max, now: Utc::now() };
+    let now = Utc::now();
+    let key_of_the_past = event_key.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
+    let is_again = is_again(app, &tenant, key_of_the_past.map(|key| key.text.clone())).await?;
+    let rules = Rules { at: "", payload_bytes_max: app.payload_bytes_max, now, is_again };
     let (mut event, inline) = body.value.parse(tenant, &app.address_policy, rules)?;
     event.key = event_key;
     let id = DeliveryId::of(event.id);
@@ -110,7 +114,7 @@ pub async fn create(
 }
 
 fn event_key(text: &str, body: &[u8]) -> Result<EventKey, ApiError> {
-    let text = key(Source::Header, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?;
+    let text = key(Source::EventHeader, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?;
     Ok(EventKey { text, fingerprint: fingerprint([b"POST /deliveries", body]), verdict: 0 })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use poem_openapi::{
     Object,
     types::{ParseFromJSON, ToJSON, Type},
@@ -85,11 +85,23 @@ impl Wanted {
     }
 }
 
+/// Checks that a time is one that things happen at: what is far from that, a database need not be able to store.
+///
+/// # Errors
+/// What is wrong.
+pub fn moment(time: DateTime<Utc>) -> Result<(), String> {
+    let known = (1970..=9999).contains(&time.year());
+    if known { Ok(()) } else { Err("must be in the years 1970 to 9999".to_owned()) }
+}
+
 /// The `since` and `until` of a list.
 ///
 /// # Errors
 /// Unprocessable where the span ends before it begins.
 pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Result<Span, ApiError> {
+    for (field, time) in [("since", since), ("until", until)] {
+        time.map_or(Ok(()), moment).map_err(|why| ApiError::invalid(field, why))?;
+    }
     if since.zip(until).is_some_and(|(since, until)| until < since) {
         return Err(ApiError::invalid("until", "must not be before `since`"));
     }
@@ -103,7 +115,8 @@ pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Resul
 pub fn metadata(entries: Vec<String>) -> Result<Option<BTreeMap<String, String>>, ApiError> {
     let entry = |entry: &String| entry.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
     let parsed: Option<BTreeMap<_, _>> = entries.iter().map(entry).collect();
-    let parsed = parsed.ok_or_else(|| ApiError::invalid("metadata", "must be `key:value`"))?;
+    let parsed = parsed.filter(|parsed| parsed.len() == entries.len());
+    let parsed = parsed.ok_or_else(|| ApiError::invalid("metadata", "must be `key:value`, each key once"))?;
     let parsed = parse_metadata(parsed).map_err(|why| ApiError::invalid("metadata", why))?;
     Ok(Some(parsed).filter(|entries| !entries.is_empty()))
 }

@@ -7,7 +7,7 @@ use postrider_core::{
     Error,
     accept::{Accepted, NewEvent},
     id::{DeliveryId, EventId},
-    idempotency::fingerprint,
+    idempotency::{self, fingerprint},
     validation::Problems,
 };
 
@@ -64,7 +64,9 @@ pub async fn one(
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
     let mut problems = Problems::default();
     let request_key = header.map(|text| RequestKey { text, part: None });
-    let rules = Rules { at: "", payload_bytes_max: app.payload_bytes_max, now: Utc::now() };
+    let now = Utc::now();
+    let is_again = is_again(app, &tenant, body.value.key_of_the_past(request_key, now)).await?;
+    let rules = Rules { at: "", payload_bytes_max: app.payload_bytes_max, now, is_again };
     let event = body.value.parse(tenant, request_key, rules, &mut problems);
     problems.into_result()?;
     let accepted = accept(app, event.into_iter().collect()).await?;
@@ -88,12 +90,25 @@ pub async fn many(
     for (place, event) in body.value.events.into_iter().enumerate() {
         let tenant = access.creates_for(event.tenant_id.as_deref())?;
         let at = format!("events[{place}].");
-        let rules = Rules { at: &at, payload_bytes_max: app.payload_bytes_max, now: Utc::now() };
+        let now = Utc::now();
         let request_key = header.map(|text| RequestKey { text, part: Some((&whole, place)) });
+        let is_again = is_again(app, &tenant, event.key_of_the_past(request_key, now)).await?;
+        let rules = Rules { at: &at, payload_bytes_max: app.payload_bytes_max, now, is_again };
         events.extend(event.parse(tenant, request_key, rules, &mut problems));
     }
     problems.into_result()?;
     Ok(PublishedBatch { data: accept(app, events).await? })
+}
+
+/// Whether a request has been made before, by the key under which it would be remembered.
+///
+/// # Errors
+/// When the database is away.
+pub async fn is_again(app: &App, tenant: &str, key: Option<String>) -> Result<bool, ApiError> {
+    match key {
+        Some(key) => Ok(idempotency::is_known(&app.pool, tenant, &key).await?),
+        None => Ok(false),
+    }
 }
 
 /// Fans events out and stores them.
@@ -101,7 +116,14 @@ async fn accept(app: &App, mut events: Vec<NewEvent>) -> Result<Vec<Published>, 
     let mut caused = 0;
     for event in &mut events {
         let audience = app.cache.audience(&event.tenant_id).await?;
-        event.fan_out(&audience, caused)?;
+        if audience.is_slow() {
+            let mut moved = event.clone();
+            let fanned_out =
+                tokio::task::spawn_blocking(move || moved.fan_out(&audience, caused).map(|()| moved)).await;
+            *event = fanned_out.map_err(Error::internal)??;
+        } else {
+            event.fan_out(&audience, caused)?;
+        }
         caused += event.deliveries.len();
     }
     let new: Vec<_> = events

@@ -21,7 +21,7 @@ use crate::{
     App, Tag,
     auth::{Key, Manage, Read},
     body::{Input, JsonBody},
-    list::{List, Wanted},
+    list::{self, List, Wanted},
     once::kept,
     problem::ApiError,
 };
@@ -61,7 +61,7 @@ pub enum ReplayState {
     Running,
     /// Everything has been looked at.
     Completed,
-    /// Somebody has stopped it, or its subscription was deleted.
+    /// Somebody has stopped it, or its subscription was deleted or disabled.
     Canceled,
 }
 
@@ -139,8 +139,8 @@ impl Replayed {
 impl ReplaysApi {
     /// Replay a subscription's range
     ///
-    /// Makes fresh deliveries of what has been, oldest first and at a rate. It survives every crash, and doubles
-    /// nothing: a delivery that has been replayed already, well or not yet finished, is not replayed again.
+    /// Makes fresh deliveries of what has been, oldest first and at a rate. How an event stands with the subscription is
+    /// told by its latest delivery, replays included. A replay survives every crash, and doubles nothing.
     #[oai(path = "/subscriptions/:id/replay", method = "post", operation_id = "replay_subscription")]
     async fn create(
         &self,
@@ -209,6 +209,7 @@ impl ReplayInput {
     fn parse(self, subscription_id: SubscriptionId, now: DateTime<Utc>) -> postrider_core::Result<NewReplay> {
         let mut problems = Problems::default();
         let until = self.until.map_or(now, |until| until.min(now));
+        problems.take("since", list::moment(self.since));
         problems.require(self.since < until, "since", "must be before `until`, and in the past");
         let many = format!("must be at most {EVENT_TYPES_MAX} patterns");
         problems.require(self.event_types.len() <= EVENT_TYPES_MAX, "event_types", many);

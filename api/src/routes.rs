@@ -7,7 +7,7 @@ use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
     error::MethodNotAllowedError,
     get, handler,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::CatchPanic,
     web::{Data, Html},
 };
@@ -16,7 +16,7 @@ use poem_openapi::OpenApiService;
 use crate::{
     App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax,
     dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi,
-    problem::ApiError, replays::ReplaysApi, subscriptions::SubscriptionsApi,
+    once, problem::ApiError, replays::ReplaysApi, subscriptions::SubscriptionsApi,
 };
 
 /// How long a request may take, reading its body included.
@@ -84,6 +84,10 @@ async fn around<E: Endpoint<Output = Response>>(
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
     let path = request.uri().path().to_owned();
+    if let Some(name) = unreadable(request.headers()) {
+        // The libraries would treat it as absent, and a key that is ignored doubles what it should not.
+        return Ok(poem::Error::from(ApiError::invalid(name, "must be printable ASCII")).into_response());
+    }
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
     let answer = answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()));
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
@@ -92,6 +96,12 @@ async fn around<E: Endpoint<Output = Response>>(
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// A header of ours whose value is not printable ASCII, if there is one.
+fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
+    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key", "X-Hub-Signature-256"];
+    ours.into_iter().find(|name| headers.get_all(*name).iter().any(|value| value.to_str().is_err()))
 }
 
 /// Our own errors bring their response along; those of the libraries get one here.

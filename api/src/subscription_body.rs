@@ -95,8 +95,8 @@ pub struct FiltersBody {
     #[oai(default)]
     pub metadata: BTreeMap<String, String>,
     /// Conditions on a JSON payload: `{"order.total": {"$gte": 100}, "currency": "EUR"}`. Operators are `$eq $ne $gt
-    /// $gte $lt $lte $in $nin $exists $startsWith $endsWith`, and `$and $or $not` around conditions. At most 100
-    /// conditions, 16 deep, 16 KiB.
+    /// $gte $lt $lte $in $nin $exists $startsWith $endsWith`, and `$and $or $not` around conditions. At most 200
+    /// conditions, each value of `$in` and `$nin` counted, 16 deep, 16 KiB. Of an array, the first 1000 items count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
 }

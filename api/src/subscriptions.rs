@@ -136,8 +136,8 @@ impl SubscriptionsApi {
 
     /// Change a subscription
     ///
-    /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy` is
-    /// replaced as a whole.
+    /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy` and
+    /// `filters` are replaced as a whole.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -217,9 +217,13 @@ impl SubscriptionsApi {
 }
 
 fn patched(current: &Subscription, patch: &MergePatch<SubscriptionPatch>) -> Result<SubscriptionInput, ApiError> {
-    let mut input = SubscriptionInput::of(current);
-    if patch.touches("retry_policy") {
-        input.retry_policy = None;
+    let input = SubscriptionInput::of(current);
+    let mut value = patch.apply(serde_json::to_value(input).map_err(postrider_core::Error::internal)?);
+    // These are replaced as a whole: parts of two policies make no third one, and in a filter null has a meaning.
+    for field in ["retry_policy", "filters"] {
+        if let Some(said) = patch.says(field).filter(|said| !said.is_null()) {
+            value[field] = said.clone();
+        }
     }
-    from_value(patch.apply(serde_json::to_value(input).map_err(postrider_core::Error::internal)?))
+    from_value(value)
 }

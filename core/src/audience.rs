@@ -14,6 +14,9 @@ use crate::{
     id::SubscriptionId,
 };
 
+/// Payload filters that are evaluated between two other things that a thread does, at most.
+const PAYLOAD_FILTERS_FAST_MAX: usize = 16;
+
 /// What filters look at. The payload is parsed when the first of them asks.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -93,6 +96,8 @@ pub struct Audience {
     wishes: Vec<Wish>,
     /// Places of those that name a type exactly.
     exactly: HashMap<EventType, Vec<usize>>,
+    /// How many look at the payload.
+    payload_filters: usize,
     /// Places of those that have a pattern for more than one type, or none at all.
     widely: Vec<usize>,
 }
@@ -114,6 +119,7 @@ impl Audience {
                 }
             }
         }
+        audience.payload_filters = wishes.iter().filter(|wish| wish.filters.payload.is_some()).count();
         audience.wishes = wishes;
         audience
     }
@@ -122,6 +128,12 @@ impl Audience {
     #[must_use]
     pub fn len(&self) -> usize {
         self.wishes.len()
+    }
+
+    /// Whether matching an event may take so long that other work on the same thread would feel it.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.payload_filters > PAYLOAD_FILTERS_FAST_MAX
     }
 
     /// Whether it has none.

@@ -56,12 +56,12 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
     let rows = sqlx::query!(
         r#"WITH looked_at AS MATERIALIZED (
                SELECT delivery_id AS id, created_at, resolved_at FROM dead_letters
-                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($2::uuid IS NULL OR delivery_id < $2)
+                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($7::text IS NULL OR tenant_id = $7)
+                  AND ($2::uuid IS NULL OR delivery_id < $2)
                 ORDER BY delivery_id DESC LIMIT $3)
            (SELECT x.id AS "id!", x.created_at AS "created_at!", x.resolved_at, false AS "last!" FROM looked_at x
              WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
                AND ($6 OR x.resolved_at IS NULL)
-               AND ($7::text IS NULL OR (SELECT d.tenant_id = $7 FROM deliveries d WHERE d.id = x.id))
              ORDER BY x.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)"#,
@@ -115,8 +115,9 @@ pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<
             AND ($4 OR x.resolved_at IS NULL)
             AND (x.subscription_id IS NULL
                  OR EXISTS (SELECT FROM subscriptions s WHERE s.id = x.subscription_id AND s.deleted_at IS NULL))
-            AND EXISTS (SELECT FROM deliveries d JOIN events e ON e.id = d.event_id
-                         WHERE d.id = x.delivery_id AND ($6::text IS NULL OR d.tenant_id = $6))
+            AND ($6::text IS NULL OR x.tenant_id = $6)
+            AND (SELECT true FROM deliveries d, LATERAL (SELECT FROM events e WHERE e.id = d.event_id OFFSET 0) e
+                  WHERE d.id = x.delivery_id)
           ORDER BY x.delivery_id
           LIMIT $5
             FOR UPDATE OF x SKIP LOCKED",
@@ -144,8 +145,7 @@ pub async fn purge(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<u64> 
                                    AND ($2::timestamptz IS NULL OR x.created_at >= $2)
                                    AND ($3::timestamptz IS NULL OR x.created_at < $3)
                                    AND ($4 OR x.resolved_at IS NULL)
-                                   AND ($6::text IS NULL OR EXISTS (SELECT FROM deliveries d
-                                                                     WHERE d.id = x.delivery_id AND d.tenant_id = $6))
+                                   AND ($6::text IS NULL OR x.tenant_id = $6)
                                  ORDER BY x.delivery_id LIMIT $5 FOR UPDATE SKIP LOCKED)",
         filter.subscription.map(|id| id.0),
         filter.since,

@@ -29,6 +29,8 @@ pub struct Event {
     pub event_type: String,
     /// The subscription it was posted to.
     pub subscription_id: Option<Uuid>,
+    /// Whether it is for one URL, without a subscription.
+    pub is_inline: bool,
     /// What its payload is.
     pub content_type: String,
     /// Bytes of its payload.
@@ -108,7 +110,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Ev
 async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Event>> {
     let events = sqlx::query_as!(
         Event,
-        r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.content_type,
+        r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.is_inline, e.content_type,
                   length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id, e.ordering_key,
                   e.deliver_at, e.expires_at, e.created_at
              FROM unnest($1::uuid[]) AS i (id)

@@ -5,7 +5,7 @@
 //! pointer (RFC 6901) `/order/total`. Its value is what the member must equal, or an object: of operators (`$eq $ne $gt
 //! $gte $lt $lte $in $nin $exists $startsWith $endsWith`), of further members, or of both. `$and`, `$or` (arrays of
 //! conditions) and `$not` (one condition) stand anywhere. All entries of an object must hold. An array satisfies what
-//! one of its items does; `$ne`, `$nin` and `$not` hold where their opposite does not, so also where nothing is there.
+//! one of its items does, of which the first [`VALUES_MAX`] are looked at; `$ne`, `$nin` and `$not` hold where their opposite does not, so also where nothing is there.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -14,6 +14,8 @@ use serde_json::{Map, Number, Value};
 
 use crate::filter_parser::parse;
 
+/// Values of a payload that one condition looks at, at most: of a longer array, the first ones.
+pub const VALUES_MAX: usize = 1000;
 /// Characters of a value that an explanation shows, at most.
 const SHOWN_CHARACTERS_MAX: usize = 200;
 
@@ -175,6 +177,9 @@ impl Condition {
 
 /// Everything that a path leads to: one value, none, or several where it goes through an array.
 fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
+    if found.len() >= VALUES_MAX {
+        return;
+    }
     let Some((segment, rest)) = path.split_first() else {
         found.push(value);
         return;
@@ -185,14 +190,14 @@ fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
                 select(member, rest, found);
             }
         }
-        Value::Array(items) => match segment.parse::<usize>() {
-            Ok(index) => {
-                if let Some(item) = items.get(index) {
-                    select(item, rest, found);
-                }
+        Value::Array(items) => {
+            if let Ok(index) = segment.parse::<usize>() {
+                items.get(index).into_iter().for_each(|item| select(item, rest, found));
+            } else {
+                let objects = items.iter().take(VALUES_MAX).filter(|item| item.is_object());
+                objects.for_each(|item| select(item, path, found));
             }
-            Err(_) => items.iter().filter(|item| item.is_object()).for_each(|item| select(item, path, found)),
-        },
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -200,7 +205,8 @@ fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
 impl Test {
     fn holds(&self, found: &[&Value]) -> bool {
         let any = |test: &dyn Fn(&Value) -> bool| {
-            found.iter().any(|value| test(value) || value.as_array().is_some_and(|items| items.iter().any(test)))
+            let items = found.iter().filter_map(|value| value.as_array()).flatten();
+            found.iter().any(|value| test(value)) || items.take(VALUES_MAX).any(test)
         };
         match self {
             Self::Equal(wanted) => any(&|value| same(value, wanted)),

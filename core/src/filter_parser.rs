@@ -6,8 +6,8 @@ use crate::filter::{Comparison, Condition, Test};
 
 /// Bytes of a payload filter's JSON text, at most.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
-/// Conditions of a payload filter, at most.
-pub const CONDITIONS_MAX: usize = 100;
+/// Conditions of a payload filter, at most; each value of `$in` and `$nin` counts as one.
+pub const CONDITIONS_MAX: usize = 200;
 /// Objects of a payload filter inside each other, at most.
 pub const DEPTH_MAX: usize = 16;
 
@@ -46,7 +46,10 @@ impl Parser {
     }
 
     fn entry(&mut self, key: &str, value: &Value) -> Result<Condition, String> {
-        self.conditions += 1;
+        self.conditions += match (key, value) {
+            ("$in" | "$nin", Value::Array(values)) => values.len().max(1),
+            _ => 1,
+        };
         if self.conditions > CONDITIONS_MAX {
             return Err(format!("must be at most {CONDITIONS_MAX} conditions"));
         }
@@ -150,6 +153,7 @@ mod tests {
             (json!({"a": "x".repeat(FILTER_BYTES_MAX)}), "bytes"),
             (deep, "deep"),
             (Value::Object(many), "conditions"),
+            (json!({"a": {"$in": vec![0; CONDITIONS_MAX]}}), "conditions"),
         ];
         for (filter, part) in cases {
             let why = parse(&filter).expect_err("refused");

@@ -27,13 +27,18 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint
     hash.finalize().into()
 }
 
-/// Where a key comes from. Each has names of its own.
+/// Where a key comes from. Each has names of its own: so what stores many events at once never waits for a key that
+/// somebody holds in a longer transaction. (Those of `publish()` begin with `sql:`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The `Idempotency-Key` of a request.
-    Header,
+    /// The `Idempotency-Key` of a request that posts events.
+    EventHeader,
+    /// The `Idempotency-Key` of a request that posts many events, for the one at this place.
+    BatchHeader(usize),
     /// The id that a producer gave its event.
     EventId,
+    /// The `Idempotency-Key` of a request that creates something else.
+    Header,
 }
 
 /// A valid key, as it is stored.
@@ -43,8 +48,10 @@ pub enum Source {
 pub fn key(source: Source, text: &str) -> std::result::Result<String, String> {
     validation::text(text, KEY_CHARACTERS_MAX)?;
     Ok(match source {
-        Source::Header => format!("key:{text}"),
+        Source::EventHeader => format!("event:{text}"),
+        Source::BatchHeader(place) => format!("batch:{place}:{text}"),
         Source::EventId => format!("id:{text}"),
+        Source::Header => format!("made:{text}"),
     })
 }
 
@@ -136,6 +143,17 @@ impl Once {
         .await?;
         Ok(())
     }
+}
+
+/// Whether a key is remembered: then what was asked with it is not checked against the present time again.
+pub async fn is_known(pool: &PgPool, tenant_id: &str, key: &str) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM idempotency_keys
+                          WHERE tenant_id = $1 AND key = $2 AND expires_at > clock_timestamp()) AS "known!""#,
+        tenant_id,
+        key
+    );
+    Ok(known.fetch_one(pool).await?)
 }
 
 /// Forgets keys that have expired; answers how many.

@@ -20,7 +20,9 @@ use crate::{
 /// What the channel's name ends in on which publications are announced.
 pub const CHANNEL: &str = "outbox";
 /// Events taken at once, at most.
-const EVENTS_PER_STEP_MAX: i64 = 100;
+const EVENTS_PER_STEP_MAX: i64 = 32;
+/// How long one with which something is wrong is left alone.
+const RETRY_AFTER_SECONDS: f64 = 30.0;
 /// Deliveries made in one transaction, at most.
 const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 /// The content type of what is published by SQL.
@@ -51,14 +53,38 @@ struct Row {
 
 /// Fans out what waits, in one transaction that many workers may run at once: no two take the same event. Nothing is
 /// left where it answers no events. `pool` is of [`crate::database::Session::FanOut`].
+///
+/// One with which something is wrong is left alone for a while, so that it does not stop the others.
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
+    match step_of(pool, cache, EVENTS_PER_STEP_MAX).await {
+        Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => tracing::warn!(?error, "a fan-out failed"),
+        stepped => return stepped,
+    }
+    match step_of(pool, cache, 1).await {
+        Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
+            let put_off = sqlx::query_scalar!(
+                "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $1)
+                  WHERE event_id = (SELECT event_id FROM outbox WHERE retry_at <= clock_timestamp()
+                                     ORDER BY event_id LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 RETURNING event_id",
+                RETRY_AFTER_SECONDS
+            );
+            let event_id = put_off.fetch_optional(pool).await?.map(EventId);
+            tracing::error!(?error, ?event_id, "a published event cannot be fanned out; it is tried again later");
+            Ok(Step { events: 1, ..Step::default() })
+        }
+        stepped => stepped,
+    }
+}
+
+async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64) -> Result<Step> {
     let mut transaction = pool.begin().await?;
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
                   expires_at, fanned_out_to
-             FROM outbox ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
-        EVENTS_PER_STEP_MAX
+             FROM outbox WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
+        events_max
     );
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;

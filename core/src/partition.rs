@@ -127,7 +127,11 @@ async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) 
                 WHERE CASE $1::text WHEN 'events' THEN q.event_id ELSE q.delivery_id END
                       >= uuid_floor($2::date::timestamp AT TIME ZONE 'UTC')
                   AND CASE $1::text WHEN 'events' THEN q.event_id ELSE q.delivery_id END
-                      < uuid_floor(($2::date + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!""#,
+                      < uuid_floor(($2::date + 1)::timestamp AT TIME ZONE 'UTC'))
+               OR EXISTS (
+               SELECT FROM outbox o
+                WHERE o.event_id >= uuid_floor($2::date::timestamp AT TIME ZONE 'UTC')
+                  AND o.event_id < uuid_floor(($2::date + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!""#,
         parent,
         day
     );

@@ -23,8 +23,8 @@ use crate::{
 pub const RATE_MAX: u32 = 1000;
 /// Deliveries a second where nothing is said.
 pub const RATE_DEFAULT: u32 = 100;
-/// Deliveries that a cancellation calls off, at most; at the rates that are possible there are hardly more.
-const CALLED_OFF_MAX: i64 = 10_000;
+/// Deliveries that a cancellation calls off in one transaction, at most.
+const CALLED_OFF_AT_ONCE_MAX: usize = 5_000;
 
 /// What is replayed: how an event stands with the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum State {
     Running,
     /// Everything has been looked at.
     Completed,
-    /// Somebody has stopped it, or its subscription was deleted.
+    /// Somebody has stopped it, or its subscription was deleted or disabled.
     Canceled,
 }
 
@@ -235,33 +235,41 @@ pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay>
         "UPDATE replays SET state = 'canceled', finished_at = clock_timestamp() WHERE id = $1 AND state = 'running'",
         id.0
     );
-    if canceled.execute(&mut *transaction).await?.rows_affected() == 1 {
-        // The queue's row is locked first, as everywhere.
-        let called_off = sqlx::query_scalar!(
-            "DELETE FROM queue
-              WHERE delivery_id IN (SELECT q.delivery_id
-                                      FROM (SELECT id FROM deliveries WHERE replay_id = $1 AND status = 'pending'
-                                             ORDER BY id DESC LIMIT $2) d
-                                      JOIN queue q ON q.delivery_id = d.id
-                                     WHERE q.lease_token IS NULL OR q.due_at <= clock_timestamp()
-                                       FOR UPDATE OF q SKIP LOCKED)
-             RETURNING delivery_id",
-            id.0,
-            CALLED_OFF_MAX
-        );
-        let called_off = called_off.fetch_all(&mut *transaction).await?;
-        sqlx::query!(
-            "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
-            &called_off
-        )
-        .execute(&mut *transaction)
-        .await?;
-        let replay = fetch(&mut transaction, id).await?;
+    let canceled = canceled.execute(&mut *transaction).await?.rows_affected() == 1;
+    let replay = fetch(&mut transaction, id).await?;
+    if canceled {
         note(&mut transaction, actor, "replay.canceled", &replay).await?;
     }
-    let replay = fetch(&mut transaction, id).await?;
     transaction.commit().await?;
+    while canceled && call_off(pool, id).await? == CALLED_OFF_AT_ONCE_MAX {}
     Ok(replay)
+}
+
+/// Calls off deliveries of a replay that are waiting; answers how many.
+async fn call_off(pool: &PgPool, id: ReplayId) -> Result<usize> {
+    let mut transaction = pool.begin().await?;
+    // The queue's row is locked first, as everywhere.
+    let called_off = sqlx::query_scalar!(
+        "DELETE FROM queue
+          WHERE delivery_id IN (SELECT q.delivery_id
+                                  FROM (SELECT id FROM deliveries WHERE replay_id = $1 AND status = 'pending'
+                                         ORDER BY id DESC) d
+                                  JOIN queue q ON q.delivery_id = d.id
+                                 WHERE q.lease_token IS NULL OR q.due_at <= clock_timestamp()
+                                 LIMIT $2 FOR UPDATE OF q SKIP LOCKED)
+         RETURNING delivery_id",
+        id.0,
+        i64::try_from(CALLED_OFF_AT_ONCE_MAX).unwrap_or(i64::MAX)
+    );
+    let called_off = called_off.fetch_all(&mut *transaction).await?;
+    sqlx::query!(
+        "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
+        &called_off
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(called_off.len())
 }
 
 async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str, replay: &Replay) -> Result<()> {

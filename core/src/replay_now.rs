@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
+    accept::DELIVERIES_PER_REQUEST_MAX,
     audience::Facts,
     delivery::{self, Status},
     event,
@@ -41,11 +42,12 @@ pub async fn of_delivery(
     once: Option<&Once>,
     answer: impl Fn(DeliveryId) -> Vec<u8>,
 ) -> Result<Made<DeliveryId>> {
+    // Read before the transaction begins: nobody holds one connection while waiting for another.
+    let replayed = delivery::get(pool, id).await?;
     let mut transaction = pool.begin().await?;
     if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
         return Ok(Made::Again(answer));
     }
-    let replayed = delivery::get(pool, id).await?;
     match replayed.status {
         Status::Pending | Status::InFlight => {
             return Err(Error::Conflict("the delivery is not finished; retry it instead".to_owned()));
@@ -65,10 +67,11 @@ pub async fn of_delivery(
         }
         None => copy_inline(&mut transaction, keyring, id, fresh).await?,
     };
-    owe(&mut transaction, &replayed.tenant_id, event, &[(fresh, lane, Some(id))]).await?;
+    // Before the lane, as everybody who locks both.
     sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
         .execute(&mut *transaction)
         .await?;
+    owe(&mut transaction, &replayed.tenant_id, event, &[(fresh, lane, Some(id))]).await?;
     idempotency::finish(&mut transaction, keyring, once, || answer(fresh)).await?;
     transaction.commit().await?;
     Ok(Made::New(fresh))
@@ -87,7 +90,9 @@ pub async fn of_event(
     answer: impl Fn(&[DeliveryId]) -> Vec<u8>,
 ) -> Result<Made<Vec<DeliveryId>>> {
     let event = event::get(pool, id).await?;
-    refuse_expired(event.expires_at)?;
+    if event.is_inline {
+        return Err(Error::Conflict("the event was for one URL only; replay its delivery".to_owned()));
+    }
     let (_, payload) = event::payload(pool, id).await?;
     let event_type: EventType = event.event_type.parse().map_err(Error::internal)?;
     let metadata = event.metadata.map(|metadata| metadata.0).unwrap_or_default();
@@ -95,11 +100,15 @@ pub async fn of_event(
     let audience = cache.audience(&event.tenant_id).await?;
     let wanting = audience.wanting(&facts).filter(|id| event.subscription_id.is_none_or(|posted_to| posted_to == id.0));
     let wanting: Vec<_> = wanting.collect();
+    if wanting.len() > DELIVERIES_PER_REQUEST_MAX {
+        return Err(Error::TooLarge(format!("a request may cause at most {DELIVERIES_PER_REQUEST_MAX} deliveries")));
+    }
 
     let mut transaction = pool.begin().await?;
     if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
         return Ok(Made::Again(answer));
     }
+    refuse_expired(event.expires_at)?;
     let (first, last) = id.delivery_ids();
     let delivered = sqlx::query!(
         r#"SELECT d.id AS "id!", d.subscription_id AS "subscription_id!" FROM (

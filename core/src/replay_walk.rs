@@ -18,7 +18,7 @@ use crate::{
     id::{DeliveryId, EventId, SubscriptionId},
     page::id_floor,
     replay::Standing,
-    subscription::Subscription,
+    subscription::{State, Subscription},
     subscription_cache::SubscriptionCache,
 };
 
@@ -52,6 +52,18 @@ struct Looked {
     at_end: bool,
 }
 
+/// Lets the replay that is due first rest for a while: its step has failed, and others wait behind it.
+pub async fn put_off(pool: &PgPool) -> Result<()> {
+    sqlx::query!(
+        "UPDATE replays SET next_step_at = clock_timestamp() + interval '10 seconds'
+          WHERE id = (SELECT id FROM replays WHERE state = 'running' AND next_step_at <= clock_timestamp()
+                       ORDER BY next_step_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
 /// [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
@@ -67,7 +79,15 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     let Some(due) = due.fetch_optional(&mut *transaction).await? else {
         return Ok(None);
     };
-    let Some(subscription) = cache.get(SubscriptionId(due.subscription_id)).await? else {
+    // Two replays of one subscription take turns, so that each sees what the other has made.
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
+        due.subscription_id.to_string()
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let subscription = cache.get(SubscriptionId(due.subscription_id)).await?;
+    let Some(subscription) = subscription.filter(|subscription| subscription.state != State::Disabled) else {
         finish(&mut transaction, &due, "canceled").await?;
         transaction.commit().await?;
         return Ok(Some(0));
@@ -120,18 +140,22 @@ async fn finish(connection: &mut PgConnection, due: &Due, state: &str) -> Result
     Ok(())
 }
 
-/// The next of the subscription's deliveries. One that has been replayed already, well or not yet finished, is not
-/// replayed again; nor is one whose event is gone or has expired.
+/// The next events that the subscription was owed, by the first delivery of each. How an event stands with the
+/// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is gone or has expired
+/// stands in no way.
 async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: usize) -> Result<Looked> {
     let rows = sqlx::query!(
-        r#"SELECT d.id, d.event_id, e.event_type AS "event_type?",
-                  (d.status::text = ANY ($4) AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())
-                   AND NOT EXISTS (SELECT FROM deliveries r
-                                    WHERE r.replay_of = d.id AND r.status IN ('pending', 'succeeded'))) AS "meant!"
-             FROM (SELECT id, event_id, status FROM deliveries
-                    WHERE subscription_id = $1 AND id > $2 AND id < $3 AND NOT is_replay
+        r#"SELECT d.id, d.event_id, e.event_type AS "event_type?", coalesce(l.id, d.id) AS "latest!",
+                  (coalesce(l.status, d.status)::text = ANY ($4)
+                   AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())) AS "meant!"
+             FROM (SELECT id, event_id, subscription_id, status FROM deliveries
+                    WHERE subscription_id = $1 AND id > $2 AND id < $3 AND replay_of IS NULL
                     ORDER BY id LIMIT $5) d
              LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT r.id, r.status FROM deliveries r
+                                 WHERE r.event_id = d.event_id AND r.is_replay AND r.subscription_id = d.subscription_id
+                                   AND r.status <> 'canceled'
+                                 ORDER BY r.id DESC LIMIT 1) l ON true
             ORDER BY d.id"#,
         due.subscription_id,
         due.position,
@@ -147,7 +171,7 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
         looked.examined += 1;
         looked.position = Some(row.id);
         if row.meant && row.event_type.is_some_and(|event_type| is_of(&patterns, &event_type)) {
-            looked.chosen.push((row.event_id, Some(row.id)));
+            looked.chosen.push((row.event_id, Some(row.latest)));
             if looked.chosen.len() == make_max {
                 break;
             }
@@ -168,14 +192,17 @@ async fn look_at_events(
     let rows = sqlx::query!(
         r#"SELECT e.id, e.event_type, e.metadata AS "metadata: Json<BTreeMap<String, String>>",
                   ((e.subscription_id IS NULL OR e.subscription_id = $1)
+                   AND NOT e.is_inline
                    AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())
+                   AND NOT EXISTS (SELECT FROM outbox o WHERE o.event_id = e.id)
                    AND NOT EXISTS (SELECT FROM deliveries d
                                     WHERE d.id >= (left(e.id::text, 19) || '8000-000000000000')::uuid
                                       AND d.id <= (left(e.id::text, 19) || 'bfff-ffffffffffff')::uuid
                                       AND d.event_id = e.id AND d.subscription_id = $1)
                    AND NOT EXISTS (SELECT FROM deliveries d
-                                    WHERE d.event_id = e.id AND d.is_replay AND d.subscription_id = $1)) AS "missed!"
-             FROM (SELECT id, event_type, metadata, subscription_id, expires_at FROM events
+                                    WHERE d.event_id = e.id AND d.is_replay AND d.subscription_id = $1
+                                      AND d.status <> 'canceled')) AS "missed!"
+             FROM (SELECT id, event_type, metadata, subscription_id, expires_at, is_inline FROM events
                     WHERE tenant_id = $2 AND id > $3 AND id < $4
                     ORDER BY id LIMIT $5) e
             ORDER BY e.id"#,

@@ -59,6 +59,9 @@ const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
 /// How long a connection to the health server may say nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a duty that broke down rests before it is begun again.
+const REVIVAL_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often, and after which pause, a drain looks again for a lane that somebody else has locked.
 const DRAIN_PATIENCE: u32 = 20;
 const DRAIN_PAUSE: Duration = Duration::from_millis(5);
@@ -160,9 +163,11 @@ impl Worker {
         let published = Arc::clone(&fan_out.published);
         let channel = database.channel(outbox::CHANNEL);
         beside.spawn(listen(self.general.clone(), channel, move |_| published.notify_one()));
-        beside.spawn(fan_out.clone().publish());
-        beside.spawn(fan_out.replay());
-        beside.spawn(janitor::run(self.general.clone(), self.config.clone()));
+        let publishing = fan_out.clone();
+        beside.spawn(revived("publishing", move || publishing.clone().publish()));
+        beside.spawn(revived("replaying", move || fan_out.clone().replay()));
+        let (pool, config) = (self.general.clone(), self.config.clone());
+        beside.spawn(revived("the janitor", move || janitor::run(pool.clone(), config.clone())));
         beside
     }
 
@@ -219,6 +224,18 @@ impl Worker {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.general
+    }
+}
+
+/// Keeps a duty going that should never end: one that panics is begun again after a pause, and told loudly.
+async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, duty: impl Fn() -> F) {
+    loop {
+        let mut task = JoinSet::new();
+        task.spawn(duty());
+        if let Some(Err(error)) = task.join_next().await {
+            tracing::error!(%error, duty = name, "a duty broke down: please report this");
+        }
+        tokio::time::sleep(REVIVAL_PAUSE).await;
     }
 }
 

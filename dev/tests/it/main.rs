@@ -3,8 +3,11 @@
 
 mod world;
 
+mod authorizing;
+mod authorizing_keys;
 mod burying;
 mod delivering;
+mod documenting;
 mod inlining;
 mod keeping;
 mod listing;
@@ -14,5 +17,7 @@ mod posting;
 mod publishing;
 mod queueing;
 mod racing;
+mod repeating;
+mod repeating_at_once;
 mod replaying;
 mod surviving;

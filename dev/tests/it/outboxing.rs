@@ -82,14 +82,25 @@ async fn a_key_makes_publishing_twice_safe_and_mistakes_are_told() {
         ("'a.b', '{}', metadata => '[1]'", "metadata"),
         ("'a.b', '{}', metadata => '{\"a\": 1}'", "metadata"),
         ("'a.b', '{}', deliver_at => now() + interval '400 days'", "deliver_at"),
+        ("'a.b', '{}', deliver_at => 'infinity'", "deliver_at"),
         ("'a.b', '{}', expires_at => now()", "expires_at"),
+        ("'a.b', '{}', expires_at => 'infinity'", "expires_at"),
+        ("'a.b', '{}', expires_at => '-infinity'", "expires_at"),
         ("'a.b', '{}', idempotency_key => ''", "idempotency_key"),
     ] {
         let refused = publish(&mut own, arguments).await.expect_err(arguments);
         assert!(refused.to_string().contains(part), "{arguments}: {refused}");
     }
+    let past = "'a.b', '{\"n\": 3}', deliver_at => '-infinity', idempotency_key => 'k-2'";
+    let third = publish(&mut own, past).await.unwrap();
+    let timed = "'a.b', '{}', expires_at => '2027-06-01 12:00:00Z', idempotency_key => 'k-3'";
+    let timed_id = publish(&mut own, timed).await.unwrap();
+    own.execute("SET timezone = 'Asia/Tokyo'").await.unwrap();
+    assert_eq!(publish(&mut own, past).await.unwrap(), third);
+    assert_eq!(publish(&mut own, timed).await.unwrap(), timed_id, "whatever the session's time zone");
+    own.execute("RESET timezone").await.unwrap();
     world.drain().await;
-    assert_eq!(world.receiver.count(), 1, "the other tenant has no subscription");
+    assert_eq!(world.receiver.count(), 3, "the other tenant has no subscription");
     world.finish().await;
 }
 

@@ -239,8 +239,10 @@ async fn filters_are_kept_changed_and_refused_with_the_place_of_the_mistake() {
     let created = world.subscribe("/success", json!({"filters": filters})).await;
     assert_eq!(created["filters"], filters);
     let path = format!("/subscriptions/{}", id(&created));
-    let changed = world.call(Method::PATCH, &path, Some(json!({"filters": {"metadata": null}}))).await.expect(200);
-    assert_eq!(changed["filters"], json!({"payload": filters["payload"]}));
+    // Replaced as a whole: in a filter, null has a meaning.
+    let other = json!({"payload": {"note": null, "x": {"$lt": 5}}});
+    let changed = world.call(Method::PATCH, &path, Some(json!({"filters": other}))).await.expect(200);
+    assert_eq!(changed["filters"], other);
     let changed = world.call(Method::PATCH, &path, Some(json!({"filters": null}))).await.expect(200);
     assert_eq!(changed["filters"], json!({}));
     for (filters, field, part) in [

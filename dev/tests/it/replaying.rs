@@ -121,7 +121,8 @@ async fn a_range_is_replayed_by_status_and_type_and_what_was_missed_is_found() {
         (json!({"until": (Utc::now() - TimeDelta::minutes(30)).to_rfc3339()}), 0),
         (json!({}), 6),
         (json!({}), 0),
-        (json!({"statuses": ["succeeded", "canceled", "missed"]}), 0),
+        (json!({"statuses": ["canceled", "missed"]}), 0),
+        (json!({"statuses": ["succeeded"]}), 9),
     ];
     for (more, expected) in cases {
         let begun = replay(&world, &subscription, more.clone()).await;
@@ -146,6 +147,30 @@ async fn a_range_is_replayed_by_status_and_type_and_what_was_missed_is_found() {
     ] {
         let problem = world.call(Method::POST, &format!("{path}/replay"), Some(body)).await.problem(422);
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_dies_again_is_replayed_again_and_once() {
+    let mut world = World::new().await;
+    world.publish(json!({"event_type": "a.b", "payload": 1})).await;
+    let once = json!({"retry_policy": {"delays_seconds": []}});
+    let subscription = id(&world.subscribe("/fail", once).await);
+    world.publish(json!({"event_type": "a.b", "payload": 2})).await;
+    world.drain().await;
+    for round in 0..3 {
+        // The first was missed, the second has died; from now on both die each time.
+        let begun = replay(&world, &subscription, json!({})).await;
+        assert_eq!(finished(&world, &begun).await["replayed_count"], 2, "round {round}");
+    }
+    assert_eq!(world.receiver.count(), 7);
+    let target = json!({"target_url": world.receiver.url("/success")});
+    world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(target)).await.expect(200);
+    world.worker = worker(&world.env);
+    for expected in [2, 0] {
+        let begun = replay(&world, &subscription, json!({})).await;
+        assert_eq!(finished(&world, &begun).await["replayed_count"], expected);
     }
     world.finish().await;
 }

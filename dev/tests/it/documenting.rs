@@ -1,0 +1,65 @@
+//! The documentation's examples, run as they are written: all `sh` blocks of a page in one shell, against a running
+//! system.
+
+use std::{fs, process::Stdio, time::Duration};
+
+use tokio::process::Command;
+
+use crate::world::{KEY, World};
+
+/// How long the examples of a page may take.
+const PAGE_TIME: Duration = Duration::from_secs(120);
+
+/// The `sh` blocks of a page.
+fn script(page: &str) -> String {
+    let mut script = String::new();
+    let mut inside = false;
+    for line in page.lines() {
+        match (inside, line) {
+            (false, "```sh") => inside = true,
+            (true, "```") => inside = false,
+            (true, line) => {
+                script.push_str(line);
+                script.push('\n');
+            }
+            (false, _) => {}
+        }
+    }
+    script
+}
+
+async fn run(name: &str, page: &str) {
+    let world = World::new().await;
+    let (stop, running) = world.run_worker();
+    let shell = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &script(page)])
+        .env("API", &world.base)
+        .env("KEY", format!("Authorization: Bearer {KEY}"))
+        .env("RECEIVER", world.receiver.url(""))
+        .env("DATABASE_URL", &world.env["DATABASE_URL"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PAGE_TIME, shell).await;
+    let output = output.unwrap_or_else(|_| panic!("{name} is not done after {PAGE_TIME:?}")).expect("there is a shell");
+    let told = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy);
+    assert!(output.status.success(), "{name}: {}\n{}\n{}", output.status, told[0], told[1]);
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn every_example_of_the_documentation_works_as_it_is_written() {
+    let folder = dev::workspace().join("docs");
+    let mut pages: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.sort();
+    assert!(pages.len() >= 9, "{pages:?}");
+    for path in pages {
+        let name = path.display().to_string();
+        let page = fs::read_to_string(&path).unwrap();
+        assert!(!script(&page).is_empty(), "{name} has no examples");
+        run(&name, &page).await;
+    }
+}
