@@ -56,29 +56,51 @@ struct Row {
 ///
 /// One with which something is wrong is left alone for a while, so that it does not stop the others.
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
-    match step_of(pool, cache, EVENTS_PER_STEP_MAX).await {
-        Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => tracing::warn!(?error, "a fan-out failed"),
-        stepped => return stepped,
+    let mut first = None;
+    match step_of(pool, cache, EVENTS_PER_STEP_MAX, &mut first).await {
+        // Whatever it is: what cannot be done together may be done one by one.
+        Err(error) => tracing::warn!(?error, "a fan-out failed"),
+        done => return done,
     }
-    match step_of(pool, cache, 1).await {
+    match step_of(pool, cache, 1, &mut first).await {
         Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
-            let put_off = sqlx::query_scalar!(
-                "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $1)
-                  WHERE event_id = (SELECT event_id FROM outbox WHERE retry_at <= clock_timestamp()
-                                     ORDER BY event_id LIMIT 1 FOR UPDATE SKIP LOCKED)
-                 RETURNING event_id",
+            sqlx::query!(
+                "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE event_id = $1",
+                first,
                 RETRY_AFTER_SECONDS
-            );
-            let event_id = put_off.fetch_optional(pool).await?.map(EventId);
+            )
+            .execute(pool)
+            .await?;
+            let event_id = first.map(EventId);
             tracing::error!(?error, ?event_id, "a published event cannot be fanned out; it is tried again later");
             Ok(Step { events: 1, ..Step::default() })
         }
-        stepped => stepped,
+        done => done,
     }
 }
 
-async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64) -> Result<Step> {
+/// A step of so many events at most; `first` tells the first that was taken.
+async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
     let mut transaction = pool.begin().await?;
+    match take(&mut transaction, cache, events_max, first).await {
+        Ok(step) => {
+            transaction.commit().await?;
+            Ok(step)
+        }
+        Err(error) => {
+            // Waited for, so that what was taken is free for the next look.
+            transaction.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn take(
+    transaction: &mut sqlx::PgTransaction<'_>,
+    cache: &SubscriptionCache,
+    events_max: i64,
+    first: &mut Option<Uuid>,
+) -> Result<Step> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
@@ -86,9 +108,11 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64) -> R
              FROM outbox WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
         events_max
     );
+    let rows = rows.fetch_all(&mut **transaction).await?;
+    *first = rows.first().map(|row| row.event_id);
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;
-    for row in rows.fetch_all(&mut *transaction).await? {
+    for row in rows {
         let (begun_to, event) = (row.fanned_out_to, event_of(row)?);
         let audience = cache.audience(&event.tenant_id).await?;
         let facts = Facts::new(&event.event_type, &event.metadata, &event.payload);
@@ -98,9 +122,7 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64) -> R
             room -= wanting.len();
             whole.push(owing(event, &wanting));
         } else if whole.is_empty() {
-            let step = store_part(&mut transaction, begun_to, event, wanting).await?;
-            transaction.commit().await?;
-            return Ok(step);
+            return store_part(transaction, begun_to, event, wanting).await;
         } else {
             break; // The next step begins with it.
         }
@@ -109,10 +131,9 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64) -> R
         return Ok(Step::default());
     }
     let events: Vec<_> = whole.iter().collect();
-    let armed = accept(&mut *transaction, &events, Unity::Apart, 0).await?.armed;
+    let armed = accept(&mut **transaction, &events, Unity::Apart, 0).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
-    sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut *transaction).await?;
-    transaction.commit().await?;
+    sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
     Ok(Step { events: whole.len(), armed, put: put(&whole) })
 }
 

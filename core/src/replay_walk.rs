@@ -24,6 +24,8 @@ use crate::{
 
 /// Rows that one step looks at, at most.
 const EXAMINED_PER_STEP_MAX: u16 = 1000;
+/// How long a replay whose step has failed rests.
+const RETRY_AFTER_SECONDS: f64 = 10.0;
 /// Deliveries that one step makes are due within this time: the shorter, the sooner a cancellation shows.
 const STEP_MS: i64 = 500;
 
@@ -52,18 +54,6 @@ struct Looked {
     at_end: bool,
 }
 
-/// Lets the replay that is due first rest for a while: its step has failed, and others wait behind it.
-pub async fn put_off(pool: &PgPool) -> Result<()> {
-    sqlx::query!(
-        "UPDATE replays SET next_step_at = clock_timestamp() + interval '10 seconds'
-          WHERE id = (SELECT id FROM replays WHERE state = 'running' AND next_step_at <= clock_timestamp()
-                       ORDER BY next_step_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
 /// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
 /// [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
@@ -79,6 +69,27 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     let Some(due) = due.fetch_optional(&mut *transaction).await? else {
         return Ok(None);
     };
+    match go_on(pool, cache, &mut transaction, &due).await {
+        Ok(made) => {
+            transaction.commit().await?;
+            Ok(Some(made))
+        }
+        Err(error) => {
+            transaction.rollback().await?;
+            // It rests for a while, because others wait behind it.
+            sqlx::query!(
+                "UPDATE replays SET next_step_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
+                due.id,
+                RETRY_AFTER_SECONDS
+            )
+            .execute(pool)
+            .await?;
+            Err(error)
+        }
+    }
+}
+
+async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgConnection, due: &Due) -> Result<usize> {
     // Two replays of one subscription take turns, so that each sees what the other has made.
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
@@ -88,17 +99,16 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     .await?;
     let subscription = cache.get(SubscriptionId(due.subscription_id)).await?;
     let Some(subscription) = subscription.filter(|subscription| subscription.state != State::Disabled) else {
-        finish(&mut transaction, &due, "canceled").await?;
-        transaction.commit().await?;
-        return Ok(Some(0));
+        finish(transaction, due, "canceled").await?;
+        return Ok(0);
     };
     let make_max = usize::try_from(i64::from(due.rate_per_second) * STEP_MS / 1000).unwrap_or(1).max(1);
     let looked = if due.walking == "deliveries" {
-        look_at_deliveries(&mut transaction, &due, make_max).await?
+        look_at_deliveries(transaction, due, make_max).await?
     } else {
-        look_at_events(pool, &mut transaction, &due, &subscription, make_max).await?
+        look_at_events(pool, transaction, due, &subscription, make_max).await?
     };
-    owe(&mut transaction, &due, &looked.chosen).await?;
+    owe(transaction, due, &looked.chosen).await?;
     let made = looked.chosen.len();
     let pause =
         Duration::from_secs(1) * u32::try_from(made).unwrap_or(u32::MAX) / due.rate_per_second.unsigned_abs().max(1);
@@ -123,10 +133,9 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     .execute(&mut *transaction)
     .await?;
     if looked.at_end && !missed_follow {
-        finish(&mut transaction, &due, "completed").await?;
+        finish(transaction, due, "completed").await?;
     }
-    transaction.commit().await?;
-    Ok(Some(made))
+    Ok(made)
 }
 
 async fn finish(connection: &mut PgConnection, due: &Due, state: &str) -> Result<()> {

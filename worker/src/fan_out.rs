@@ -67,7 +67,6 @@ impl FanOut {
                 Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
                 Err(error) => {
                     tracing::warn!(?error, "a replay did not go on");
-                    let _ = replay_walk::put_off(&self.pool).await;
                     tokio::time::sleep(OUTAGE_PAUSE).await;
                 }
             }

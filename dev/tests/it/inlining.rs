@@ -81,6 +81,25 @@ async fn it_is_retried_by_its_own_policy_dies_and_can_be_retried_and_replayed() 
 }
 
 #[tokio::test]
+async fn it_is_for_its_url_only_and_no_subscription_ever_gets_it() {
+    let world = World::new().await;
+    let delivery = deliver(&world, "/success?private", json!({})).await;
+    world.drain().await;
+    let subscription = world.subscription("/success").await;
+    let event = world.delivery(&delivery).await["event_id"].as_str().unwrap().to_owned();
+    let told = world.get(&format!("/events/{event}/matches?subscription={subscription}")).await;
+    assert_eq!(told["matches"], false, "{told}");
+    world.call(Method::POST, &format!("/events/{event}/replay"), None).await.problem(409);
+    let range = json!({"since": "2020-01-01T00:00:00Z"});
+    let path = format!("/subscriptions/{subscription}/replay");
+    let begun = world.call(Method::POST, &path, Some(range)).await.expect(202);
+    assert_eq!(world.drain().await, 0);
+    let done = world.get(&format!("/replays/{}", begun["id"].as_str().unwrap())).await;
+    assert_eq!((&done["state"], &done["replayed_count"]), (&json!("completed"), &json!(0)));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_it_is_told_at_once() {
     let world = World::new().await;
     let body = json!({

@@ -105,6 +105,27 @@ async fn a_key_makes_publishing_twice_safe_and_mistakes_are_told() {
 }
 
 #[tokio::test]
+async fn an_event_with_which_something_is_wrong_does_not_stop_the_others() {
+    let world = World::new().await;
+    world.subscription("/success").await;
+    // publish() would refuse it; whoever owns the tables may do as he likes.
+    sqlx::query(
+        "INSERT INTO outbox (event_id, tenant_id, event_type, payload) VALUES (uuid_v7(), 'default', 'a b', '1')",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let mut own = world.pool.acquire().await.unwrap();
+    for _ in 0..3 {
+        publish(&mut own, "'a.b', '{}'").await.unwrap();
+    }
+    while world.drain().await > 0 {}
+    assert_eq!(world.receiver.count(), 3);
+    assert_eq!(waiting(&world.pool).await, 1, "it is kept, and tried again later");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn the_publisher_role_may_publish_and_nothing_else() {
     let world = World::new().await;
     world.subscription("/success").await;

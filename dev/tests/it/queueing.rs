@@ -328,3 +328,26 @@ async fn the_latest_settings_are_used_for_each_attempt() {
     running.await.unwrap();
     world.finish().await;
 }
+
+#[tokio::test]
+async fn what_is_scheduled_is_found_although_the_note_of_it_has_already_passed() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "now").await;
+    let later = (chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339();
+    world.publish(json!({"event_type": "a.b", "payload": 1, "deliver_at": later})).await;
+    // The note is lost and made again, for an earlier delivery, a moment that passes before the lane is visited.
+    sqlx::query("UPDATE lanes SET scheduled_at = 'infinity', due_at = clock_timestamp(), drained_at = NULL")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("SELECT arm_lane($1, $1, clock_timestamp() - interval '1 millisecond', NULL, true)")
+        .bind(uuid(&subscription))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(world.drain().await, 1);
+    world.pass(Duration::from_secs(4)).await;
+    assert_eq!(world.drain().await, 1, "it is not late by the linger");
+    world.finish().await;
+}
