@@ -26,7 +26,7 @@ use crate::{
 /// Days that an event may be scheduled ahead, at most.
 const SCHEDULED_DAYS_MAX: i64 = 366;
 /// The content type of a payload that comes inside a JSON body.
-const CONTENT_TYPE: &str = "application/json";
+pub const CONTENT_TYPE: &str = "application/json";
 /// Events of a batch, at most.
 const BATCH_EVENTS_MAX: usize = 1000;
 
@@ -119,28 +119,21 @@ impl EventInput {
     ) -> Option<NewEvent> {
         let at = |field: &str| format!("{}{field}", rules.at);
         let fingerprint = self.fingerprint();
+        let key = self.key(request_key).and_then(|(field, key)| match field {
+            HEADER => problems.take(HEADER, key),
+            field => problems.take(&at(field), key),
+        });
         let event_type = problems.take(&at("event_type"), self.event_type.parse::<EventType>());
         let metadata = problems.take(&at("metadata"), parse_metadata(self.metadata));
-        for (field, text) in [("id", &self.id), ("ordering_key", &self.ordering_key)] {
-            if let Some(text) = text {
-                problems.take(&at(field), validation::text(text, KEY_CHARACTERS_MAX));
-            }
+        if let Some(text) = &self.ordering_key {
+            problems.take(&at("ordering_key"), validation::text(text, KEY_CHARACTERS_MAX));
         }
         check_times(self.deliver_at, self.expires_at, rules, problems);
-        let payload = Bytes::from(Box::<str>::from(self.payload.0).into_boxed_bytes());
-        let within = payload.len() <= rules.payload_bytes_max;
-        problems.require(within, &at("payload"), format!("must be at most {} bytes long", rules.payload_bytes_max));
-
-        // The event's own id decides where both are there: it says more.
-        let key = match (&self.id, request_key) {
-            (Some(id), _) => problems.take(&at("id"), key(Source::EventId, id)).map(|text| (text, fingerprint)),
-            (None, Some(request)) => {
-                let source = request.part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
-                let asked = request.part.map_or(fingerprint, |(whole, _)| *whole);
-                problems.take(HEADER, key(source, request.text)).map(|text| (text, asked))
-            }
-            (None, None) => None,
+        let asked = match (&self.id, request_key.and_then(|request| request.part)) {
+            (None, Some((whole, _))) => *whole,
+            (Some(_), _) | (None, None) => fingerprint,
         };
+        let payload = parse_payload(self.payload, rules, problems);
         Some(NewEvent {
             id: EventId::new(),
             tenant_id,
@@ -153,7 +146,7 @@ impl EventInput {
             ordering_key: self.ordering_key,
             deliver_at: self.deliver_at.filter(|at| *at > rules.now),
             expires_at: self.expires_at,
-            key: key.map(|(text, fingerprint)| EventKey { text, fingerprint, verdict: 0 }),
+            key: key.map(|text| EventKey { text, fingerprint: asked, verdict: 0 }),
             deliveries: Vec::new(),
         })
     }
@@ -163,14 +156,18 @@ impl EventInput {
     #[must_use]
     pub fn key_of_the_past(&self, request_key: Option<RequestKey<'_>>, now: DateTime<Utc>) -> Option<String> {
         self.expires_at.filter(|at| *at <= now)?;
-        match (&self.id, request_key) {
-            (Some(id), _) => key(Source::EventId, id).ok(),
-            (None, Some(request)) => {
-                let source = request.part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
-                key(source, request.text).ok()
-            }
-            (None, None) => None,
+        self.key(request_key)?.1.ok()
+    }
+
+    /// The key under which it is remembered, or what is wrong with it, and the field that says it. The event's own id
+    /// decides where both are there: it says more.
+    fn key(&self, request_key: Option<RequestKey<'_>>) -> Option<(&'static str, std::result::Result<String, String>)> {
+        if let Some(id) = &self.id {
+            return Some(("id", key(Source::EventId, id)));
         }
+        let RequestKey { text, part } = request_key?;
+        let source = part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
+        Some((HEADER, key(source, text)))
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -187,6 +184,15 @@ impl EventInput {
         ];
         fingerprint(parts.iter().copied().chain(metadata).map(str::as_bytes))
     }
+}
+
+/// The text of a payload, as it stands in the body.
+pub fn parse_payload(payload: Any<Box<RawValue>>, rules: Rules<'_>, problems: &mut Problems) -> Bytes {
+    let payload = Bytes::from(Box::<str>::from(payload.0).into_boxed_bytes());
+    let within = payload.len() <= rules.payload_bytes_max;
+    let field = format!("{}payload", rules.at);
+    problems.require(within, &field, format!("must be at most {} bytes long", rules.payload_bytes_max));
+    payload
 }
 
 /// Checks when an event is to be delivered and until when.

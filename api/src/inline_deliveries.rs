@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Object, payload::Json, types::Any};
 use postrider_core::{
@@ -26,15 +25,12 @@ use crate::{
     App,
     access::Access,
     body::{Brings, Input, JsonBody},
-    event_body::{Rules, check_times},
+    event_body::{CONTENT_TYPE, Rules, check_times, parse_payload},
     ingest::{AcceptedStatus, Shown},
     problem::ApiError,
     publish::is_again,
     retry_policy_body::RetryPolicyBody,
 };
-
-/// The content type of a payload that comes inside a JSON body.
-const CONTENT_TYPE: &str = "application/json";
 
 /// An event, and the URL that it is for.
 #[derive(Debug, Deserialize, Object)]
@@ -138,9 +134,7 @@ impl InlineDeliveryInput {
         let within = (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(&timeout_ms);
         problems.require(within, "timeout_ms", format!("must be from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}"));
         check_times(self.deliver_at, self.expires_at, rules, &mut problems);
-        let payload = Bytes::from(Box::<str>::from(self.payload.0).into_boxed_bytes());
-        let within = payload.len() <= rules.payload_bytes_max;
-        problems.require(within, "payload", format!("must be at most {} bytes long", rules.payload_bytes_max));
+        let payload = parse_payload(self.payload, rules, &mut problems);
         problems.into_result()?;
         let (Some(event_type), Some(metadata), Some(target_url), Some(headers)) =
             (event_type, metadata, target_url, headers)

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, Result, id::DeliveryId, settings::LEASE_MARGIN_MS};
+use crate::{Error, Result, id::DeliveryId, queue, settings::LEASE_MARGIN_MS};
 
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,8 +229,7 @@ async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()
     )
     .fetch_all(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
-    Ok(())
+    queue::call_workers(connection).await
 }
 
 pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {

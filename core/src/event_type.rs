@@ -55,6 +55,11 @@ pub enum EventTypePattern {
 }
 
 impl EventTypePattern {
+    /// The patterns that were valid when they were stored.
+    pub(crate) fn from_stored(stored: &[String]) -> crate::Result<Vec<Self>> {
+        stored.iter().map(|pattern| pattern.parse().map_err(|why: String| crate::Error::internal(why))).collect()
+    }
+
     /// The one type that it means, where it means only one.
     #[must_use]
     pub fn exact(&self) -> Option<&EventType> {

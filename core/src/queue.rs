@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{Result, attempt::Outcome, database::bounded};
@@ -129,6 +129,13 @@ pub struct Record {
 pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[Uuid]) -> Result<bool> {
     let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2) AS "woken!""#, armed, left_alone);
     Ok(bounded!(pool, woken.fetch_one)?)
+}
+
+/// Wakes the workers when the connection's transaction commits. For rare changes only: a notification makes commits wait
+/// for each other.
+pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
+    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
+    Ok(())
 }
 
 /// Leases due deliveries.

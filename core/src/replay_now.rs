@@ -15,6 +15,7 @@ use crate::{
     event_type::EventType,
     id::{DeliveryId, EventId, SubscriptionId},
     idempotency::{self, Made, Once},
+    queue,
     seal::Keyring,
     settings::lease_ms,
     subscription::State,
@@ -169,8 +170,7 @@ async fn owe(
     )
     .fetch_one(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
-    Ok(())
+    queue::call_workers(connection).await
 }
 
 /// Copies where an inline delivery goes to another; its secrets are sealed anew, because they belong to one delivery.

@@ -17,6 +17,7 @@ use crate::{
     event_type::{EventType, EventTypePattern},
     id::{DeliveryId, EventId, SubscriptionId},
     page::id_floor,
+    queue,
     replay::Standing,
     subscription::{State, Subscription},
     subscription_cache::SubscriptionCache,
@@ -173,7 +174,7 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
         i64::from(EXAMINED_PER_STEP_MAX),
     );
     let rows = rows.fetch_all(connection).await?;
-    let patterns = patterns(&due.event_types)?;
+    let patterns = EventTypePattern::from_stored(&due.event_types)?;
     let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
     let all = rows.len();
     for row in rows {
@@ -222,7 +223,7 @@ async fn look_at_events(
         i64::from(EXAMINED_PER_STEP_MAX),
     );
     let rows = rows.fetch_all(connection).await?;
-    let patterns = patterns(&due.event_types)?;
+    let patterns = EventTypePattern::from_stored(&due.event_types)?;
     let settings = &subscription.settings;
     let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
     let all = rows.len();
@@ -271,12 +272,7 @@ async fn owe(connection: &mut PgConnection, due: &Due, chosen: &[(Uuid, Option<U
     )
     .fetch_one(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
-    Ok(())
-}
-
-fn patterns(stored: &[String]) -> Result<Vec<EventTypePattern>> {
-    stored.iter().map(|pattern| pattern.parse().map_err(|why: String| Error::internal(why))).collect()
+    queue::call_workers(connection).await
 }
 
 fn is_of(patterns: &[EventTypePattern], event_type: &str) -> bool {

@@ -16,6 +16,7 @@ use crate::{
     id::SubscriptionId,
     idempotency::{self, Made, Once},
     page::Page,
+    queue,
     retry_policy::RetryPolicy,
     seal::Keyring,
     settings::{CustomHeaders, Settings},
@@ -131,7 +132,7 @@ impl Subscriptions {
         let wishes = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
             Ok(Wish {
                 id: SubscriptionId(row.id),
-                event_types: patterns_of(&row.event_types)?,
+                event_types: EventTypePattern::from_stored(&row.event_types)?,
                 filters: filters_of(row.filters)?,
             })
         });
@@ -287,7 +288,7 @@ impl Subscriptions {
             settings: Settings {
                 name: row.name,
                 target_url: TargetUrl::from_stored(&row.target_url).map_err(Error::internal)?,
-                event_types: patterns_of(&row.event_types)?,
+                event_types: EventTypePattern::from_stored(&row.event_types)?,
                 filters: filters_of(row.filters)?,
                 headers: CustomHeaders::from_json(&headers).map_err(Error::internal)?,
                 metadata: row.metadata.0,
@@ -320,8 +321,7 @@ async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Resu
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
-    Ok(())
+    queue::call_workers(connection).await
 }
 
 /// Writes a change of a subscription into the audit log.
@@ -335,10 +335,6 @@ async fn note(
 ) -> Result<()> {
     let (tenant_id, target_id) = (Some(subscription.tenant_id.as_str()), subscription.id.to_string());
     audit::record(connection, Change { tenant_id, actor, action, target_id, before, after }).await
-}
-
-fn patterns_of(stored: &[String]) -> Result<Vec<EventTypePattern>> {
-    stored.iter().map(|pattern| pattern.parse().map_err(|why: String| Error::internal(why))).collect()
 }
 
 fn filters_of(stored: Option<Value>) -> Result<Filters> {

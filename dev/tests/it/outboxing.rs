@@ -156,17 +156,7 @@ async fn the_publisher_role_may_publish_and_nothing_else() {
 async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_loses_nobody() {
     let world = World::new().await;
     world.subscription("/success").await;
-    sqlx::query(
-        "WITH made AS (
-             INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
-             SELECT gen_random_uuid(), s.tenant_id, s.target_url, '{}', '{}', s.timeout_ms, s.secret, s.headers
-               FROM subscriptions s, generate_series(1, 20499)
-             RETURNING id, timeout_ms)
-         INSERT INTO lanes (id, subscription_id, lease_ms) SELECT id, id, 2 * timeout_ms + 5000 FROM made",
-    )
-    .execute(&world.pool)
-    .await
-    .expect("they are made");
+    world.multiply(20_499).await;
     let mut own = world.pool.acquire().await.unwrap();
     publish(&mut own, "'before', '{}'").await.unwrap();
     let wide = publish(&mut own, "'wide', '{}'").await.unwrap();

@@ -148,17 +148,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 async fn one_event_reaches_ten_thousand_subscriptions() {
     let world = World::new().await;
     let first = world.subscription("/success").await;
-    sqlx::query(
-        "WITH made AS (
-             INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
-             SELECT gen_random_uuid(), s.tenant_id, s.target_url, '{a.*}', '{}', s.timeout_ms, s.secret, s.headers
-               FROM subscriptions s, generate_series(1, 9999)
-             RETURNING id, timeout_ms)
-         INSERT INTO lanes (id, subscription_id, lease_ms) SELECT id, id, 2 * timeout_ms + 5000 FROM made",
-    )
-    .execute(&world.pool)
-    .await
-    .expect("they are made");
+    world.multiply(9_999).await;
     // Made behind the api's back, one announcement each; a change through the api makes it look anew.
     world.call(Method::PATCH, &format!("/subscriptions/{first}"), Some(json!({"name": "x"}))).await.expect(200);
     let (event_id, deliveries) = world.publish(json!({"event_type": "a.b", "payload": {}})).await;

@@ -128,6 +128,22 @@ impl World {
         self.call(Method::POST, "/subscriptions", Some(body)).await.expect(201)
     }
 
+    /// Makes so many copies of the only subscription, behind the api's back: quick, and with secrets that do not open.
+    pub async fn multiply(&self, copies: i32) {
+        sqlx::query(
+            "WITH made AS (
+                 INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
+                 SELECT gen_random_uuid(), s.tenant_id, s.target_url, '{}', '{}', s.timeout_ms, s.secret, s.headers
+                   FROM subscriptions s, generate_series(1, $1)
+                 RETURNING id, timeout_ms)
+             INSERT INTO lanes (id, subscription_id, lease_ms) SELECT id, id, 2 * timeout_ms + 5000 FROM made",
+        )
+        .bind(copies)
+        .execute(&self.pool)
+        .await
+        .expect("they are made");
+    }
+
     /// The id of a new subscription to a path of the receiver.
     pub async fn subscription(&self, path: &str) -> String {
         id(&self.subscribe(path, json!({})).await)
