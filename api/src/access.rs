@@ -5,6 +5,7 @@ use postrider_core::{
     Error,
     api_key::{ApiKey, Scope},
     audit::Actor,
+    id::KeyId,
     settings::{TENANT_CHARACTERS_MAX, TENANT_DEFAULT},
     tenancy::Owned,
     validation::{self, Problems},
@@ -19,25 +20,40 @@ pub struct Access {
     actor: Actor,
     tenant: Option<String>,
     scopes: Vec<Scope>,
+    rate_limit_per_second: Option<u32>,
 }
 
 impl Access {
     /// Of the key from the environment: everything.
     #[must_use]
     pub fn admin() -> Self {
-        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin] }
+        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit_per_second: None }
     }
 
     /// Of an API key.
     #[must_use]
     pub fn of(key: &ApiKey) -> Self {
-        Self { actor: Actor::Key(key.id), tenant: key.tenant_id.clone(), scopes: key.scopes.clone() }
+        Self {
+            actor: Actor::Key(key.id),
+            tenant: key.tenant_id.clone(),
+            scopes: key.scopes.clone(),
+            rate_limit_per_second: key.rate_limit_per_second,
+        }
     }
 
     /// Who it is.
     #[must_use]
     pub fn actor(&self) -> Actor {
         self.actor
+    }
+
+    /// Which key it is and how many requests a second may post events with it, where that is limited.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<(KeyId, u32)> {
+        match (self.actor, self.rate_limit_per_second) {
+            (Actor::Key(id), Some(per_second)) => Some((id, per_second)),
+            (Actor::Key(_) | Actor::AdminKey | Actor::Postrider, _) => None,
+        }
     }
 
     /// Whether it is good for that.

@@ -12,6 +12,7 @@ use postrider_core::{
     changes::Change,
     id::KeyId,
     idempotency::Made,
+    rate_limit::PER_SECOND_MAX,
     settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
     validation::{self, Problems},
 };
@@ -44,6 +45,9 @@ pub struct ApiKeyInput {
     tenant_id: Option<String>,
     /// From when on it opens nothing any more; never where absent (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
+    /// Requests a second that post events with it, 1 to 100000, and so many at once; unlimited where absent. Every api
+    /// process counts by itself.
+    rate_limit_per_second: Option<u32>,
 }
 
 impl Input for ApiKeyInput {}
@@ -64,6 +68,8 @@ pub struct ApiKeyView {
     scopes: Vec<String>,
     /// The only tenant that it reaches; absent where it reaches every tenant.
     tenant_id: Option<String>,
+    /// Requests a second that post events with it.
+    rate_limit_per_second: Option<u32>,
     /// When it was created.
     created_at: DateTime<Utc>,
     /// From when on it opens nothing any more.
@@ -163,8 +169,14 @@ impl ApiKeyInput {
         }
         problems.require(self.expires_at.is_none_or(|at| at > now), "expires_at", "must be in the future");
         problems.take("expires_at", self.expires_at.map_or(Ok(()), list::moment));
+        problems.require(
+            self.rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
+            "rate_limit_per_second",
+            format!("must be from 1 to {PER_SECOND_MAX}"),
+        );
         problems.into_result()?;
-        Ok(NewApiKey { tenant_id, name: self.name, scopes, expires_at: self.expires_at })
+        let (name, rate_limit_per_second) = (self.name, self.rate_limit_per_second);
+        Ok(NewApiKey { tenant_id, name, scopes, rate_limit_per_second, expires_at: self.expires_at })
     }
 }
 
@@ -180,6 +192,7 @@ fn view(key: &ApiKey) -> ApiKeyView {
         hint: key.hint.clone(),
         scopes: key.scopes.iter().map(ToString::to_string).collect(),
         tenant_id: key.tenant_id.clone(),
+        rate_limit_per_second: key.rate_limit_per_second,
         created_at: key.created_at,
         expires_at: key.expires_at,
         last_used_at: key.last_used_at,

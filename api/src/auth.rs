@@ -1,5 +1,5 @@
-//! Who asks: an API key with its scope on every route, a key or a signature of the subscription at ingest. What the
-//! caller may then reach is the business of [`crate::access`].
+//! Who asks: an API key with its scope on every route. What the caller may then reach is the business of
+//! [`crate::access`], what else opens ingest, of [`crate::ingest_credential`].
 
 use std::marker::PhantomData;
 
@@ -9,19 +9,13 @@ use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
-use postrider_core::{
-    api_key::{ApiKeyCache, Digest, Scope, digest},
-    subscription::Subscription,
-};
+use postrider_core::api_key::{ApiKeyCache, Digest, Scope, digest};
 use subtle::ConstantTimeEq;
 
-use crate::{access::Access, problem::ApiError};
+use crate::{access::Access, ingest_limits::IngestLimits, problem::ApiError};
 
-/// Names of the two ways to authenticate, in the `OpenAPI` document.
-const API_KEY: &str = "ApiKey";
-const HUB_SIGNATURE: &str = "HubSignature";
-/// The header of an inbound signature.
-const HUB_SIGNATURE_HEADER: &str = "X-Hub-Signature-256";
+/// The name of this way to authenticate, in the `OpenAPI` document.
+pub(crate) const API_KEY: &str = "ApiKey";
 
 /// The bootstrap key with the scope `admin`, as its SHA-256: comparing digests takes the same time whatever differs.
 #[derive(Clone)]
@@ -52,21 +46,41 @@ pub struct Authenticator {
     pub admin_key: AdminKey,
     /// The keys from the database.
     pub keys: ApiKeyCache,
+    /// How many requests may post events.
+    pub limits: IngestLimits,
 }
 
 impl Authenticator {
-    /// What the key in a request reaches; `None` where the request has none.
-    async fn access(&self, request: &Request, scope: Scope) -> Result<Option<Access>, ApiError> {
+    /// What the key in a request reaches; `None` where the request has none, or one that is not valid.
+    pub(crate) async fn identify(&self, request: &Request) -> Result<Option<Access>, ApiError> {
         let Some(text) = bearer(request) else { return Ok(None) };
-        let access = if self.admin_key.is(text) {
-            Access::admin()
+        if self.admin_key.is(text) {
+            return Ok(Some(Access::admin()));
+        }
+        Ok(self.keys.get(text, Utc::now()).await?.map(|key| Access::of(&key)))
+    }
+
+    /// What a key with that scope reaches.
+    async fn access(&self, request: &Request, scope: Scope) -> Result<Access, ApiError> {
+        let Some(access) = self.identify(request).await? else { return Err(ApiError::no_key(request)) };
+        if !access.may(scope) {
+            return Err(ApiError::forbidden(scope));
+        }
+        if scope == Scope::Ingest {
+            self.limits.ask_key(request, &access)?;
+        }
+        Ok(access)
+    }
+}
+
+impl ApiError {
+    /// No valid key came with the request.
+    pub(crate) fn no_key(request: &Request) -> Self {
+        Self::unauthorized(if bearer(request).is_some() {
+            "this key is not known, or not valid any more"
         } else {
-            match self.keys.get(text, Utc::now()).await? {
-                Some(key) => Access::of(&key),
-                None => return Err(ApiError::unauthorized("this key is not known, or not valid any more")),
-            }
-        };
-        if access.may(scope) { Ok(Some(access)) } else { Err(ApiError::forbidden(scope)) }
+            "send the API key as `Authorization: Bearer pr_…`"
+        })
     }
 }
 
@@ -109,30 +123,6 @@ impl<S> std::ops::Deref for Key<S> {
     }
 }
 
-/// What an ingest request offers as its authority.
-#[derive(Clone, Debug)]
-pub enum IngestCredential {
-    /// A valid key with the scope `ingest`.
-    Key(Access),
-    /// A signature that is still to be verified, with the subscription's secret, over the body.
-    HubSignature(String),
-}
-
-impl IngestCredential {
-    /// Whether it opens this subscription for this payload.
-    ///
-    /// # Errors
-    /// Not found where it is another tenant's; unauthorized.
-    pub fn check(&self, subscription: &Subscription, payload: &[u8]) -> Result<(), ApiError> {
-        match self {
-            Self::Key(access) if access.reaches(&subscription.tenant_id) => Ok(()),
-            Self::Key(_) => Err(ApiError::not_found("subscription")),
-            Self::HubSignature(header) if subscription.secret.verifies_hub_signature(header, payload) => Ok(()),
-            Self::HubSignature(_) => Err(ApiError::unauthorized("the signature does not fit the body and the secret")),
-        }
-    }
-}
-
 impl<'a, S: Asks> ApiExtractor<'a> for Key<S> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
 
@@ -148,54 +138,11 @@ impl<'a, S: Asks> ApiExtractor<'a> for Key<S> {
     }
 
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        let access = authenticator(request).access(request, S::SCOPE).await?;
-        let missing = || ApiError::unauthorized("send the API key as `Authorization: Bearer pr_…`");
-        Ok(Self(access.ok_or_else(missing)?, PhantomData))
+        Ok(Self(authenticator(request).access(request, S::SCOPE).await?, PhantomData))
     }
 }
 
-impl<'a> ApiExtractor<'a> for IngestCredential {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        register_api_key(registry);
-        registry.create_security_scheme(
-            HUB_SIGNATURE,
-            MetaSecurityScheme {
-                ty: "apiKey",
-                description: Some("`sha256=` and the hex HMAC-SHA256 of the body, keyed with the text of the secret"),
-                name: Some(HUB_SIGNATURE_HEADER),
-                key_in: Some("header"),
-                scheme: None,
-                bearer_format: None,
-                flows: None,
-                openid_connect_url: None,
-            },
-        );
-    }
-
-    fn security_schemes() -> Vec<&'static str> {
-        vec![API_KEY, HUB_SIGNATURE]
-    }
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        if let Some(access) = authenticator(request).access(request, Scope::Ingest).await? {
-            return Ok(Self::Key(access));
-        }
-        match request.header(HUB_SIGNATURE_HEADER) {
-            Some(header) => Ok(Self::HubSignature(header.to_owned())),
-            None => Err(ApiError::unauthorized(
-                "send an API key as `Authorization: Bearer pr_…`, or sign the body in `X-Hub-Signature-256`",
-            )
-            .into()),
-        }
-    }
-}
-
-fn register_api_key(registry: &mut Registry) {
+pub(crate) fn register_api_key(registry: &mut Registry) {
     registry.create_security_scheme(
         API_KEY,
         MetaSecurityScheme {
@@ -221,6 +168,6 @@ fn bearer(request: &Request) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn authenticator(request: &Request) -> &Authenticator {
+pub(crate) fn authenticator(request: &Request) -> &Authenticator {
     request.data().expect("the routes carry the authenticator")
 }

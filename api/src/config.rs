@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider_core::{
     config::{Environment, Stage},
     database::DatabaseConfig,
-    network::AddressPolicy,
+    network::TargetPolicy,
     seal::Keyring,
 };
 
@@ -24,7 +24,7 @@ pub struct Config {
     /// Seals and opens stored secrets.
     pub keyring: Keyring,
     /// Which targets may be chosen.
-    pub address_policy: AddressPolicy,
+    pub target_policy: TargetPolicy,
     /// Address to serve on.
     pub listen: String,
     /// Opens every management route.
@@ -52,7 +52,7 @@ impl Config {
         let stage = env.stage();
         let database = env.database();
         let keyring = env.keyring(stage);
-        let address_policy = env.address_policy();
+        let target_policy = env.target_policy();
         let listen = env.get("POSTRIDER_API_LISTEN", "127.0.0.1:8080");
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
@@ -62,7 +62,7 @@ impl Config {
         Some(Self {
             database: database?,
             keyring: keyring?,
-            address_policy: address_policy?,
+            target_policy: target_policy?,
             listen: listen?,
             admin_key: admin_key?,
             payload_bytes_max: payload_bytes_max? as usize,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Utc;
 use poem::Request;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
@@ -15,11 +16,19 @@ use postrider_core::{
     event_type::EventType,
     id::{DeliveryId, EventId, SubscriptionId},
     idempotency::{KEY_CHARACTERS_MAX, Source, fingerprint, key},
+    inbound_signature::Provider,
     subscription::{State, Subscription},
     validation::{self, Problems},
 };
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
-use crate::{App, Tag, auth::IngestCredential, body, problem::ApiError};
+use crate::{
+    App, Tag, body,
+    ingest_credential::{IngestCredential, Opens},
+    once::HEADER,
+    problem::ApiError,
+};
 
 /// The ingest routes.
 pub struct IngestApi(pub App);
@@ -54,6 +63,16 @@ pub enum IngestResponse {
     /// The event is on disk. Nothing that was answered so is lost.
     #[oai(status = 202)]
     Accepted(Json<Shown>),
+    /// Slack asks, signed, whether this is the right URL, and gets its challenge back; nothing is stored.
+    #[oai(status = 200)]
+    Challenge(Json<Challenge>),
+}
+
+/// The answer to Slack's `url_verification`.
+#[derive(Debug, Deserialize, Object)]
+pub struct Challenge {
+    /// What Slack sent.
+    challenge: String,
 }
 
 #[OpenApi]
@@ -67,7 +86,7 @@ impl IngestApi {
     #[oai(path = "/webhooks/ingest/:subscription_id", method = "post", tag = "Tag::Ingest", operation_id = "ingest")]
     async fn ingest(
         &self,
-        credential: IngestCredential,
+        credential: IngestCredential<'_>,
         /// The subscription.
         subscription_id: Path<String>,
         /// The event's type: segments of letters, digits, `_` and `-`, joined by dots. `webhook.received` where absent.
@@ -83,20 +102,34 @@ impl IngestApi {
         request: &Request,
         payload: Binary<poem::Body>,
     ) -> Result<IngestResponse, ApiError> {
-        let id: SubscriptionId = subscription_id.0.parse().map_err(|_| ApiError::not_found("subscription"))?;
-        // Nobody's body is read for a subscription that is not there.
-        let subscription = self.0.cache.get(id).await?.ok_or_else(|| ApiError::not_found("subscription"))?;
+        let found = match subscription_id.0.parse() {
+            Ok(id) => self.0.cache.get(id).await?,
+            Err(_) => None,
+        };
+        // Nobody's body is read who cannot open anything.
+        let opens = credential.opens(found.as_deref())?;
+        let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
+        let id = subscription.id;
         let payload = body::read(payload.0, self.0.payload_bytes_max).await?;
-        credential.check(&subscription, &payload)?;
+        let signed = match opens {
+            Opens::Already => None,
+            Opens::IfSigned => credential.verify(&subscription, &payload, Utc::now())?.once,
+        };
+        if opens == Opens::IfSigned
+            && subscription.ingest_provider() == Provider::Slack
+            && let Some(challenge) = challenge(&payload)
+        {
+            return Ok(IngestResponse::Challenge(Json(challenge)));
+        }
         let content_type = request.content_type().unwrap_or(CONTENT_TYPE_DEFAULT);
         let event_type = Self::check(event_type.0.as_deref(), content_type, ordering_key.0.as_deref())?;
         let metadata = BTreeMap::new();
         let status = verdict(&subscription, &Facts::new(&event_type, &metadata, &payload));
         let event_id = EventId::new();
-        let key = match &idempotency_key.0 {
+        let key = match Self::key(id, idempotency_key.0.as_deref(), signed.as_deref())? {
             None => None,
             Some(text) => Some(EventKey {
-                text: key(Source::EventHeader, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?,
+                text,
                 fingerprint: fingerprint([
                     b"POST /webhooks/ingest",
                     id.0.as_bytes().as_slice(),
@@ -147,6 +180,26 @@ impl Shown {
 }
 
 impl IngestApi {
+    /// The key under which a request that is sent again is found: the caller's own, or what the signature says. The
+    /// caller's is not signed, so it cannot stand where a signature has to keep replays out.
+    fn key(
+        subscription: SubscriptionId,
+        header: Option<&str>,
+        signed: Option<&str>,
+    ) -> Result<Option<String>, ApiError> {
+        let (source, text) = match (header, signed) {
+            (None, None) => return Ok(None),
+            (Some(text), None) => (Source::EventHeader, text.to_owned()),
+            (None, Some(once)) => (Source::Signature(subscription), hex::encode(Sha256::digest(once))),
+            (Some(_), Some(_)) => {
+                let why = "cannot be used beside a signature with a timestamp, which makes a request that is sent \
+                           again the same by itself";
+                return Err(ApiError::invalid(HEADER, why));
+            }
+        };
+        key(source, &text).map(Some).map_err(|why| ApiError::invalid(HEADER, why))
+    }
+
     /// Checks what the headers say.
     fn check(event_type: Option<&str>, content_type: &str, ordering_key: Option<&str>) -> Result<EventType, ApiError> {
         let mut problems = Problems::default();
@@ -173,6 +226,12 @@ impl AcceptedStatus {
         let known = [Self::Pending, Self::Filtered, Self::Disabled].into_iter().find(|known| *known as u8 == verdict);
         known.unwrap_or(Self::Pending)
     }
+}
+
+/// What Slack sends to find out whether a URL is the right one.
+fn challenge(payload: &[u8]) -> Option<Challenge> {
+    let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    (value["type"] == "url_verification").then(|| serde_json::from_value(value).ok())?
 }
 
 fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> AcceptedStatus {

@@ -11,10 +11,11 @@ use postrider_core::{
     id::{DeliveryId, EventId},
     idempotency::{Source, fingerprint, key},
     inline_delivery::{self, InlineDelivery},
-    network::AddressPolicy,
+    network::TargetPolicy,
     retry_policy::RetryPolicy,
     settings::{CustomHeaders, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN, parse_metadata},
-    signature::SigningSecret,
+    signature::SignatureScheme,
+    signing_secret::{SigningSecret, SigningSecrets},
     target_url::TargetUrl,
     validation::Problems,
 };
@@ -30,6 +31,7 @@ use crate::{
     problem::ApiError,
     publish::is_again,
     retry_policy_body::RetryPolicyBody,
+    signature_body::SignatureSchemeName,
 };
 
 /// An event, and the URL that it is for.
@@ -45,8 +47,11 @@ pub struct InlineDeliveryInput {
     payload: Any<Box<RawValue>>,
     /// Whose it is; the key's own tenant where absent, or else `default`.
     tenant_id: Option<String>,
-    /// What it is signed with: `whsec_` and 24 to 64 bytes as base64. Unsigned where absent.
+    /// What it is signed with: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an Ed25519 key
+    /// pair. Unsigned where absent.
     secret: Option<String>,
+    /// How it is signed; `standard` where absent.
+    signature_scheme: Option<SignatureSchemeName>,
     /// Headers sent with each attempt; at most 32, 8 KiB in all; stored sealed.
     #[serde(default)]
     #[oai(default)]
@@ -93,7 +98,7 @@ pub async fn create(
     let key_of_the_past = event_key.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
     let is_again = is_again(app, &tenant, key_of_the_past.map(|key| key.text.clone())).await?;
     let rules = Rules { at: "", payload_bytes_max: app.payload_bytes_max, now, is_again };
-    let (mut event, inline) = body.value.parse(tenant, &app.address_policy, rules)?;
+    let (mut event, inline) = body.value.parse(tenant, &app.target_policy, rules)?;
     event.key = event_key;
     let id = DeliveryId::of(event.id);
     let ttl = app.key_ttl.seconds;
@@ -119,7 +124,7 @@ impl InlineDeliveryInput {
     fn parse(
         self,
         tenant_id: String,
-        policy: &AddressPolicy,
+        policy: &TargetPolicy,
         rules: Rules<'_>,
     ) -> CoreResult<(NewEvent, InlineDelivery)> {
         let mut problems = Problems::default();
@@ -128,7 +133,12 @@ impl InlineDeliveryInput {
         let metadata = problems.take("metadata", parse_metadata(self.metadata));
         let target_url = problems.take("target_url", TargetUrl::parse(&self.target_url, policy));
         let headers = problems.take("headers", CustomHeaders::parse(self.headers, &CustomHeaders::default()));
-        let secret = self.secret.and_then(|secret| problems.take("secret", SigningSecret::parse(&secret)));
+        let signature_scheme: SignatureScheme = self.signature_scheme.map(Into::into).unwrap_or_default();
+        let secret = self.secret.map(|text| {
+            let secret = SigningSecret::parse(&text)?;
+            signature_scheme.check(&secret).map(|()| secret)
+        });
+        let secret = secret.and_then(|parsed| problems.take("secret", parsed));
         let retry_policy = self.retry_policy.map_or_else(RetryPolicy::default, |body| body.parse(&mut problems));
         let timeout_ms = self.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT);
         let within = (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(&timeout_ms);
@@ -156,6 +166,7 @@ impl InlineDeliveryInput {
             key: None,
             deliveries: Vec::new(),
         };
-        Ok((event, InlineDelivery { target_url, secret, headers, retry_policy, timeout_ms }))
+        let secrets = secret.map(SigningSecrets::only);
+        Ok((event, InlineDelivery { target_url, secrets, signature_scheme, headers, retry_policy, timeout_ms }))
     }
 }

@@ -16,6 +16,8 @@ pub mod event_body;
 pub mod events;
 pub mod health;
 pub mod ingest;
+pub mod ingest_credential;
+pub mod ingest_limits;
 pub mod inline_deliveries;
 pub mod list;
 pub mod once;
@@ -24,7 +26,9 @@ pub mod publish;
 pub mod replays;
 pub mod retry_policy_body;
 pub mod routes;
+pub mod signature_body;
 pub mod subscription_body;
+pub mod subscription_secrets;
 pub mod subscriptions;
 
 use std::time::Duration;
@@ -34,8 +38,16 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use poem_openapi::Tags;
 use postrider_core::{
-    api_key::ApiKeyCache, changes, database::Session, intake::Intake, network::AddressPolicy, seal::Keyring,
-    subscription_cache::SubscriptionCache, subscriptions::Subscriptions,
+    api_key::ApiKeyCache,
+    changes::{self, Change},
+    database::Session,
+    intake::Intake,
+    network::TargetPolicy,
+    seal::Keyring,
+    subscription::Subscription,
+    subscription_cache::SubscriptionCache,
+    subscriptions::Subscriptions,
+    target_url::TargetUrl,
 };
 use sqlx::PgPool;
 use tokio::{
@@ -44,7 +56,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::AdminKey, config::Config, once::KeyTtl};
+use crate::{auth::AdminKey, config::Config, ingest_limits::IngestLimits, once::KeyTtl, problem::ApiError};
 
 /// Connections for the management API, the cache and its listener.
 const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
@@ -66,9 +78,10 @@ pub struct App {
     pub(crate) intake: Intake,
     pub(crate) cache: SubscriptionCache,
     pub(crate) subscriptions: Subscriptions,
-    pub(crate) address_policy: AddressPolicy,
+    pub(crate) target_policy: TargetPolicy,
     pub(crate) admin_key: AdminKey,
     pub(crate) keys: ApiKeyCache,
+    pub(crate) limits: IngestLimits,
     pub(crate) keyring: Keyring,
     pub(crate) key_ttl: KeyTtl,
     pub(crate) payload_bytes_max: usize,
@@ -114,18 +127,39 @@ impl App {
         let app = Self {
             cache: SubscriptionCache::new(subscriptions.clone()),
             keys: ApiKeyCache::new(pool.clone()),
+            limits: IngestLimits::default(),
             pool,
             inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
             keyring: config.keyring.clone(),
             key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },
             intake,
             subscriptions,
-            address_policy: config.address_policy.clone(),
+            target_policy: config.target_policy.clone(),
             admin_key: config.admin_key.clone(),
             payload_bytes_max: config.payload_bytes_max,
             metrics,
         };
         (app, writer)
+    }
+}
+
+impl App {
+    /// Drops what this process remembers of a subscription that it has changed, so that who made the change sees it at
+    /// once; the others hear of it.
+    pub(crate) async fn forget(&self, subscription: &Subscription) {
+        let tenant_id = subscription.tenant_id.clone();
+        self.cache.hear(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
+    }
+
+    /// Judges where a target leads now, if it is a valid one; what else is wrong with it, the parsing tells.
+    pub(crate) async fn vet(&self, target_url: &str) -> Result<(), ApiError> {
+        match TargetUrl::parse(target_url, &self.target_policy) {
+            Ok(target) => {
+                let vetted = self.target_policy.vet(&target).await;
+                vetted.map_err(|blocked| ApiError::invalid("target_url", blocked.to_string()))
+            }
+            Err(_) => Ok(()),
+        }
     }
 }
 

@@ -104,6 +104,14 @@ pub enum ApiError {
     /// The request breaks rules; `errors` names each field.
     #[oai(status = 422)]
     Unprocessable(ProblemJson),
+    /// Too many requests for the limit of the key or of the subscription; `RateLimit` tells how things stand.
+    #[oai(status = 429)]
+    TooManyRequests(
+        ProblemJson,
+        /// Seconds after which to try again.
+        #[oai(header = "Retry-After")]
+        u32,
+    ),
     /// Our fault.
     #[oai(status = 500)]
     Internal(ProblemJson),
@@ -165,6 +173,13 @@ impl ApiError {
     pub fn payload_too_large(bytes_max: usize) -> Self {
         let detail = format!("the body may be at most {bytes_max} bytes long");
         Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+    }
+
+    /// A limit of so many requests a second is used up for so many seconds.
+    #[must_use]
+    pub fn too_many_requests(whose: &str, per_second: u32, retry_after: u32) -> Self {
+        let detail = format!("this {whose} may post {per_second} events a second");
+        Self::TooManyRequests(problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail), retry_after)
     }
 
     /// One field breaks a rule.

@@ -12,11 +12,13 @@ use poem::{
     web::{Data, Html},
 };
 use poem_openapi::OpenApiService;
+use postrider_core::inbound_signature::Provider;
 
 use crate::{
     App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax,
     dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi,
-    once, problem::ApiError, replays::ReplaysApi, subscriptions::SubscriptionsApi,
+    ingest_limits::Standings, once, problem::ApiError, replays::ReplaysApi, subscription_secrets::SecretsApi,
+    subscriptions::SubscriptionsApi,
 };
 
 /// How long a request may take, reading its body included.
@@ -25,6 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 type Apis = (
     IngestApi,
     SubscriptionsApi,
+    SecretsApi,
     EventsApi,
     DeliveriesApi,
     DeadLettersApi,
@@ -40,6 +43,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
     let apis = (
         IngestApi(app.clone()),
         SubscriptionsApi(app.clone()),
+        SecretsApi(app.clone()),
         EventsApi(app.clone()),
         DeliveriesApi(app.clone()),
         DeadLettersApi(app.clone()),
@@ -67,7 +71,7 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
         .at("/swagger", get(page).data(Arc::new(swagger)))
         .at("/openapi.json", get(document).data(Arc::new(spec)))
         .nest("/", service.into_endpoint())
-        .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone() })
+        .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))
         .with(CatchPanic::new().with_handler(|_| ApiError::from(postrider_core::Error::internal("a handler panicked"))))
         .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed)))
@@ -88,10 +92,13 @@ async fn around<E: Endpoint<Output = Response>>(
         // The libraries would treat it as absent, and a key that is ignored doubles what it should not.
         return Ok(poem::Error::from(ApiError::invalid(name, "must be printable ASCII")).into_response());
     }
+    let standings = Standings::default();
+    request.set_data(standings.clone());
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
     let answer = answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()));
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
     let headers = response.headers_mut();
+    standings.tell(headers);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -100,8 +107,9 @@ async fn around<E: Endpoint<Output = Response>>(
 
 /// A header of ours whose value is not printable ASCII, if there is one.
 fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
-    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key", "X-Hub-Signature-256"];
-    ours.into_iter().find(|name| headers.get_all(*name).iter().any(|value| value.to_str().is_err()))
+    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key"];
+    let signatures = Provider::ALL.map(Provider::header);
+    ours.into_iter().chain(signatures).find(|name| headers.get_all(*name).iter().any(|value| value.to_str().is_err()))
 }
 
 /// Our own errors bring their response along; those of the libraries get one here.

@@ -9,13 +9,16 @@ use postrider_core::{
     Result,
     event_type::EventTypePattern,
     filter::{Filters, PayloadFilter},
-    network::AddressPolicy,
+    ingest_auth::IngestAuth,
+    network::TargetPolicy,
+    rate_limit::PER_SECOND_MAX,
     retry_policy::RetryPolicy,
     settings::{
         CustomHeaders, EVENT_TYPES_MAX, NAME_CHARACTERS_MAX, Settings, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX,
         TIMEOUT_MS_MIN, parse_metadata,
     },
-    signature::SigningSecret,
+    signature::SignatureScheme,
+    signing_secret::{OVERLAP_SECONDS_DEFAULT, SigningSecret},
     subscription::{State, Subscription},
     target_url::TargetUrl,
     validation::{self, Problems},
@@ -23,7 +26,11 @@ use postrider_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{body::Input, retry_policy_body::RetryPolicyBody};
+use crate::{
+    body::Input,
+    retry_policy_body::RetryPolicyBody,
+    signature_body::{IngestAuthName, IngestSignatureInput, IngestSignatureView, SignatureSchemeName},
+};
 
 /// What a subscription should be.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, Object)]
@@ -41,8 +48,12 @@ pub struct SubscriptionInput {
     #[serde(default, skip_serializing_if = "FiltersBody::is_empty")]
     #[oai(default)]
     pub filters: FiltersBody,
-    /// What deliveries are signed with: `whsec_` and 24 to 64 bytes as base64. Made for you where absent; kept as it
-    /// is where absent in a change.
+    /// How deliveries are signed; `standard` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature_scheme: Option<SignatureSchemeName>,
+    /// What deliveries are signed with: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an
+    /// Ed25519 key pair of 64 bytes. Made for you where absent. In a change, it stays where absent, and one that is given
+    /// replaces all earlier ones at once; `rotate-secret` lets them overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// For people; at most 200 characters.
@@ -67,6 +78,16 @@ pub struct SubscriptionInput {
     /// Milliseconds an attempt may take, 1000 to 60000; 15000 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u32>,
+    /// What opens `POST /webhooks/ingest/{id}`; `key_or_signature` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest_auth: Option<IngestAuthName>,
+    /// Whose signatures it takes; where absent, `X-Hub-Signature-256` made with the text of `secret`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest_signature: Option<IngestSignatureInput>,
+    /// Requests a second that it takes, 1 to 100000, and so many at once; unlimited where absent. Every api process
+    /// counts by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest_rate_limit_per_second: Option<u32>,
 }
 
 /// What should change about a subscription, as a JSON merge patch (RFC 7396): what is absent stays, `null` means the
@@ -83,6 +104,10 @@ pub struct SubscriptionPatch {
     metadata: Option<BTreeMap<String, String>>,
     retry_policy: Option<RetryPolicyBody>,
     timeout_ms: Option<u32>,
+    signature_scheme: Option<SignatureSchemeName>,
+    ingest_auth: Option<IngestAuthName>,
+    ingest_signature: Option<IngestSignatureInput>,
+    ingest_rate_limit_per_second: Option<u32>,
 }
 
 /// What an event must be like, besides its type.
@@ -161,8 +186,18 @@ pub struct SubscriptionView {
     pub state: StateName,
     /// Why it is disabled, where Postrider did it.
     pub disabled_reason: Option<String>,
-    /// What deliveries are signed with; only in the answer that created it.
+    /// How deliveries are signed.
+    pub signature_scheme: SignatureSchemeName,
+    /// What deliveries are signed with; only in the answer that created or rotated it.
     pub secret: Option<String>,
+    /// What verifies them, where that is not the secret: `whpk_` and base64.
+    pub public_key: Option<String>,
+    /// What opens its ingest.
+    pub ingest_auth: IngestAuthName,
+    /// Whose signatures its ingest takes, where that has been said.
+    pub ingest_signature: Option<IngestSignatureView>,
+    /// Requests a second that its ingest takes.
+    pub ingest_rate_limit_per_second: Option<u32>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
@@ -206,18 +241,23 @@ impl SubscriptionInput {
             metadata: settings.metadata.clone(),
             retry_policy: Some(RetryPolicyBody::of(&settings.retry_policy)),
             timeout_ms: Some(settings.timeout_ms),
+            signature_scheme: Some(settings.signature_scheme.into()),
+            ingest_auth: Some(settings.ingest_auth.into()),
+            ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureInput::of),
+            ingest_rate_limit_per_second: settings.ingest_rate_limit_per_second,
         }
     }
 
-    /// Checks everything at once. `current` is the subscription that is being changed, if one is.
+    /// Checks everything at once. `current` is the subscription that is being changed, if one is. A new secret comes
+    /// with the seconds for which earlier ones go on signing.
     ///
     /// # Errors
     /// Every broken rule.
     pub fn parse(
         self,
-        policy: &AddressPolicy,
+        policy: &TargetPolicy,
         current: Option<&Subscription>,
-    ) -> Result<(Settings, Option<SigningSecret>)> {
+    ) -> Result<(Settings, Option<(SigningSecret, u32)>)> {
         let mut problems = Problems::default();
         if let (Some(current), Some(tenant)) = (current, &self.tenant_id) {
             problems.require(*tenant == current.tenant_id, "tenant_id", "cannot be changed");
@@ -246,15 +286,61 @@ impl SubscriptionInput {
         let headers = problems.take("headers", CustomHeaders::parse(self.headers, current_headers));
         let metadata = problems.take("metadata", parse_metadata(self.metadata));
         let filters = self.filters.parse(&mut problems);
-        let secret = self.secret.and_then(|secret| problems.take("secret", SigningSecret::parse(&secret)));
+        let signature_scheme: SignatureScheme = self.signature_scheme.map(Into::into).unwrap_or_default();
+        let secret = parse_secret(self.secret.as_deref(), signature_scheme, current, &mut problems);
+        let ingest_auth: IngestAuth = self.ingest_auth.map(Into::into).unwrap_or_default();
+        let current_signature = current.and_then(|current| current.settings.ingest_signature.as_ref());
+        let ingest_signature = self.ingest_signature.and_then(|body| body.parse(current_signature, &mut problems));
+        problems.require(
+            self.ingest_rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
+            "ingest_rate_limit_per_second",
+            format!("must be from 1 to {PER_SECOND_MAX}"),
+        );
         let retry_policy = self.retry_policy.map_or_else(RetryPolicy::default, |body| body.parse(&mut problems));
         problems.into_result()?;
         let (Some(target_url), Some(headers), Some(metadata)) = (target_url, headers, metadata) else {
             unreachable!("each of them is there, or noted as a problem");
         };
-        let settings =
-            Settings { name: self.name, target_url, event_types, filters, headers, metadata, retry_policy, timeout_ms };
+        let settings = Settings {
+            name: self.name,
+            target_url,
+            event_types,
+            filters,
+            headers,
+            metadata,
+            retry_policy,
+            timeout_ms,
+            signature_scheme,
+            ingest_auth,
+            ingest_signature,
+            ingest_rate_limit_per_second: self.ingest_rate_limit_per_second,
+        };
         Ok((settings, secret))
+    }
+}
+
+/// The secret that a request gives, or one that its scheme makes necessary: the kind of secret that the current one is
+/// cannot sign in every scheme.
+fn parse_secret(
+    given: Option<&str>,
+    scheme: SignatureScheme,
+    current: Option<&Subscription>,
+    problems: &mut Problems,
+) -> Option<(SigningSecret, u32)> {
+    let secret = given.map(|text| {
+        let secret = SigningSecret::parse(text)?;
+        scheme.check(&secret).map(|()| secret)
+    });
+    match (secret, current) {
+        (Some(parsed), current) => {
+            let secret = problems.take("secret", parsed)?;
+            let is_new = current.is_none_or(|current| current.secrets.current != secret);
+            is_new.then_some((secret, 0))
+        }
+        (None, Some(current)) if scheme.check(&current.secrets.current).is_err() => {
+            Some((SigningSecret::generate(scheme.secret_kind()), OVERLAP_SECONDS_DEFAULT))
+        }
+        (None, _) => None,
     }
 }
 
@@ -276,16 +362,21 @@ impl SubscriptionView {
             timeout_ms: settings.timeout_ms,
             state: subscription.state.into(),
             disabled_reason: subscription.disabled_reason.clone(),
+            signature_scheme: settings.signature_scheme.into(),
             secret: None,
+            public_key: subscription.secrets.current.public_key_text(),
+            ingest_auth: settings.ingest_auth.into(),
+            ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureView::of),
+            ingest_rate_limit_per_second: settings.ingest_rate_limit_per_second,
             created_at: subscription.created_at,
             updated_at: subscription.updated_at,
         }
     }
 
-    /// A subscription with its secret, for the answer that created it.
+    /// A subscription with its secret, for the answer that created or rotated it.
     #[must_use]
     pub fn with_secret(subscription: &Subscription) -> Self {
-        Self { secret: Some(subscription.secret.reveal()), ..Self::of(subscription) }
+        Self { secret: Some(subscription.secrets.current.reveal()), ..Self::of(subscription) }
     }
 }
 

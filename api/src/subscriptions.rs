@@ -1,16 +1,15 @@
 //! `/subscriptions`: managing who wants which events where.
 
 use poem_openapi::{
-    ApiResponse, Object, OpenApi,
+    ApiResponse, OpenApi,
     param::{Header, Path, Query},
     payload::Json,
     types::ToJSON,
 };
 use postrider_core::{
-    changes::Change,
     id::SubscriptionId,
     idempotency::Made,
-    signature::SigningSecret,
+    signing_secret::SigningSecret,
     subscription::{StateChange, Subscription},
     subscriptions::Filter,
 };
@@ -50,13 +49,6 @@ pub enum Deleted {
     Deleted,
 }
 
-/// A subscription's secret.
-#[derive(Debug, Object)]
-pub struct SecretView {
-    /// `whsec_` and base64.
-    secret: String,
-}
-
 type One = Result<Json<SubscriptionView>, ApiError>;
 
 #[OpenApi(tag = "Tag::Subscriptions")]
@@ -74,13 +66,15 @@ impl SubscriptionsApi {
     ) -> Result<Created, ApiError> {
         let tenant = key.creates_for(body.value.tenant_id.as_deref())?;
         let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
-        let (settings, secret) = body.value.parse(&self.0.address_policy, None)?;
-        let secret = secret.unwrap_or_else(SigningSecret::generate);
+        self.0.vet(&body.value.target_url).await?;
+        let (settings, secret) = body.value.parse(&self.0.target_policy, None)?;
+        let kind = settings.signature_scheme.secret_kind();
+        let secret = secret.map_or_else(|| SigningSecret::generate(kind), |(secret, _)| secret);
         let answer = |created: &Subscription| SubscriptionView::with_secret(created).to_json_string().into_bytes();
         let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, once.as_ref(), answer);
         let view = match made.await? {
             Made::New(created) => {
-                self.changed(&created).await;
+                self.0.forget(&created).await;
                 SubscriptionView::with_secret(&created)
             }
             Made::Again(answer) => kept(&answer)?,
@@ -124,34 +118,38 @@ impl SubscriptionsApi {
 
     /// Replace a subscription
     ///
-    /// What is absent becomes its default, but the secret, which stays.
+    /// What is absent becomes its default, but the secrets, which stay.
     #[oai(path = "/subscriptions/:id", method = "put", operation_id = "replace_subscription")]
     async fn replace(&self, key: Key<Manage>, id: Path<String>, body: JsonBody<SubscriptionInput>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
-        let parse = |current: &Subscription| body.value.parse(&self.0.address_policy, Some(current));
+        self.0.vet(&body.value.target_url).await?;
+        let parse = |current: &Subscription| body.value.parse(&self.0.target_policy, Some(current));
         let changed = self.0.subscriptions.update(key.actor(), id, parse).await?;
-        self.changed(&changed).await;
+        self.0.forget(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 
     /// Change a subscription
     ///
-    /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy` and
-    /// `filters` are replaced as a whole.
+    /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy`,
+    /// `filters` and an `ingest_signature` (but for its secrets) are replaced as a whole.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
         // Applied once outside, so that a patch that does not fit the type is told as such, and once under the lock.
         let current = self.0.subscriptions.get(id).await?;
         let input = patched(&current, &patch)?;
+        if patch.says("target_url").is_some() {
+            self.0.vet(&input.target_url).await?;
+        }
         let parse = |locked: &Subscription| {
             let input =
                 if locked.updated_at == current.updated_at { Some(input) } else { patched(locked, &patch).ok() };
             let again = || postrider_core::Error::Conflict("the subscription has just been changed".to_owned());
-            input.ok_or_else(again)?.parse(&self.0.address_policy, Some(locked))
+            input.ok_or_else(again)?.parse(&self.0.target_policy, Some(locked))
         };
         let changed = self.0.subscriptions.update(key.actor(), id, parse).await?;
-        self.changed(&changed).await;
+        self.0.forget(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 
@@ -161,15 +159,8 @@ impl SubscriptionsApi {
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "delete_subscription")]
     async fn delete(&self, key: Key<Manage>, id: Path<String>) -> Result<Deleted, ApiError> {
         let deleted = self.0.subscriptions.delete(key.actor(), key.find(&self.0.pool, &id.0).await?).await?;
-        self.changed(&deleted).await;
+        self.0.forget(&deleted).await;
         Ok(Deleted::Deleted)
-    }
-
-    /// Show a subscription's secret
-    #[oai(path = "/subscriptions/:id/secret", method = "get", operation_id = "get_subscription_secret")]
-    async fn secret(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<SecretView>, ApiError> {
-        let id = key.find(&self.0.pool, &id.0).await?;
-        Ok(Json(SecretView { secret: self.0.subscriptions.show_secret(key.actor(), id).await?.reveal() }))
     }
 
     /// Pause a subscription
@@ -202,16 +193,10 @@ impl SubscriptionsApi {
 }
 
 impl SubscriptionsApi {
-    /// Drops what this process remembers, so that who made a change sees it at once; the others hear of it.
-    async fn changed(&self, subscription: &Subscription) {
-        let tenant_id = subscription.tenant_id.clone();
-        self.0.cache.hear(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
-    }
-
     async fn set_state(&self, access: &Access, id: &str, change: StateChange) -> One {
         let id = access.find(&self.0.pool, id).await?;
         let changed = self.0.subscriptions.set_state(access.actor(), id, change).await?;
-        self.changed(&changed).await;
+        self.0.forget(&changed).await;
         Ok(Json(SubscriptionView::of(&changed)))
     }
 }
@@ -220,7 +205,7 @@ fn patched(current: &Subscription, patch: &MergePatch<SubscriptionPatch>) -> Res
     let input = SubscriptionInput::of(current);
     let mut value = patch.apply(serde_json::to_value(input).map_err(postrider_core::Error::internal)?);
     // These are replaced as a whole: parts of two policies make no third one, and in a filter null has a meaning.
-    for field in ["retry_policy", "filters"] {
+    for field in ["retry_policy", "filters", "ingest_signature"] {
         if let Some(said) = patch.says(field).filter(|said| !said.is_null()) {
             value[field] = said.clone();
         }

@@ -111,6 +111,8 @@ pub struct ApiKey {
     pub scopes: Vec<Scope>,
     /// Its first characters.
     pub hint: String,
+    /// Requests a second that post events with it.
+    pub rate_limit_per_second: Option<u32>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// From when on it opens nothing any more.
@@ -126,7 +128,7 @@ impl ApiKey {
         let scopes: Vec<_> = self.scopes.iter().map(|scope| scope.as_str()).collect();
         json!({
             "name": self.name, "scopes": scopes, "hint": self.hint, "expires_at": self.expires_at,
-            "revoked_at": self.revoked_at,
+            "revoked_at": self.revoked_at, "rate_limit_per_second": self.rate_limit_per_second,
         })
     }
 }
@@ -140,6 +142,8 @@ pub struct NewApiKey {
     pub name: String,
     /// What it is good for.
     pub scopes: Vec<Scope>,
+    /// Requests a second that post events with it.
+    pub rate_limit_per_second: Option<u32>,
     /// From when on it opens nothing any more.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -150,6 +154,7 @@ struct Row {
     name: String,
     scopes: Vec<String>,
     hint: String,
+    rate_limit_per_second: Option<i32>,
     created_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
     last_used_at: Option<DateTime<Utc>>,
@@ -167,6 +172,7 @@ impl TryFrom<Row> for ApiKey {
             name: row.name,
             scopes: scopes.map_err(Error::internal)?,
             hint: row.hint,
+            rate_limit_per_second: row.rate_limit_per_second.map(i32::unsigned_abs),
             created_at: row.created_at,
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
@@ -193,15 +199,16 @@ pub async fn create(
     let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let digest = digest(&text);
     sqlx::query!(
-        "INSERT INTO api_keys (id, tenant_id, name, scopes, digest, hint, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO api_keys (id, tenant_id, name, scopes, digest, hint, expires_at, rate_limit_per_second)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         id.0,
         new.tenant_id,
         new.name,
         &scopes,
         digest.as_slice(),
         &text[..HINT_CHARACTERS],
-        new.expires_at
+        new.expires_at,
+        new.rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX))
     )
     .execute(&mut *transaction)
     .await?;
@@ -217,7 +224,8 @@ pub async fn create(
 pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<Vec<ApiKey>> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT id, tenant_id, name, scopes, hint, created_at, expires_at, last_used_at, revoked_at
+        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
            FROM api_keys
           WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
           ORDER BY id DESC
@@ -251,7 +259,8 @@ pub async fn revoke(pool: &PgPool, actor: Actor, id: KeyId) -> Result<(ApiKey, D
 async fn fetch(connection: &mut PgConnection, id: KeyId) -> Result<ApiKey> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT id, tenant_id, name, scopes, hint, created_at, expires_at, last_used_at, revoked_at
+        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
            FROM api_keys WHERE id = $1",
         id.0
     );
@@ -294,7 +303,8 @@ impl ApiKeyCache {
         let load = async {
             let row = sqlx::query_as!(
                 Row,
-                "SELECT id, tenant_id, name, scopes, hint, created_at, expires_at, last_used_at, revoked_at
+                "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
                    FROM api_keys WHERE digest = $1 AND revoked_at IS NULL",
                 digest.as_slice()
             );

@@ -3,7 +3,11 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use crate::{database::DatabaseConfig, network::AddressPolicy, seal::Keyring};
+use crate::{
+    database::DatabaseConfig,
+    network::{Names, TargetPolicy},
+    seal::Keyring,
+};
 
 type Lookup = dyn Fn(&str) -> Option<String>;
 
@@ -133,9 +137,16 @@ impl Environment {
         })
     }
 
-    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS`.
-    pub fn address_policy(&mut self) -> Option<AddressPolicy> {
-        self.parse("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "", AddressPolicy::parse)
+    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY`.
+    pub fn target_policy(&mut self) -> Option<TargetPolicy> {
+        let allowed_private = self.parse("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "", TargetPolicy::networks);
+        let is_https_only = self.parse("POSTRIDER_HTTPS_ONLY", "false", |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("must be `true` or `false`".to_owned()),
+        });
+        let (allowed_private, is_https_only) = (allowed_private?, is_https_only?);
+        Some(TargetPolicy { allowed_private, is_https_only, names: Names::default() })
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -155,7 +166,7 @@ mod tests {
             "POSTRIDER_ALLOWED_PRIVATE_NETWORKS" => Some("here".to_owned()),
             _ => None,
         });
-        let parts = (env.database().is_some(), env.keyring(None).is_some(), env.address_policy().is_some());
+        let parts = (env.database().is_some(), env.keyring(None).is_some(), env.target_policy().is_some());
         assert_eq!(parts, (false, false, false));
         let problems = env.finish(Some(())).expect_err("four mistakes");
         assert_eq!(problems.len(), 4, "{problems:?}");

@@ -1,8 +1,8 @@
 //! Where and how an attempt is made, whoever said so: a subscription or an inline delivery.
 
 use crate::{
-    retry_policy::RetryPolicy, settings::CustomHeaders, signature::SigningSecret, subscription::Subscription,
-    target_url::TargetUrl,
+    retry_policy::RetryPolicy, settings::CustomHeaders, signature::SignatureScheme, signing_secret::SigningSecrets,
+    subscription::Subscription, target_url::TargetUrl,
 };
 
 /// Where and how an attempt is made.
@@ -11,7 +11,9 @@ pub struct Destination<'a> {
     /// Where it goes.
     pub target_url: &'a TargetUrl,
     /// What it is signed with; unsigned where there is nothing.
-    pub secret: Option<&'a SigningSecret>,
+    pub secrets: Option<&'a SigningSecrets>,
+    /// How it is signed.
+    pub signature_scheme: SignatureScheme,
     /// Sent besides Postrider's own.
     pub headers: &'a CustomHeaders,
     /// When to try again.
@@ -27,7 +29,8 @@ impl<'a> Destination<'a> {
         let settings = &subscription.settings;
         Self {
             target_url: &settings.target_url,
-            secret: Some(&subscription.secret),
+            secrets: Some(&subscription.secrets),
+            signature_scheme: settings.signature_scheme,
             headers: &settings.headers,
             retry_policy: &settings.retry_policy,
             timeout_ms: settings.timeout_ms,

@@ -33,6 +33,11 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// One field breaks a rule.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(Problems::one(field, message))
+    }
+
     /// Wraps an error that is nobody's but ours.
     pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(error.into())

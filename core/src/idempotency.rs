@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::{Error, Result, seal::Keyring, validation};
+use crate::{Error, Result, id::SubscriptionId, seal::Keyring, validation};
 
 /// Characters of a key, at most.
 pub const KEY_CHARACTERS_MAX: usize = 255;
@@ -39,6 +39,8 @@ pub enum Source {
     EventId,
     /// The `Idempotency-Key` of a request that creates something else.
     Header,
+    /// What a signature says that its request is, for this subscription: sent again, it is the same.
+    Signature(SubscriptionId),
 }
 
 /// A valid key, as it is stored.
@@ -52,6 +54,7 @@ pub fn key(source: Source, text: &str) -> std::result::Result<String, String> {
         Source::BatchHeader(place) => format!("batch:{place}:{text}"),
         Source::EventId => format!("id:{text}"),
         Source::Header => format!("made:{text}"),
+        Source::Signature(id) => format!("signed:{}:{text}", id.0.simple()),
     })
 }
 

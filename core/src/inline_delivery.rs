@@ -14,7 +14,8 @@ use crate::{
     retry_policy::RetryPolicy,
     seal::Keyring,
     settings::{CustomHeaders, lease_ms},
-    signature::SigningSecret,
+    signature::SignatureScheme,
+    signing_secret::{SigningSecret, SigningSecrets},
     target_url::TargetUrl,
 };
 
@@ -24,7 +25,9 @@ pub struct InlineDelivery {
     /// Where it goes.
     pub target_url: TargetUrl,
     /// What it is signed with; unsigned where there is nothing.
-    pub secret: Option<SigningSecret>,
+    pub secrets: Option<SigningSecrets>,
+    /// How it is signed.
+    pub signature_scheme: SignatureScheme,
     /// Sent with each attempt, besides Postrider's own.
     pub headers: CustomHeaders,
     /// When to try again.
@@ -50,7 +53,8 @@ impl InlineDelivery {
     pub fn destination(&self) -> Destination<'_> {
         Destination {
             target_url: &self.target_url,
-            secret: self.secret.as_ref(),
+            secrets: self.secrets.as_ref(),
+            signature_scheme: self.signature_scheme,
             headers: &self.headers,
             retry_policy: &self.retry_policy,
             timeout_ms: self.timeout_ms,
@@ -88,7 +92,7 @@ pub async fn accept(
                   known_fingerprints AS "fingerprints: Vec<Option<Vec<u8>>>",
                   known_answers AS "answers: Vec<Option<Vec<u8>>>"
              FROM accept_inline($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                                $20)"#,
+                                $20, $21)"#,
         event.id.0,
         event.tenant_id,
         event.event_type.as_str(),
@@ -107,8 +111,9 @@ pub async fn accept(
         inline.retry_policy.stored() as _,
         i32::try_from(inline.timeout_ms).unwrap_or(i32::MAX),
         i32::try_from(lease_ms(inline.timeout_ms)).unwrap_or(i32::MAX),
-        inline.secret.as_ref().map(|secret| sealed(secret.reveal().as_bytes())),
+        inline.secrets.as_ref().map(|secrets| sealed(secrets.current.reveal().as_bytes())),
         sealed(&inline.headers.to_json()),
+        inline.signature_scheme.as_str(),
     );
     let row = bounded!(pool, row.fetch_one)?;
     let (known, fingerprints, answers) =
@@ -128,7 +133,8 @@ pub async fn accept(
 /// Where an inline delivery goes and how; `None` where it is not one, or gone.
 pub async fn get(pool: &PgPool, keyring: &Keyring, id: DeliveryId) -> Result<Option<InlineDelivery>> {
     let row = sqlx::query!(
-        r#"SELECT target_url, retry_policy AS "retry_policy: Json<RetryPolicy>", timeout_ms, secret, headers
+        r#"SELECT target_url, retry_policy AS "retry_policy: Json<RetryPolicy>", timeout_ms, secret, headers,
+                  signature_scheme
              FROM inline_deliveries WHERE delivery_id = $1"#,
         id.0
     );
@@ -140,7 +146,8 @@ pub async fn get(pool: &PgPool, keyring: &Keyring, id: DeliveryId) -> Result<Opt
     let secret = secret.map(|text| SigningSecret::parse(&String::from_utf8_lossy(&text)).map_err(Error::internal));
     Ok(Some(InlineDelivery {
         target_url: TargetUrl::from_stored(&row.target_url).map_err(Error::internal)?,
-        secret: secret.transpose()?,
+        secrets: secret.transpose()?.map(SigningSecrets::only),
+        signature_scheme: row.signature_scheme.parse().map_err(Error::internal)?,
         headers: CustomHeaders::from_json(&open(&row.headers)?).map_err(Error::internal)?,
         retry_policy: row.retry_policy.map(|policy| policy.0).unwrap_or_default(),
         timeout_ms: row.timeout_ms.unsigned_abs(),

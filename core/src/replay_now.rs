@@ -190,8 +190,9 @@ async fn copy_inline(
         Ok::<_, Error>(keyring.seal(&opened, to.0.as_bytes()))
     };
     sqlx::query!(
-        "INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms, secret, headers)
-         SELECT $2, lane_id, target_url, retry_policy, timeout_ms, $3, $4
+        "INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, secret,
+                                        headers)
+         SELECT $2, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, $3, $4
            FROM inline_deliveries WHERE delivery_id = $1",
         from.0,
         to.0,

@@ -43,13 +43,24 @@ impl Keyring {
     /// secret cannot be moved to another.
     #[must_use]
     pub fn seal(&self, secret: &[u8], context: &[u8]) -> Vec<u8> {
-        let (id, cipher) = self.0.first().expect("a keyring holds at least one key");
+        let (_, cipher) = self.present();
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let sealed = cipher
             .encrypt(&XNonce::from(nonce), Payload { msg: secret, aad: context })
             .expect("secrets are far below the cipher's length limit");
+        [&self.mark(), nonce.as_slice(), &sealed].concat()
+    }
+
+    /// What everything begins with that is sealed with the present key: its id, behind the id's length.
+    #[must_use]
+    pub fn mark(&self) -> Vec<u8> {
+        let (id, _) = self.present();
         let id_bytes = u8::try_from(id.len()).expect("checked when the key was read");
-        [&[id_bytes], id.as_bytes(), &nonce, &sealed].concat()
+        [&[id_bytes], id.as_bytes()].concat()
+    }
+
+    fn present(&self) -> &(String, XChaCha20Poly1305) {
+        self.0.first().expect("a keyring holds at least one key")
     }
 
     /// Opens what [`Self::seal`] made, with whichever key sealed it.

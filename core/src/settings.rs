@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    event_type::EventTypePattern, filter::Filters, retry_policy::RetryPolicy, target_url::TargetUrl, validation,
+    event_type::EventTypePattern,
+    filter::Filters,
+    ingest_auth::{IngestAuth, IngestSignature},
+    retry_policy::RetryPolicy,
+    signature::{SIGNATURE_HEADERS, SignatureScheme},
+    target_url::TargetUrl,
+    validation,
 };
 
 /// The tenant of those who have only one.
@@ -75,6 +81,14 @@ pub struct Settings {
     pub retry_policy: RetryPolicy,
     /// Milliseconds an attempt may take, connecting and reading the answer included.
     pub timeout_ms: u32,
+    /// How deliveries are signed.
+    pub signature_scheme: SignatureScheme,
+    /// What opens its ingest.
+    pub ingest_auth: IngestAuth,
+    /// Whose signatures its ingest takes; `X-Hub-Signature-256` with its own secret where there is nothing.
+    pub ingest_signature: Option<IngestSignature>,
+    /// Requests a second that its ingest takes.
+    pub ingest_rate_limit_per_second: Option<u32>,
 }
 
 impl Settings {
@@ -170,7 +184,10 @@ fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || !name.bytes().all(token) {
         return Err(format!("`{}` is not a header name", name.escape_debug()));
     }
-    if RESERVED_HEADERS.contains(&name) || name.starts_with("webhook-") || name.starts_with("proxy-") {
+    let is_reserved = RESERVED_HEADERS.contains(&name)
+        || SIGNATURE_HEADERS.contains(&name)
+        || ["webhook-", "proxy-"].iter().any(|start| name.starts_with(start));
+    if is_reserved {
         return Err(format!("`{name}` is set by Postrider and cannot be chosen"));
     }
     Ok(())
@@ -226,6 +243,7 @@ mod tests {
             ("Host", "x"),
             ("content-length", "1"),
             ("Webhook-Id", "x"),
+            ("X-Hub-Signature-256", "x"),
             ("x", "a\r\nb: c"),
             ("x", "\u{e9}"),
             ("x", " padded"),

@@ -10,8 +10,10 @@ use crate::{
     Error, Result,
     audience::{Facts, wants},
     id::SubscriptionId,
+    inbound_signature::{Provider, Refused, Verified},
+    ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
     settings::Settings,
-    signature::SigningSecret,
+    signing_secret::{SecretKind, SigningSecret, SigningSecrets},
 };
 
 /// Whether deliveries are made.
@@ -60,7 +62,7 @@ pub struct Subscription {
     /// What its owner decided.
     pub settings: Settings,
     /// What it signs with.
-    pub secret: SigningSecret,
+    pub secrets: SigningSecrets,
     /// Whether deliveries are made.
     pub state: State,
     /// Why it is disabled, where Postrider did it.
@@ -78,6 +80,31 @@ impl Subscription {
         wants(&self.settings.event_types, &self.settings.filters, facts)
     }
 
+    /// Verifies the signature of a request to its ingest: by its `ingest_signature`, or else `X-Hub-Signature-256` made
+    /// with the text of one of its own secrets.
+    ///
+    /// # Errors
+    /// Why the signature opens nothing.
+    pub fn verify_ingest<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h str>,
+        payload: &[u8],
+        now: DateTime<Utc>,
+    ) -> std::result::Result<Verified, Refused> {
+        if let Some(signature) = &self.settings.ingest_signature {
+            return signature.verify(header, payload, now.timestamp());
+        }
+        let own = self.secrets.active(now).filter(|secret| secret.kind() == SecretKind::Hmac);
+        let own: Vec<_> = own.map(SigningSecret::reveal).collect();
+        Provider::Github.verify(&own, TOLERANCE_SECONDS_DEFAULT, header, payload, now.timestamp())
+    }
+
+    /// Whose signatures its ingest takes.
+    #[must_use]
+    pub fn ingest_provider(&self) -> Provider {
+        self.settings.ingest_signature.as_ref().map_or(Provider::Github, IngestSignature::provider)
+    }
+
     /// As it is shown in the audit log: no secrets.
     #[must_use]
     pub fn audited(&self) -> Value {
@@ -91,6 +118,10 @@ impl Subscription {
             "metadata": settings.metadata,
             "retry_policy": settings.retry_policy,
             "timeout_ms": settings.timeout_ms,
+            "signature_scheme": settings.signature_scheme.as_str(),
+            "ingest_auth": settings.ingest_auth.as_str(),
+            "ingest_signature": settings.ingest_signature.as_ref().map(IngestSignature::audited),
+            "ingest_rate_limit_per_second": settings.ingest_rate_limit_per_second,
             "state": self.state.as_str(),
             "disabled_reason": self.disabled_reason,
         })

@@ -2,27 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
-use uuid::Uuid;
 
 use crate::{
     Error, Result,
     audience::{Audience, Wish},
     audit::{self, Actor, Change},
     event_type::EventTypePattern,
-    filter::Filters,
     id::SubscriptionId,
     idempotency::{self, Made, Once},
     page::Page,
     queue,
-    retry_policy::RetryPolicy,
     seal::Keyring,
-    settings::{CustomHeaders, Settings},
-    signature::SigningSecret,
+    secret_rotation,
+    settings::Settings,
+    signing_secret::{SigningSecret, SigningSecrets},
     subscription::{State, StateChange, Subscription},
-    target_url::TargetUrl,
+    subscription_row::{Row, filters_of, ingest_signature_context},
 };
 
 /// Which subscriptions a list shows.
@@ -39,26 +36,8 @@ pub struct Filter {
 /// Reads and writes subscriptions.
 #[derive(Clone, Debug)]
 pub struct Subscriptions {
-    pool: PgPool,
-    keyring: Keyring,
-}
-
-struct Row {
-    id: Uuid,
-    tenant_id: String,
-    name: Option<String>,
-    target_url: String,
-    event_types: Vec<String>,
-    metadata: Json<BTreeMap<String, String>>,
-    filters: Option<Value>,
-    retry_policy: Option<Json<RetryPolicy>>,
-    timeout_ms: i32,
-    state: String,
-    disabled_reason: Option<String>,
-    secret: Vec<u8>,
-    headers: Vec<u8>,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
+    pub(crate) pool: PgPool,
+    pub(crate) keyring: Keyring,
 }
 
 impl Subscriptions {
@@ -86,8 +65,9 @@ impl Subscriptions {
         }
         sqlx::query!(
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
-                                        timeout_ms, secret, headers, filters)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                                        timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
+                                        ingest_signature, ingest_rate_limit_per_second)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             id.0,
             tenant_id,
             settings.name,
@@ -99,6 +79,10 @@ impl Subscriptions {
             self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes()),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
             settings.filters.to_json(),
+            settings.signature_scheme.as_str(),
+            settings.ingest_auth.as_str(),
+            self.sealed_ingest_signature(id, settings),
+            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
         )
         .execute(&mut *transaction)
         .await?;
@@ -145,8 +129,15 @@ impl Subscriptions {
             Row,
             r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
                       filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
-                      headers, created_at, updated_at
-                 FROM subscriptions
+                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      created_at, updated_at
+                 FROM subscriptions s
                 WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
                   AND ($3::text IS NULL OR state = $3::text::subscription_state)
                   AND ($4::jsonb IS NULL OR metadata @> $4)
@@ -158,16 +149,16 @@ impl Subscriptions {
             filter.metadata.as_ref().map(Json) as _,
             page.limit
         );
-        rows.fetch_all(&self.pool).await?.into_iter().map(|row| self.open(row)).collect()
+        rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
     }
 
-    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one.
-    /// Nobody else changes it in between.
+    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one, with
+    /// the seconds for which earlier ones go on signing. Nobody else changes it in between.
     pub async fn update(
         &self,
         actor: Actor,
         id: SubscriptionId,
-        change: impl FnOnce(&Subscription) -> Result<(Settings, Option<SigningSecret>)>,
+        change: impl FnOnce(&Subscription) -> Result<(Settings, Option<(SigningSecret, u32)>)>,
     ) -> Result<Subscription> {
         let mut transaction = self.pool.begin().await?;
         lock(&mut transaction, id).await?;
@@ -176,7 +167,8 @@ impl Subscriptions {
         sqlx::query!(
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
-                    headers = $8, secret = coalesce($9, secret), filters = $10, updated_at = now()
+                    headers = $8, filters = $9, signature_scheme = $10, ingest_auth = $11, ingest_signature = $12,
+                    ingest_rate_limit_per_second = $13, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name,
@@ -186,11 +178,17 @@ impl Subscriptions {
             settings.retry_policy.stored() as _,
             millis(settings.timeout_ms),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
-            secret.as_ref().map(|secret| self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes())),
             settings.filters.to_json(),
+            settings.signature_scheme.as_str(),
+            settings.ingest_auth.as_str(),
+            self.sealed_ingest_signature(id, &settings),
+            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
         )
         .execute(&mut *transaction)
         .await?;
+        if let Some((secret, overlap_seconds)) = &secret {
+            secret_rotation::replace(&mut transaction, &self.keyring, id, secret, *overlap_seconds).await?;
+        }
         sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, millis(settings.lease_ms()))
             .execute(&mut *transaction)
             .await?;
@@ -198,6 +196,9 @@ impl Subscriptions {
         let mut after = updated.audited();
         if secret.is_some() {
             after["secret"] = "[changed]".into();
+        }
+        if updated.settings.ingest_signature != current.settings.ingest_signature {
+            after["ingest_signature"]["secrets"] = "[changed]".into();
         }
         note(&mut transaction, actor, "subscription.changed", &updated, Some(current.audited()), Some(after)).await?;
         transaction.commit().await?;
@@ -256,56 +257,43 @@ impl Subscriptions {
         Ok(current)
     }
 
-    /// Its secret, with a note in the audit log that it was shown.
-    pub async fn show_secret(&self, actor: Actor, id: SubscriptionId) -> Result<SigningSecret> {
+    /// Its secrets, with a note in the audit log that they were shown.
+    pub async fn show_secrets(&self, actor: Actor, id: SubscriptionId) -> Result<SigningSecrets> {
         let mut transaction = self.pool.begin().await?;
         let shown = self.fetch(&mut transaction, id).await?;
         note(&mut transaction, actor, "subscription.secret_shown", &shown, None, None).await?;
         transaction.commit().await?;
-        Ok(shown.secret)
+        Ok(shown.secrets)
     }
 
-    async fn fetch(&self, connection: &mut PgConnection, id: SubscriptionId) -> Result<Subscription> {
+    fn sealed_ingest_signature(&self, id: SubscriptionId, settings: &Settings) -> Option<Vec<u8>> {
+        let signature = settings.ingest_signature.as_ref()?;
+        Some(self.keyring.seal(&signature.to_json(), &ingest_signature_context(id.0)))
+    }
+
+    pub(crate) async fn fetch(&self, connection: &mut PgConnection, id: SubscriptionId) -> Result<Subscription> {
         let row = sqlx::query_as!(
             Row,
             r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
                       filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
-                      headers, created_at, updated_at
-                 FROM subscriptions
+                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      created_at, updated_at
+                 FROM subscriptions s
                 WHERE id = $1 AND deleted_at IS NULL"#,
             id.0
         );
-        self.open(row.fetch_optional(connection).await?.ok_or(Error::NotFound("subscription"))?)
-    }
-
-    fn open(&self, row: Row) -> Result<Subscription> {
-        let secret = self.keyring.open(&row.secret, row.id.as_bytes()).map_err(Error::internal)?;
-        let secret = SigningSecret::parse(&String::from_utf8_lossy(&secret)).map_err(Error::internal)?;
-        let headers = self.keyring.open(&row.headers, row.id.as_bytes()).map_err(Error::internal)?;
-        Ok(Subscription {
-            id: SubscriptionId(row.id),
-            tenant_id: row.tenant_id,
-            settings: Settings {
-                name: row.name,
-                target_url: TargetUrl::from_stored(&row.target_url).map_err(Error::internal)?,
-                event_types: EventTypePattern::from_stored(&row.event_types)?,
-                filters: filters_of(row.filters)?,
-                headers: CustomHeaders::from_json(&headers).map_err(Error::internal)?,
-                metadata: row.metadata.0,
-                retry_policy: row.retry_policy.map(|policy| policy.0).unwrap_or_default(),
-                timeout_ms: row.timeout_ms.unsigned_abs(),
-            },
-            secret,
-            state: State::from_stored(&row.state)?,
-            disabled_reason: row.disabled_reason,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        })
+        row.fetch_optional(connection).await?.ok_or(Error::NotFound("subscription"))?.open(&self.keyring)
     }
 }
 
 /// Locks the row, so that changes of one subscription come one after the other.
-async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
+pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!("SELECT id FROM subscriptions WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", id.0)
         .fetch_optional(connection)
         .await?
@@ -325,7 +313,7 @@ async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Resu
 }
 
 /// Writes a change of a subscription into the audit log.
-async fn note(
+pub(crate) async fn note(
     connection: &mut PgConnection,
     actor: Actor,
     action: &'static str,
@@ -335,10 +323,6 @@ async fn note(
 ) -> Result<()> {
     let (tenant_id, target_id) = (Some(subscription.tenant_id.as_str()), subscription.id.to_string());
     audit::record(connection, Change { tenant_id, actor, action, target_id, before, after }).await
-}
-
-fn filters_of(stored: Option<Value>) -> Result<Filters> {
-    stored.map_or_else(|| Ok(Filters::default()), |json| Filters::from_json(&json).map_err(Error::internal))
 }
 
 fn patterns(settings: &Settings) -> Vec<String> {

@@ -1,11 +1,11 @@
-//! The URL that a subscription's deliveries are sent to. What its host resolves to is judged at each connection, by
-//! [`AddressPolicy`]; here only what the text alone can tell.
+//! The URL that a subscription's deliveries are sent to. What its host resolves to is judged when it is chosen and at
+//! each connection, by [`TargetPolicy`]; here only what the text alone can tell.
 
 use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use crate::network::AddressPolicy;
+use crate::network::TargetPolicy;
 
 /// Bytes of a target URL, at most.
 pub const TARGET_URL_BYTES_MAX: usize = 2048;
@@ -19,7 +19,7 @@ impl TargetUrl {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str, policy: &AddressPolicy) -> Result<Self, String> {
+    pub fn parse(text: &str, policy: &TargetPolicy) -> Result<Self, String> {
         if text.len() > TARGET_URL_BYTES_MAX {
             return Err(format!("must be at most {TARGET_URL_BYTES_MAX} bytes long"));
         }
@@ -34,12 +34,8 @@ impl TargetUrl {
             return Err("must not have a fragment".to_owned());
         }
         let target = Self(url);
-        match target.literal_address() {
-            Some(address) if !policy.allows(address) => {
-                Err(format!("{address} is not a public address, and its network is not allowed by the operator"))
-            }
-            _ => Ok(target),
-        }
+        policy.check(&target).map_err(|blocked| blocked.to_string())?;
+        Ok(target)
     }
 
     /// A URL that was valid when it was stored.
@@ -79,7 +75,7 @@ mod tests {
 
     #[test]
     fn accepted_and_refused() {
-        let policy = AddressPolicy::default();
+        let policy = TargetPolicy::default();
         for text in [
             "https://example.com/hook",
             "http://example.com:8080/a?b=c",
@@ -99,19 +95,69 @@ mod tests {
             "https://user@example.com/",
             "https://user:pass@example.com/",
             "https://example.com/#part",
-            "http://127.0.0.1/",
-            "http://2130706433/",
-            "http://0x7f.1/",
-            "http://0177.0.0.1/",
-            "http://127.1/",
-            "http://[::1]/",
-            "http://[::ffff:7f00:1]/",
-            "http://169.254.169.254/latest/meta-data",
-            "http://192.168.1.1/",
-            "http://127.0.0.1./",
+            "https://:443/",
+            "http://example.com:65536/",
+            "http://exa mple.com/",
+            "http://[::1/",
+            "http://[fe80::1%25eth0]/",
             &long,
         ] {
             assert!(TargetUrl::parse(text, &policy).is_err(), "{text}");
         }
+    }
+
+    /// However it is spelled: the host that would be connected to counts.
+    #[test]
+    fn spellings_of_what_is_not_public() {
+        let policy = TargetPolicy::default();
+        for text in [
+            "http://127.0.0.1/",
+            "http://127.0.0.1:80/",
+            "https://127.0.0.1:8443/",
+            "http://127.0.0.1./",
+            "http://127.1/",
+            "http://127.0.1/",
+            "http://2130706433/",
+            "http://2130706433:8080/",
+            "http://0x7f000001/",
+            "http://0X7F.1/",
+            "http://0x7f.0x0.0x0.0x1/",
+            "http://0177.0.0.1/",
+            "http://017700000001/",
+            "http://0177.0x0.0.1/",
+            "http://0/",
+            "http://0.0.0.0/",
+            "http://%31%32%37.0.0.1/",
+            "http://127%2e0%2e0%2e1/",
+            "http://127\u{3002}0\u{3002}0\u{3002}1/",
+            "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+            "http://\u{2460}\u{2461}\u{2466}.0.0.1/",
+            "http:127.0.0.1/",
+            "http:/127.0.0.1/",
+            "http:\\\\127.0.0.1\\",
+            "http://127.0.\t0.1/",
+            " http://127.0.0.1/ ",
+            "http://example.com@127.0.0.1/",
+            "http://1.1.1.1:80@127.0.0.1/",
+            "http://127.0.0.1:80#@example.com/",
+            "http://[::]/",
+            "http://[::1]/",
+            "http://[0:0:0:0:0:0:0:1]:8080/",
+            "http://[::127.0.0.1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[2002:7f00:1::]/",
+            "http://[fe80::1]/",
+            "http://[fd00:ec2::254]/",
+            "http://169.254.169.254/latest/meta-data",
+            "http://2852039166/",
+            "http://192.168.1.1/",
+        ] {
+            assert!(TargetUrl::parse(text, &policy).is_err(), "{text}");
+        }
+        // What looks like an address to a person, and is a name: the resolver's answer is judged.
+        let name = TargetUrl::parse("http://127.0.0.1.example.com/", &policy).expect("a name");
+        assert_eq!(name.literal_address(), None);
     }
 }

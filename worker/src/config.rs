@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use postrider_core::{config::Environment, database::DatabaseConfig, network::AddressPolicy, seal::Keyring};
+use postrider_core::{config::Environment, database::DatabaseConfig, network::TargetPolicy, seal::Keyring};
+use reqwest::Certificate;
 
 /// A worker's configuration.
 #[derive(Clone, Debug)]
@@ -12,7 +13,9 @@ pub struct Config {
     /// Opens stored secrets.
     pub keyring: Keyring,
     /// Where deliveries may go.
-    pub address_policy: AddressPolicy,
+    pub target_policy: TargetPolicy,
+    /// Authorities that are trusted besides those of the machine.
+    pub authorities: Vec<Certificate>,
     /// Address of the health and metrics server; `None` for none.
     pub listen: Option<String>,
     /// Requests in flight, at most.
@@ -40,7 +43,8 @@ impl Config {
         let stage = env.stage();
         let database = env.database();
         let keyring = env.keyring(stage);
-        let address_policy = env.address_policy();
+        let target_policy = env.target_policy();
+        let authorities = env.parse("POSTRIDER_CA_FILE", "", read_authorities);
         let listen = env.get::<String>("POSTRIDER_WORKER_LISTEN", "127.0.0.1:8081");
         let concurrency = env.number("POSTRIDER_WORKER_CONCURRENCY", "512", 1..=10_000);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
@@ -49,7 +53,8 @@ impl Config {
         Some(Self {
             database: database?,
             keyring: keyring?,
-            address_policy: address_policy?,
+            target_policy: target_policy?,
+            authorities: authorities?,
             listen: listen.map(|address| (address != "off").then_some(address))?,
             concurrency: concurrency?,
             shutdown_timeout: shutdown_timeout?,
@@ -57,4 +62,14 @@ impl Config {
             retention_cron: retention_cron?,
         })
     }
+}
+
+/// The certificates of a PEM file; none where there is no file's name.
+fn read_authorities(path: &str) -> Result<Vec<Certificate>, String> {
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pem = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| format!("{path}: {error}"))?;
+    if certificates.is_empty() { Err(format!("{path}: there is no certificate in it")) } else { Ok(certificates) }
 }

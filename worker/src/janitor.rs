@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{Days, Utc};
 use croner::Cron;
-use postrider_core::{Result, audit, idempotency, maintenance, partition};
+use postrider_core::{Result, audit, idempotency, maintenance, partition, secret_rotation};
 use sqlx::PgPool;
 
 use crate::config::Config;
@@ -16,7 +16,7 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 const LANES_EVERY: Duration = Duration::from_secs(60);
 /// How often the hot tables are vacuumed where they need it: with the server's default of a minute they outgrow memory.
 const VACUUM_EVERY: Duration = Duration::from_secs(3);
-/// How often expired idempotency keys are removed.
+/// How often expired idempotency keys and replaced secrets are removed.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
 /// How often the queue is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
@@ -28,6 +28,7 @@ pub async fn run(pool: PgPool, config: Config) {
         every(LANES_EVERY, "lanes", &pool, |pool| async move { maintenance::repair_lanes(&pool).await.map(drop) }),
         every(VACUUM_EVERY, "vacuum", &pool, |pool| async move { maintenance::vacuum(&pool).await }),
         every(KEYS_EVERY, "idempotency keys", &pool, |pool| async move { idempotency::retire(&pool).await.map(drop) }),
+        every(KEYS_EVERY, "secrets", &pool, |pool| async move { secret_rotation::retire(&pool).await.map(drop) }),
         measure(&pool),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );

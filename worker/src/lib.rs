@@ -30,7 +30,7 @@ use postrider_core::{
     notify::listen,
     outbox,
     queue::{self, Look, Record, WAKE_CHANNEL},
-    replay_walk,
+    rekey, replay_walk,
     subscription_cache::SubscriptionCache,
     subscriptions::Subscriptions,
 };
@@ -85,7 +85,8 @@ impl Worker {
         let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
         let courier = Courier {
-            sender: Sender::new(config.address_policy.clone()).context("the HTTP client cannot be set up")?,
+            sender: Sender::new(config.target_policy.clone(), config.authorities.clone())
+                .context("the HTTP client cannot be set up")?,
             cache: SubscriptionCache::new(subscriptions.clone()),
             subscriptions,
             pool: general.clone(),
@@ -260,6 +261,24 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
     worker.run(stop).await;
+    Ok(())
+}
+
+/// Seals everything anew that is not sealed with the first of the encryption keys; tells what it has done on standard
+/// output.
+///
+/// # Errors
+/// When something cannot be opened, or the database is away.
+pub async fn rekey(config: Config) -> anyhow::Result<()> {
+    config.database.migrate().await.context("the database could not be brought up to date")?;
+    let pool = config.database.pool(Session::Queue, 1);
+    let rekeyed = rekey::rekey(&pool, &config.keyring).await?;
+    println!("{} rows were sealed anew", rekeyed.resealed);
+    for row in &rekeyed.unopened {
+        println!("not opened: {row}");
+    }
+    anyhow::ensure!(rekeyed.unopened.is_empty(), "{} rows could not be opened", rekeyed.unopened.len());
+    println!("everything is sealed with the first key");
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! The `worker` binary: works by default; `worker doctor` examines the database instead.
+//! The `worker` binary: works by default; `worker doctor` examines the database instead, and `worker
+//! rekey` seals all secrets with the first encryption key.
 
 use std::process::ExitCode;
 
@@ -17,8 +18,9 @@ async fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => process::run(Config::from, worker::run).await,
         ["doctor"] => process::run(Config::from, |config, _, _| worker::doctor(config)).await,
+        ["rekey"] => process::run(Config::from, |config, _, _| worker::rekey(config)).await,
         _ => {
-            eprintln!("usage: worker [doctor]");
+            eprintln!("usage: worker [doctor|rekey]");
             ExitCode::from(EXIT_USAGE)
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use postrider_core::{
     attempt::{
         ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
@@ -16,11 +16,12 @@ use postrider_core::{
     },
     destination::Destination,
     id::{DeliveryId, EventId},
-    network::AddressPolicy,
+    network::{TargetPolicy, Unreachable},
     queue::{Claimed, ClaimedEvent},
+    signature::Message,
 };
 use reqwest::{
-    Client,
+    Certificate, Client,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
     redirect::Policy,
@@ -37,15 +38,15 @@ const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
 #[derive(Clone)]
 pub struct Sender {
     client: Client,
-    policy: AddressPolicy,
+    policy: TargetPolicy,
 }
 
 impl Sender {
-    /// A sender that keeps to this policy.
+    /// A sender that keeps to this policy, and trusts these authorities besides those that the machine trusts.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
-    pub fn new(policy: AddressPolicy) -> Result<Self, reqwest::Error> {
+    pub fn new(policy: TargetPolicy, authorities: Vec<Certificate>) -> Result<Self, reqwest::Error> {
         // A second call in one process changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -58,6 +59,7 @@ impl Sender {
             // A proxy would carry the request past the resolver below.
             .no_proxy()
             .dns_resolver(Arc::new(VettedResolver(policy.clone())))
+            .tls_certs_merge(authorities)
             .build()?;
         Ok(Self { client, policy })
     }
@@ -83,17 +85,14 @@ impl Sender {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let target = destination.target_url;
-        if let Some(address) = target.literal_address()
-            && !self.policy.allows(address)
-        {
-            return Err(blocked(address));
-        }
+        // Also what the resolver is never asked for: a host that is an address.
+        self.policy.check(target).map_err(|blocked| Failure::new(ErrorKind::BlockedTarget, blocked.to_string()))?;
         let timeout = Duration::from_millis(destination.timeout_ms.into());
         let request = self
             .client
             .post(target.as_url().clone())
             .timeout(timeout)
-            .headers(headers(destination, claimed, event, outcome.started_at.timestamp()))
+            .headers(headers(destination, claimed, event, outcome.started_at))
             .body(event.payload.clone());
         let mut response = request.send().await.map_err(|error| failure_of(&error))?;
 
@@ -124,14 +123,17 @@ impl Sender {
     }
 }
 
-/// Standard Webhooks headers, what else tells about this attempt, and the owner's own.
-fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, timestamp: i64) -> HeaderMap {
-    let id = EventId(claimed.event_id).to_string();
-    let signature = destination.secret.map(|secret| secret.sign_v1(&id, timestamp, &event.payload));
+/// The signature's headers, what else tells about this attempt, and the owner's own.
+fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, now: DateTime<Utc>) -> HeaderMap {
+    let event_id = EventId(claimed.event_id).to_string();
+    let delivery_id = DeliveryId(claimed.delivery_id).to_string();
+    let timestamp = now.timestamp();
+    let message = Message { event_id: &event_id, delivery_id: &delivery_id, timestamp, payload: &event.payload };
+    let signature = destination.secrets.map(|secrets| destination.signature_scheme.headers(secrets, now, message));
     let ours = [
         ("webhook-timestamp", timestamp.to_string()),
-        ("webhook-id", id),
-        ("webhook-delivery-id", DeliveryId(claimed.delivery_id).to_string()),
+        ("webhook-id", event_id.clone()),
+        ("webhook-delivery-id", delivery_id.clone()),
         ("webhook-event-type", event.event_type.clone()),
         ("webhook-attempt", claimed.attempt_number.to_string()),
     ];
@@ -145,7 +147,7 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    for (name, value) in ours.into_iter().chain(signature.map(|value| ("webhook-signature", value))) {
+    for (name, value) in ours.into_iter().chain(signature.into_iter().flatten()) {
         if let Ok(value) = value.parse() {
             headers.insert(name, value);
         }
@@ -167,10 +169,11 @@ fn failure_of(error: &reqwest::Error) -> Failure {
     let mut kind = None;
     let mut cause: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(error) = cause {
-        if error.is::<BlockedTarget>() {
-            kind = Some(ErrorKind::BlockedTarget);
-        } else if error.is::<Unresolved>() {
-            kind = kind.or(Some(ErrorKind::Dns));
+        if let Some(unreachable) = error.downcast_ref::<Unreachable>() {
+            kind = Some(match unreachable {
+                Unreachable::Blocked(_) => ErrorKind::BlockedTarget,
+                Unreachable::Unresolved(_) => ErrorKind::Dns,
+            });
         } else if is_tls(error) {
             kind = kind.or(Some(ErrorKind::Tls));
         }
@@ -195,49 +198,16 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
 }
 
-fn blocked(address: std::net::IpAddr) -> Failure {
-    Failure::new(ErrorKind::BlockedTarget, BlockedTarget(address.to_string()).to_string())
-}
-
-#[derive(Debug)]
-struct BlockedTarget(String);
-
-impl std::fmt::Display for BlockedTarget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "deliveries may not go to {}: it is not a public address", self.0)
-    }
-}
-
-impl StdError for BlockedTarget {}
-
-#[derive(Debug)]
-struct Unresolved(String);
-
-impl std::fmt::Display for Unresolved {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the host's name does not resolve: {}", self.0)
-    }
-}
-
-impl StdError for Unresolved {}
-
 /// Resolves names and hands out only addresses that deliveries may go to, at each connection anew, so that a name
 /// that changes its mind after it was checked gains nothing.
-struct VettedResolver(AddressPolicy);
+struct VettedResolver(TargetPolicy);
 
 impl Resolve for VettedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = self.0.clone();
         Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-            let found: Vec<SocketAddr> = found.map_err(|error| Unresolved(error.to_string()))?.collect();
-            let vetted: Vec<_> = found.iter().copied().filter(|address| policy.allows(address.ip())).collect();
-            match (vetted.is_empty(), found.first()) {
-                (false, _) => Ok(Box::new(vetted.into_iter()) as Addrs),
-                (true, Some(first)) => Err(BlockedTarget(format!("{host} ({})", first.ip())).into()),
-                (true, None) => Err(Unresolved("no addresses".to_owned()).into()),
-            }
+            let vetted = policy.resolve(name.as_str()).await?;
+            Ok(Box::new(vetted.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
     }
 }

@@ -269,7 +269,7 @@ pub fn worker(env: &HashMap<String, String>) -> Worker {
 
 pub fn client() -> reqwest::Client {
     // Whichever part of this process comes first sets the provider.
-    drop(worker::sender::Sender::new(postrider_core::network::AddressPolicy::default()));
+    drop(worker::sender::Sender::new(postrider_core::network::TargetPolicy::default()));
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 

@@ -1,0 +1,165 @@
+//! Verifying: vectors of the providers, and headers that nobody should send.
+
+use super::*;
+
+type Headers = &'static [(&'static str, &'static str)];
+
+fn verify(provider: Provider, secret: &str, headers: Headers, payload: &str, now: i64) -> Result<Verified, Refused> {
+    let header =
+        |name: &str| headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value);
+    provider.verify(&["another one, not base64".to_owned(), secret.to_owned()], 300, header, payload.as_bytes(), now)
+}
+
+/// Vectors from the providers' own documentation and libraries; where none is published, made with openssl.
+const VECTORS: [(Provider, &str, Headers, &str, i64); 7] = [
+    (
+        // GitHub's documentation, "Validating webhook deliveries".
+        Provider::Github,
+        "It's a Secret to Everybody",
+        &[("X-Hub-Signature-256", "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17")],
+        "Hello, World!",
+        0,
+    ),
+    (
+        Provider::Standard,
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        &[
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            (
+                "webhook-signature",
+                "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc= v2,x v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+            ),
+        ],
+        r#"{"test": 2432232314}"#,
+        1_614_265_330,
+    ),
+    (
+        Provider::Standard,
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        &[
+            ("svix-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("svix-timestamp", "1614265330"),
+            ("svix-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        ],
+        r#"{"test": 2432232314}"#,
+        1_614_265_330,
+    ),
+    (
+        Provider::Standard,
+        "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+        &[
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            (
+                "webhook-signature",
+                "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
+            ),
+        ],
+        r#"{"test": 2432232314}"#,
+        1_614_265_330,
+    ),
+    (
+        // printf %s '1492774577.{"id":"evt_1"}' | openssl dgst -sha256 -hmac whsec_test_secret
+        Provider::Stripe,
+        "whsec_test_secret",
+        &[(
+            "Stripe-Signature",
+            "t=1492774577,v1=00ff,v1=799c4ba7bb339f3c8601adfd112f0e477c930a268be1243d341abb8286501c2f,v0=6ffb",
+        )],
+        r#"{"id":"evt_1"}"#,
+        1_492_774_577,
+    ),
+    (
+        // printf %s '{"id":1}' | openssl dgst -sha256 -hmac hush -binary | base64
+        Provider::Shopify,
+        "hush",
+        &[("X-Shopify-Hmac-Sha256", "VnKUjZsLuN5iZWjn5EntcBVCF9kMN43LglzCE1/GSeY=")],
+        r#"{"id":1}"#,
+        0,
+    ),
+    (
+        // Slack's documentation, "Verifying requests from Slack".
+        Provider::Slack,
+        "8f742231b10e8888abcd99yyyzzz85a5",
+        &[
+            ("X-Slack-Request-Timestamp", "1531420618"),
+            ("X-Slack-Signature", "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"),
+        ],
+        "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c",
+        1_531_420_618,
+    ),
+];
+
+#[test]
+fn vectors_of_the_providers() {
+    for (provider, secret, headers, payload, now) in VECTORS {
+        let verified = verify(provider, secret, headers, payload, now);
+        assert_eq!(verified.as_ref().map(|one| one.once.is_some()), Ok(provider.has_timestamp()), "{provider}");
+        assert_eq!(verify(provider, "YW5vdGhlciBzZWNyZXQ=", headers, payload, now), Err(Refused::Wrong), "{provider}");
+        assert_eq!(verify(provider, secret, headers, &format!("{payload} "), now), Err(Refused::Wrong), "{provider}");
+        assert!(matches!(verify(provider, secret, &[], payload, now), Err(Refused::Unreadable(_))), "{provider}");
+        for (shift, stale) in [(300, false), (-300, false), (301, true), (-301, true)] {
+            let expected = stale && provider.has_timestamp();
+            let got = verify(provider, secret, headers, payload, now + shift);
+            assert_eq!(got == Err(Refused::Stale), expected, "{provider} {shift}");
+        }
+    }
+}
+
+#[test]
+fn malformed_headers_are_refused() {
+    let cases: [(Provider, Headers); 16] = [
+        (Provider::Github, &[("X-Hub-Signature-256", "")]),
+        (Provider::Github, &[("X-Hub-Signature-256", "sha1=00")]),
+        (Provider::Github, &[("X-Hub-Signature-256", "SHA256=00")]),
+        (Provider::Github, &[("X-Hub-Signature-256", "sha256=0")]),
+        (Provider::Shopify, &[("X-Shopify-Hmac-Sha256", "%%%")]),
+        (Provider::Slack, &[("X-Slack-Signature", "v0=00")]),
+        (Provider::Slack, &[("X-Slack-Signature", "v1=00"), ("X-Slack-Request-Timestamp", "1")]),
+        (Provider::Slack, &[("X-Slack-Signature", "v0=00"), ("X-Slack-Request-Timestamp", "-1")]),
+        (Provider::Stripe, &[("Stripe-Signature", "t=1")]),
+        (Provider::Stripe, &[("Stripe-Signature", "v1=00")]),
+        (Provider::Stripe, &[("Stripe-Signature", "t=1,t=1,v1=00")]),
+        (Provider::Stripe, &[("Stripe-Signature", "t=1.5,v1=00")]),
+        (Provider::Stripe, &[("Stripe-Signature", "t=99999999999999,v1=00")]),
+        (Provider::Standard, &[("webhook-id", "m"), ("webhook-timestamp", "1e9"), ("webhook-signature", "v1,AA==")]),
+        (Provider::Standard, &[("webhook-timestamp", "1"), ("webhook-signature", "v1,AA==")]),
+        (Provider::Standard, &[("webhook-id", ""), ("webhook-timestamp", "1"), ("webhook-signature", "v1,AA==")]),
+    ];
+    for (provider, headers) in cases {
+        let refused = verify(provider, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", headers, "x", 1);
+        assert!(matches!(refused, Err(Refused::Unreadable(_))), "{provider} {headers:?}: {refused:?}");
+    }
+    for signature in ["v1,", "v1", "v2,g0hM9SsE", "v1a,AA==", ",", " "] {
+        let headers = [("webhook-id", "m"), ("webhook-timestamp", "1"), ("webhook-signature", signature)];
+        let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="];
+        let refused = Provider::Standard.verify(&secrets.map(str::to_owned), 300, header, b"x", 1);
+        assert_eq!(refused, Err(Refused::Wrong), "{signature:?}");
+    }
+}
+
+#[test]
+fn secrets_are_checked_unshown() {
+    for (provider, text) in [
+        (Provider::Github, "hunter2"),
+        (Provider::Stripe, "whsec_anything"),
+        (Provider::Standard, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        (Provider::Standard, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ] {
+        assert_eq!(provider.check_secret(text), Ok(()), "{provider} {text}");
+    }
+    let long = "x".repeat(SECRET_CHARACTERS_MAX + 1);
+    for (provider, text) in [
+        (Provider::Github, ""),
+        (Provider::Github, "hunter\n2"),
+        (Provider::Github, &long),
+        (Provider::Standard, "hunter2%%"),
+        (Provider::Standard, "whsec_AAAA"),
+        (Provider::Standard, "whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ] {
+        let why = provider.check_secret(text).expect_err(text);
+        assert!(text.is_empty() || !why.contains(text), "{why}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Rate limits at the way in, smooth: a bucket that holds what a second allows and fills all the time (GCRA). The rule
+//! is pure; the buckets are in memory, so every process counts by itself.
+
+use std::{
+    hash::Hash,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use moka::sync::Cache;
+
+/// The highest limit that can be set.
+pub const PER_SECOND_MAX: u32 = 100_000;
+/// Buckets kept, at most: one that is forgotten begins full.
+const BUCKETS_MAX: u64 = 100_000;
+/// A bucket that nobody has asked for so long is full again and need not be kept.
+const BUCKET_IDLE: Duration = Duration::from_secs(10);
+
+/// How things stand after a request has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit: so many a second, and so many at once.
+    pub per_second: u32,
+    /// Requests that would be admitted at this moment.
+    pub remaining: u32,
+    /// When there is room for at least one; zero where there is.
+    pub wait: Duration,
+    /// When the bucket is full again.
+    pub full_after: Duration,
+    /// Whether this request was admitted.
+    pub is_admitted: bool,
+}
+
+/// Buckets by what they limit.
+pub struct RateLimits<K> {
+    buckets: Cache<K, Arc<Mutex<Duration>>>,
+    epoch: Instant,
+}
+
+impl<K> Clone for RateLimits<K> {
+    /// Another handle of the same buckets.
+    fn clone(&self) -> Self {
+        Self { buckets: self.buckets.clone(), epoch: self.epoch }
+    }
+}
+
+impl<K: Hash + Eq + Send + Sync + 'static> Default for RateLimits<K> {
+    fn default() -> Self {
+        let buckets = Cache::builder().max_capacity(BUCKETS_MAX).time_to_idle(BUCKET_IDLE).build();
+        Self { buckets, epoch: Instant::now() }
+    }
+}
+
+impl<K: Hash + Eq + Send + Sync + 'static> RateLimits<K> {
+    /// Asks for one request.
+    pub fn ask(&self, key: K, per_second: u32) -> Standing {
+        let bucket = self.buckets.get_with(key, Arc::default);
+        let mut full_at = bucket.lock().expect("nothing panics while it is held");
+        let standing = ask(&mut full_at, self.epoch.elapsed(), per_second);
+        drop(full_at);
+        standing
+    }
+}
+
+/// The rule: each request moves the moment at which the bucket is full by its share of a second, and is admitted while
+/// that moment is less than a second away.
+fn ask(full_at: &mut Duration, now: Duration, per_second: u32) -> Standing {
+    const FULL: Duration = Duration::from_secs(1);
+    let share = FULL / per_second.max(1);
+    let moved = (*full_at).max(now) + share;
+    let is_admitted = moved <= now + FULL;
+    if is_admitted {
+        *full_at = moved;
+    }
+    let full_after = full_at.saturating_sub(now);
+    let room = FULL.saturating_sub(full_after);
+    Standing {
+        per_second,
+        remaining: u32::try_from(room.as_nanos() / share.as_nanos().max(1)).unwrap_or(u32::MAX).min(per_second),
+        wait: share.saturating_sub(room),
+        full_after,
+        is_admitted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_a_second_then_a_steady_pace() {
+        let at = Duration::from_millis;
+        let mut bucket = Duration::ZERO;
+        let admitted = |standing: Standing| standing.is_admitted;
+        let start = at(5000);
+        for left in (0..4).rev() {
+            let standing = ask(&mut bucket, start, 4);
+            assert!(standing.is_admitted);
+            assert_eq!(standing.remaining, left);
+        }
+        let refused = ask(&mut bucket, start, 4);
+        assert_eq!((refused.is_admitted, refused.wait, refused.full_after), (false, at(250), at(1000)));
+        assert!(!admitted(ask(&mut bucket, start + at(249), 4)), "a refusal does not make it longer");
+        assert!(admitted(ask(&mut bucket, start + at(250), 4)));
+        assert!(!admitted(ask(&mut bucket, start + at(250), 4)));
+        // Over any time, no more than the burst and the pace.
+        let mut bucket = Duration::ZERO;
+        let count = (0..10_000_u32).filter(|ms| admitted(ask(&mut bucket, at(u64::from(*ms)), 7))).count();
+        assert!((70..=77).contains(&count), "{count} in 10 s");
+    }
+
+    #[test]
+    fn each_key_has_its_own_bucket() {
+        let limits = RateLimits::default();
+        assert!(limits.ask("one", 1).is_admitted);
+        assert!(!limits.ask("one", 1).is_admitted);
+        assert!(limits.ask("other", 1).is_admitted);
+    }
+}

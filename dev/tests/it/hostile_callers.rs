@@ -1,0 +1,401 @@
+//! Callers that break HTTP, its limits or their connection: each is told so or cut off, nothing of it is stored, and
+//! nobody else notices. What stands inside of bodies is told in [`crate::hostile_bodies`].
+
+use std::time::Duration;
+
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::world::{Answer, KEY, SOON, World};
+
+/// After whose answer a connection ends.
+const CLOSE: &[u8] = b"Connection: close\r\n";
+/// The cheapest request.
+const LIVE: &str = "GET /health/live";
+/// How soon a caller whose request never ends must be gone: the api gives it 30 s.
+const GONE: Duration = Duration::from_secs(40);
+/// The statuses that dawdlers may be told.
+const HEAD_LATE: &[&[u16]] = &[&[], &[408]];
+const BODY_LATE: &[&[u16]] = &[&[408]];
+const BODY_LATE_OR_LARGE: &[&[u16]] = &[&[408], &[413]];
+/// Between two pieces of what dawdlers send.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Rows of everything that a refused request might leave behind.
+pub async fn rows(world: &World) -> i64 {
+    let count = "SELECT count(*) FROM (SELECT id FROM events UNION ALL SELECT id FROM subscriptions
+                     UNION ALL SELECT id FROM deliveries UNION ALL SELECT id FROM api_keys
+                     UNION ALL SELECT id FROM replays UNION ALL SELECT id FROM audit_log) AS stored";
+    sqlx::query_scalar(count).fetch_one(&world.pool).await.unwrap()
+}
+
+/// Asserts that nothing was stored since there were so many rows, and that others are served as ever.
+pub async fn all_is_well(world: &World, rows_before: i64) {
+    assert_eq!(rows(world).await, rows_before, "what is refused leaves nothing behind");
+    world.get("/subscriptions?limit=1").await;
+}
+
+/// Asserts that it was the caller's fault, told as a problem.
+#[track_caller]
+pub fn refused(case: &str, answer: Answer) -> Value {
+    assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
+    let status = answer.status.as_u16();
+    answer.problem(status)
+}
+
+/// A request with the admin key; `more` are further lines of its head.
+pub fn request(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
+    let head = format!("{line} HTTP/1.1\r\nHost: postrider\r\nAuthorization: Bearer {KEY}\r\n");
+    let parts: [&[u8]; 4] = [head.as_bytes(), more, b"\r\n", body];
+    parts.concat()
+}
+
+/// As [`request`], the last one of its connection.
+fn last(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
+    request(line, &[CLOSE, more].concat(), body)
+}
+
+/// A whole POST, the last one of its connection.
+pub fn last_with_body(line: &str, body: &[u8]) -> Vec<u8> {
+    last(line, format!("Content-Length: {}\r\n", body.len()).as_bytes(), body)
+}
+
+async fn connect(base: &str) -> TcpStream {
+    TcpStream::connect(base.trim_start_matches("http://")).await.unwrap()
+}
+
+/// What comes until the connection ends, be it by a close or by a reset.
+async fn hear(reader: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let hearing = async { while reader.read_buf(&mut heard).await.is_ok_and(|count| count > 0) {} };
+    let ended = tokio::time::timeout(within, hearing).await.is_ok();
+    assert!(ended, "the connection is still open, after {:?}", String::from_utf8_lossy(&heard));
+    heard
+}
+
+/// Sends these bytes, and answers what comes until the api ends the connection.
+async fn say(world: &World, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(&world.base).await;
+    let (mut reader, mut writer) = stream.split();
+    // The api may end it before it has read everything.
+    let saying = async { writer.write_all(bytes).await.is_ok() };
+    tokio::join!(saying, hear(&mut reader, SOON)).1
+}
+
+/// The answers that these bytes are.
+#[track_caller]
+fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let Some(end) = end else { panic!("no answer: {:?}", String::from_utf8_lossy(bytes)) };
+        let mut lines = std::str::from_utf8(&bytes[..end]).unwrap().split("\r\n");
+        let status: StatusCode = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: HeaderMap = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.trim().parse::<HeaderValue>().unwrap()))
+            .collect();
+        bytes = &bytes[end + 4..];
+        let length = headers.get(CONTENT_LENGTH).map(|length| length.to_str().unwrap().parse::<usize>().unwrap());
+        let (body, rest) = bytes.split_at(length.unwrap_or(if status.is_informational() { 0 } else { bytes.len() }));
+        answers.push(Answer { status, headers, body: serde_json::from_slice(body).unwrap_or_default() });
+        bytes = rest;
+    }
+    answers
+}
+
+/// The one answer to these bytes.
+pub async fn ask(world: &World, bytes: &[u8]) -> Answer {
+    let mut answers = answers(&say(world, bytes).await);
+    let asked = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+    assert_eq!(answers.len(), 1, "{asked:?}: {answers:?}");
+    answers.remove(0)
+}
+
+/// What comes on a connection that stays open, up to these bytes.
+async fn hear_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut heard = Vec::new();
+    while !heard.ends_with(end) {
+        let reading = tokio::time::timeout(SOON, stream.read_buf(&mut heard));
+        assert!(reading.await.unwrap().unwrap() > 0, "{:?}", String::from_utf8_lossy(&heard));
+    }
+    heard
+}
+
+/// Asks something on a connection that stays open.
+async fn is_served(stream: &mut TcpStream) {
+    stream.write_all(&request(LIVE, b"", b"")).await.unwrap();
+    answers(&hear_until(stream, b"live\n").await).remove(0).expect(200);
+}
+
+/// Sends the beginning, then one piece after another, for as long as the api bears it; answers what it said.
+async fn dawdle(base: &str, begin: &[u8], piece: &[u8], within: Duration) -> Vec<u8> {
+    let mut stream = connect(base).await;
+    let (mut reader, mut writer) = stream.split();
+    let dawdling = async {
+        let mut sent = writer.write_all(begin).await;
+        while sent.is_ok() {
+            tokio::time::sleep(PAUSE).await;
+            sent = writer.write_all(piece).await;
+        }
+        std::future::pending::<Vec<u8>>().await
+    };
+    tokio::select! { heard = hear(&mut reader, within) => heard, never = dawdling => never }
+}
+
+#[tokio::test]
+async fn whoever_dawdles_is_cut_off() {
+    const ONE_BYTE: &[u8] = b"Content-Length: 100\r\n";
+    let world = World::new().await;
+    let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
+    let before = rows(&world).await;
+    let kept_alive = [request(LIVE, b"", b"").as_slice(), b"GET /heal"].concat();
+    let far_too_many = format!("Content-Length: {}\r\n", i64::MAX);
+    let chunked = request(&ingest, b"Transfer-Encoding: chunked\r\n", b"");
+    let flood = b"10\r\n0123456789abcdef\r\n".repeat(4000);
+    let cases: [(&str, Vec<u8>, &[u8], &[&[u16]]); 13] = [
+        ("a method and nothing more", b"GET".to_vec(), b"", HEAD_LATE),
+        ("a byte now and then", b"GET /health/live HTTP/1.1\r\nX-Slow: ".to_vec(), b"x", HEAD_LATE),
+        ("a header now and then", b"GET /health/live HTTP/1.1\r\n".to_vec(), b"X: y\r\n", HEAD_LATE),
+        ("line breaks now and then", b"\r\n".to_vec(), b"\r\n", HEAD_LATE),
+        ("half of HTTP/2's first words", b"PRI * HTTP/2.0\r\n".to_vec(), b"", HEAD_LATE),
+        ("the second head of a connection", kept_alive, b"x", &[&[200], &[200, 408]]),
+        ("one byte of a hundred", request(&ingest, ONE_BYTE, b"x"), b"", BODY_LATE),
+        ("one byte of JSON", request("POST /subscriptions", ONE_BYTE, b"{"), b"", BODY_LATE),
+        ("bytes of a body now and then", request(&ingest, b"Content-Length: 1000\r\n", b""), b"x", BODY_LATE),
+        ("far too many bytes", request(&ingest, far_too_many.as_bytes(), b"x"), b"", BODY_LATE_OR_LARGE),
+        ("half a chunk", [chunked.as_slice(), b"8\r\nhalf"].concat(), b"", BODY_LATE),
+        ("chunks now and then", chunked.clone(), b"1\r\nx\r\n", BODY_LATE),
+        ("chunks without end", chunked, &flood, BODY_LATE_OR_LARGE),
+    ];
+    let mut dawdlers = JoinSet::new();
+    for (case, begin, piece, told) in cases {
+        let (base, piece) = (world.base.clone(), piece.to_vec());
+        let within = if told == HEAD_LATE { SOON } else { GONE };
+        dawdlers.spawn(async move { (case, told, dawdle(&base, &begin, &piece, within).await) });
+    }
+    // Who says nothing yet is no nuisance: longer than a head may take, before the first request and between two.
+    let mut patient = connect(&world.base).await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        is_served(&mut patient).await;
+        all_is_well(&world, before).await;
+    }
+    while let Some(done) = dawdlers.join_next().await {
+        let (case, told, heard) = done.unwrap();
+        let answers = answers(&heard);
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+        assert!(told.contains(&statuses.as_slice()), "{case}: {statuses:?}");
+        for answer in answers.into_iter().filter(|answer| answer.status != 200) {
+            refused(case, answer);
+        }
+    }
+    all_is_well(&world, before).await;
+    drop(patient);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn connections_are_limited_and_come_back() {
+    let world = World::with(&[("POSTRIDER_API_CONNECTIONS_MAX", "8")]).await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = connect(&world.base).await;
+        is_served(&mut stream).await;
+        held.push(stream);
+    }
+    // Whether they ask for something or not.
+    for asked in [last(LIVE, b"", b""), Vec::new()].iter().cycle().take(20) {
+        let answer = ask(&world, asked).await;
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+        assert_eq!(answer.headers["connection"], "close");
+        answer.problem(503);
+    }
+    for stream in &mut held {
+        is_served(stream).await;
+    }
+    drop(held);
+    let room_again = async { while ask(&world, &last(LIVE, b"", b"")).await.status == 503 {} };
+    tokio::time::timeout(SOON, room_again).await.expect("there is room again");
+    all_is_well(&world, 0).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_has_a_size() {
+    let world = World::new().await;
+    let before = rows(&world).await;
+    let fillers = |count: usize, bytes: usize| format!("X-Filler: {}\r\n", "x".repeat(bytes)).repeat(count);
+    let live = |more: String| last(LIVE, more.as_bytes(), b"");
+    let get = |path: &str| last(&format!("GET {path}"), b"", b"");
+    let long = "x".repeat(100_000);
+    // Three headers are there already.
+    let cases: [(&str, Vec<u8>, &[u16]); 10] = [
+        ("100 headers", live(fillers(97, 1)), &[200]),
+        ("101 headers", live(fillers(98, 1)), &[431]),
+        ("a header of 32 KB", live(fillers(1, 32_000)), &[200]),
+        ("a header of 100 KB", live(fillers(1, 100_000)), &[431]),
+        ("a header without end", format!("{LIVE} HTTP/1.1\r\nX-Filler: {long}").into_bytes(), &[431]),
+        ("a path of 100 KB", get(&format!("/{long}")), &[414]),
+        ("an id of 100 KB", get(&format!("/events/evt_{long}")), &[414]),
+        ("a query of 100 KB", get(&format!("/events?cursor={long}")), &[414]),
+        ("10,000 parameters", get(&format!("/events?{}", "a=b&".repeat(10_000))), &[200, 414]),
+        ("a long id", get(&format!("/events/evt_{}", &long[..5000])), &[404, 414]),
+    ];
+    for (case, bytes, statuses) in cases {
+        let answer = ask(&world, &bytes).await;
+        assert!(statuses.contains(&answer.status.as_u16()), "{case}: {} {}", answer.status, answer.body);
+        assert_eq!(answer.headers["connection"], "close", "{case}");
+        if answer.status != 200 {
+            refused(case, answer);
+        }
+    }
+    all_is_well(&world, before).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn connections_are_used_in_unusual_ways() {
+    let world = World::new().await;
+    let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
+    let before = rows(&world).await;
+    for (case, bytes) in [
+        ("absolute form", last("GET http://elsewhere.example/health/live", b"", b"")),
+        ("HTTP/1.0", b"GET /health/live HTTP/1.0\r\n\r\n".to_vec()),
+        ("line breaks ahead", [b"\r\n\r\n".as_slice(), &last(LIVE, b"", b"")].concat()),
+    ] {
+        assert_eq!(ask(&world, &bytes).await.status, 200, "{case}");
+    }
+    let nobodys = format!("POST /webhooks/ingest/sub_{}", "0".repeat(32));
+    let expecting = b"Content-Length: 5\r\nExpect: 100-continue\r\n";
+    ask(&world, &last(&nobodys, expecting, b"")).await.problem(404);
+    all_is_well(&world, before).await;
+
+    let mut stream = connect(&world.base).await;
+    stream.write_all(&last(&ingest, expecting, b"")).await.unwrap();
+    assert_eq!(answers(&hear_until(&mut stream, b"\r\n\r\n").await)[0].status, 100);
+    stream.write_all(b"hello").await.unwrap();
+    answers(&hear(&mut stream, SOON).await).remove(0).expect(202);
+
+    let mut stream = connect(&world.base).await;
+    stream.write_all(&request(&ingest, b"Content-Length: 2\r\n", b"hi")).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answers = answers(&hear(&mut stream, SOON).await);
+    assert_eq!(answers.len(), 1, "who has said everything is answered");
+    answers.remove(0).expect(202);
+    assert_eq!(world.drain().await, 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn fifty_requests_at_once_are_answered_in_order() {
+    let world = World::new().await;
+    let padding = "x".repeat(2000);
+    let post_all = async |ids: Vec<u32>| -> Vec<Value> {
+        let post = |id: &u32| {
+            let event = json!({"event_type": "a.b", "id": id.to_string(), "payload": padding}).to_string();
+            request("POST /events", format!("Content-Length: {}\r\n", event.len()).as_bytes(), event.as_bytes())
+        };
+        let mut posts: Vec<_> = ids.iter().map(post).collect();
+        posts.push(last(LIVE, b"", b""));
+        let mut answers = answers(&say(&world, &posts.concat()).await);
+        answers.pop().unwrap().expect(200);
+        answers.into_iter().map(|answer| answer.expect(202)["event_id"].clone()).collect()
+    };
+    let first = post_all((0..50).collect()).await;
+    // An id tells which answer belongs to which request.
+    let mut again = post_all((0..50).rev().collect()).await;
+    again.reverse();
+    assert_eq!(first.len(), 50);
+    assert_eq!(again, first);
+    assert_eq!(rows(&world).await, 50);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn callers_may_vanish_or_never_listen() {
+    let world = World::new().await;
+    let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
+    let before = rows(&world).await;
+    let mut deaf = connect(&world.base).await;
+    deaf.write_all(&request("GET /openapi.json", b"", b"").repeat(400)).await.unwrap();
+    for number in 0..40 {
+        let framing: &[u8] = if number < 20 { b"Content-Length: 100\r\n" } else { b"Transfer-Encoding: chunked\r\n" };
+        let mut stream = connect(&world.base).await;
+        stream.write_all(&request(&ingest, framing, b"8\r\nhalf of ")).await.unwrap();
+        if number % 2 == 0 {
+            stream.set_zero_linger().unwrap(); // ends by a reset instead of a close
+        }
+    }
+    all_is_well(&world, before).await;
+    drop(deaf);
+    ask(&world, &last_with_body(&ingest, b"whole")).await.expect(202);
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_told_so() {
+    let world = World::new().await;
+    let client_hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[0x5a; 500]].concat();
+    let mut cases =
+        vec![client_hello, (0..=255).collect(), vec![0; 4], b"GET /health/\xff\xfe HTTP/1.1\r\n\r\n".to_vec()];
+    let no_requests = "hello, is it me you are looking for?|EHLO mail.example.com|*1|SSH-2.0-OpenSSH_9.6|GET /\
+                       | GET / HTTP/1.1|GET / http/1.1|GET / HTTP/1.2|GET / HTTP/9.9|GET / and more HTTP/1.1\
+                       |GET http://[::1 HTTP/1.1";
+    cases.extend(no_requests.split('|').map(|line| format!("{line}\r\n\r\n").into_bytes()));
+    let no_headers = "X-A: a\0b|X\0A: b|X-\u{c4}: b|X A: b|X-A : b|X-A|: b|X-A: a\r\n b|X-A: a\x0bb|X-A: \x7f\
+                      |Content-Length: -1|Content-Length: +1|Content-Length: 0x10|Content-Length: 5, 6|Content-Length: \
+                      |Content-Length: 999999999999999999999999999999|Transfer-Encoding: gzip\
+                      |Transfer-Encoding: chunked, gzip|Transfer-Encoding: identity";
+    cases.extend(no_headers.split('|').map(|line| last(LIVE, format!("{line}\r\n").as_bytes(), b"")));
+    for bytes in cases {
+        let answer = ask(&world, &bytes).await;
+        assert_eq!(answer.headers["connection"], "close", "{:?}", String::from_utf8_lossy(&bytes));
+        assert_eq!(refused(&String::from_utf8_lossy(&bytes), answer)["status"], 400);
+    }
+    // HTTP/2's first words, and then nothing that belongs to it: whatever it is told, it is gone.
+    say(&world, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xff; 200]].concat()).await;
+    all_is_well(&world, 0).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_request_hides_in_another() {
+    let world = World::new().await;
+    let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
+    let before = rows(&world).await;
+    let hidden = last_with_body("POST /events", b"{\"event_type\": \"a.b\", \"payload\": 1}");
+    let body = [b"0\r\n\r\n".as_slice(), &hidden].concat();
+    let framings = "Content-Length: 5\r\nContent-Length: ALL|Content-Length: ALL\r\nContent-Length: 5\
+                    |Transfer-Encoding: chunked\r\nContent-Length: ALL|Content-Length: 5\r\nTransfer-Encoding: chunked\
+                    |Transfer-Encoding : chunked\r\nContent-Length: 5|Transfer-Encoding: \x0bchunked\r\nContent-Length: 5\
+                    |Transfer-Encoding: xchunked\r\nContent-Length: 5|Transfer-Encoding: chunked, identity\
+                    |Transfer-Encoding: chunked\r\nTransfer-Encoding: identity|Content-Length: 5, ALL";
+    for framing in framings.replace("ALL", &body.len().to_string()).split('|') {
+        let framing = format!("{framing}\r\n");
+        refused(&framing, ask(&world, &request("POST /subscriptions", framing.as_bytes(), &body)).await);
+    }
+    let length = format!("Content-Length: {}\r\n", hidden.len());
+    let unread = [request(LIVE, length.as_bytes(), &hidden), last(LIVE, b"", b"")].concat();
+    let answers = answers(&say(&world, &unread).await);
+    assert!((1..=2).contains(&answers.len()), "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+
+    let chunks = "zz\r\n|-1\r\nx\r\n|0x1\r\nx\r\n|1 1\r\nx\r\n|fffffffffffffffff\r\nx|1\r\nxx\r\n0\r\n\r\n\
+                  |1;LONG\r\nx\r\n0\r\n\r\n|1\r\nx\r\n0\r\nX-Trailer: LONG\r\n\r\n";
+    for body in chunks.split('|').map(|chunks| chunks.replace("LONG", &"x".repeat(100_000))) {
+        let answer = ask(&world, &last(&ingest, b"Transfer-Encoding: chunked\r\n", body.as_bytes())).await;
+        refused(&body[..body.len().min(50)], answer);
+    }
+    all_is_well(&world, before).await;
+    world.finish().await;
+}
