@@ -29,6 +29,8 @@ pub struct Config {
     pub listen: String,
     /// Opens every management route.
     pub admin_key: AdminKey,
+    /// Connections at a time, at most.
+    pub connections_max: usize,
     /// Bytes of an event's payload, at most.
     pub payload_bytes_max: usize,
     /// How long an idempotency key is remembered.
@@ -55,6 +57,7 @@ impl Config {
         let target_policy = env.target_policy();
         let listen = env.get("POSTRIDER_API_LISTEN", "127.0.0.1:8080");
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));
+        let connections_max = env.number("POSTRIDER_API_CONNECTIONS_MAX", "4096", 1..=1_000_000);
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
         let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
@@ -65,6 +68,7 @@ impl Config {
             target_policy: target_policy?,
             listen: listen?,
             admin_key: admin_key?,
+            connections_max: connections_max? as usize,
             payload_bytes_max: payload_bytes_max? as usize,
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             shutdown_timeout: shutdown_timeout?,

@@ -26,16 +26,17 @@ pub mod publish;
 pub mod replays;
 pub mod retry_policy_body;
 pub mod routes;
+pub mod server;
 pub mod signature_body;
 pub mod subscription_body;
 pub mod subscription_secrets;
+pub mod subscription_view;
 pub mod subscriptions;
 
 use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use poem::listener::{Acceptor, Listener, TcpListener};
 use poem_openapi::Tags;
 use postrider_core::{
     api_key::ApiKeyCache,
@@ -51,7 +52,7 @@ use postrider_core::{
 };
 use sqlx::PgPool;
 use tokio::{
-    net::TcpListener as TokioListener,
+    net::TcpListener,
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -65,9 +66,6 @@ const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
 const INLINE_CONNECTIONS_MAX: u32 = 4;
 /// How often it is written down when API keys were last used.
 const KEY_USES_EVERY: Duration = Duration::from_secs(30);
-
-/// How long a connection may say nothing, in the middle of a request or between two.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -169,25 +167,19 @@ impl App {
 /// When it cannot start.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
     config.database.migrate().await.context("the database could not be brought up to date")?;
-    let listener = TcpListener::bind(&config.listen).into_acceptor().await;
-    let acceptor = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
-    let address: String = acceptor.local_addr().iter().map(ToString::to_string).collect();
-    println!("api ready on http://{}", address.trim_start_matches("socket://"));
-    serve(&config, acceptor, metrics, stop).await
+    let listener = TcpListener::bind(&config.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
+    println!("api ready on http://{}", listener.local_addr()?);
+    serve(&config, listener, metrics, stop).await
 }
 
-/// Serves on a listener of the caller's; for tests, which want to know the port before.
+/// Serves on a listener of the caller's, who may want to know the port before.
 ///
 /// # Errors
-/// When the listener fails.
-pub async fn serve_on(config: &Config, listener: TokioListener, stop: CancellationToken) -> anyhow::Result<()> {
-    let acceptor = poem::listener::TcpAcceptor::from_tokio(listener)?;
-    serve(config, acceptor, None, stop).await
-}
-
-async fn serve<A: Acceptor + 'static>(
+/// When it cannot start.
+pub async fn serve(
     config: &Config,
-    acceptor: A,
+    listener: TcpListener,
     metrics: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -204,11 +196,9 @@ async fn serve<A: Acceptor + 'static>(
     }));
     beside.spawn(write_down_key_uses(app.keys.clone()));
     let keys = app.keys.clone();
-    let server = poem::Server::new_with_acceptor(acceptor).idle_timeout(IDLE_TIMEOUT);
     let routes = routes::routes(&app);
     drop(app);
-    let timeout = Some(config.shutdown_timeout);
-    server.run_with_graceful_shutdown(routes, async move { stop.cancelled().await }, timeout).await?;
+    server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout).await;
     beside.shutdown().await;
     let _ = keys.write_down_uses().await;
     // What was still waiting to be stored is stored and answered before the process ends.

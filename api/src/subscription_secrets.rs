@@ -24,7 +24,7 @@ use crate::{
     body::{Input, JsonBody},
     once::kept,
     problem::ApiError,
-    subscription_body::SubscriptionView,
+    subscription_view::SubscriptionView,
 };
 
 /// The routes of secrets.

@@ -22,7 +22,8 @@ use crate::{
     list::{self, List, Wanted},
     once::kept,
     problem::ApiError,
-    subscription_body::{StateName, SubscriptionInput, SubscriptionPatch, SubscriptionView},
+    subscription_body::{SubscriptionInput, SubscriptionPatch},
+    subscription_view::{StateName, SubscriptionView},
 };
 
 /// The subscription routes.

@@ -2,7 +2,6 @@
 //! time and bytes, its failure is told by kind, and the same worker goes on. What breaks TLS stands in `hostile_tls`.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use postrider_core::attempt::RESPONSE_BODY_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -20,14 +20,10 @@ use tokio::{
 
 use crate::world::{SOON, World, id, uuid};
 
-/// Where raw receivers listen.
-const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 /// Kernel buffers of raw receivers, small, so that what they have sent is about what the worker has taken.
 const SOCKET_BUFFER_BYTES: u32 = 64 * 1024;
 /// What never ends has sent less than this when the worker hangs up, the kernel's buffers included.
 const SENT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How much of a response's body is kept.
-const KEPT_BYTES: usize = 16 * 1024;
 /// The shortest timeout of a subscription, in milliseconds.
 pub(crate) const A_SECOND: u32 = 1000;
 /// A timeout that nothing else reaches, on a busy machine neither.
@@ -35,12 +31,12 @@ pub(crate) const PATIENT: u32 = 9000;
 
 /// A receiver below HTTP: does with each connection what the test says.
 pub(crate) struct RawServer {
-    address: SocketAddr,
+    pub(crate) url: String,
     accepted: Arc<AtomicUsize>,
 }
 
 impl RawServer {
-    /// Hands each connection to `behave` as it comes.
+    /// Hands each connection to `behave` as it comes; see [`read_request`].
     pub(crate) fn listen<F, Fut>(behave: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + 'static,
@@ -50,9 +46,9 @@ impl RawServer {
         // Accepted connections inherit them.
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
         socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
-        socket.bind(ANY_PORT.into()).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(128).unwrap();
-        let address = listener.local_addr().unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
         let accepted = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&accepted);
         tokio::spawn(async move {
@@ -61,28 +57,7 @@ impl RawServer {
                 tokio::spawn(behave(stream));
             }
         });
-        Self { address, accepted }
-    }
-
-    /// Hands each connection to `behave` when a whole request has been read from it.
-    pub(crate) fn after_request<F, Fut>(behave: F) -> Self
-    where
-        F: Fn(TcpStream) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        let behave = Arc::new(behave);
-        Self::listen(move |mut stream| {
-            let behave = Arc::clone(&behave);
-            async move {
-                if read_request(&mut stream).await.is_ok() {
-                    behave(stream).await;
-                }
-            }
-        })
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}/", self.address)
+        Self { url, accepted }
     }
 }
 
@@ -98,15 +73,19 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::
     stream.read_exact(&mut body).await.map(|_| ())
 }
 
-/// What a receiver does after it has answered.
-#[derive(Clone, Copy)]
+/// What a receiver does then.
+#[derive(Clone)]
 pub(crate) enum Then {
     Closes,
     Resets,
     /// Waits until the worker closes.
     Holds,
+    /// Neither reads nor writes nor closes.
+    Sleeps,
     /// Sends this again and again, so often that no timeout between two reads would strike.
     Drips(&'static str),
+    /// Sends this without end; tells how many bytes were sent when the connection breaks.
+    Floods(Arc<[u8]>, mpsc::UnboundedSender<usize>),
 }
 
 impl Then {
@@ -115,11 +94,20 @@ impl Then {
             Self::Closes => {}
             Self::Resets => stream.set_zero_linger().unwrap(),
             Self::Holds => while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {},
+            Self::Sleeps => std::future::pending().await,
             Self::Drips(piece) => {
                 let mut ticks = tokio::time::interval(Duration::from_millis(50));
                 while stream.write_all(piece.as_bytes()).await.is_ok() {
                     ticks.tick().await;
                 }
+            }
+            Self::Floods(wave, tell) => {
+                let (mut total, mut rest) = (0, &*wave);
+                while let Ok(sent @ 1..) = stream.write(rest).await {
+                    total += sent;
+                    rest = if sent == rest.len() { &*wave } else { &rest[sent..] };
+                }
+                tell.send(total).unwrap();
             }
         }
     }
@@ -128,12 +116,13 @@ impl Then {
 /// A receiver that answers each connection's first request with these bytes.
 fn answering(answer: &[u8], then: Then) -> RawServer {
     let answer = Arc::<[u8]>::from(answer);
-    RawServer::after_request(move |mut stream| {
-        let answer = Arc::clone(&answer);
+    RawServer::listen(move |mut stream| {
+        let (answer, then) = (Arc::clone(&answer), then.clone());
         async move {
             // The worker need not take it all.
-            let _ = stream.write_all(&answer).await;
-            then.happens(stream).await;
+            if read_request(&mut stream).await.is_ok() && stream.write_all(&answer).await.is_ok() {
+                then.happens(stream).await;
+            }
         }
     })
 }
@@ -178,8 +167,8 @@ pub(crate) async fn goes_on(world: World) {
 async fn each_is(world: &World, answers: &[impl AsRef<[u8]>], then: Then, expected: (&str, Option<u64>)) {
     let mut owed = Vec::new();
     for answer in answers {
-        let server = answering(answer.as_ref(), then);
-        let delivery = owe(world, &server.url(), PATIENT, "x").await;
+        let server = answering(answer.as_ref(), then.clone());
+        let delivery = owe(world, &server.url, PATIENT, "x").await;
         owed.push((answer.as_ref(), server, delivery));
     }
     assert_eq!(world.drain().await, owed.len());
@@ -191,24 +180,12 @@ async fn each_is(world: &World, answers: &[impl AsRef<[u8]>], then: Then, expect
     }
 }
 
-/// One attempt at a receiver that begins so and then sends wave after wave until the connection breaks; answers the
-/// delivery and how many bytes of the waves had gone out by then.
+/// One attempt at a receiver that begins so and then sends wave after wave; answers the delivery and how many bytes of
+/// the waves had gone out when the worker hung up.
 async fn flood(world: &World, beginning: &str, wave: &[u8], timeout_ms: u32) -> (String, usize) {
     let (tell, mut totals) = mpsc::unbounded_channel();
-    let (beginning, wave) = (Arc::<str>::from(beginning), Arc::<[u8]>::from(wave));
-    let server = RawServer::after_request(move |mut stream| {
-        let (beginning, wave, tell) = (Arc::clone(&beginning), Arc::clone(&wave), tell.clone());
-        async move {
-            let _ = stream.write_all(beginning.as_bytes()).await;
-            let (mut total, mut rest) = (0, &*wave);
-            while let Ok(sent @ 1..) = stream.write(rest).await {
-                total += sent;
-                rest = if sent == rest.len() { &*wave } else { &rest[sent..] };
-            }
-            tell.send(total).unwrap();
-        }
-    });
-    let delivery = owe(world, &server.url(), timeout_ms, "x").await;
+    let server = answering(beginning.as_bytes(), Then::Floods(wave.into(), tell));
+    let delivery = owe(world, &server.url, timeout_ms, "x").await;
     assert_eq!(world.drain().await, 1);
     let total = tokio::time::timeout(SOON, totals.recv()).await.expect("the worker hangs up");
     (delivery, total.unwrap())
@@ -217,20 +194,16 @@ async fn flood(world: &World, beginning: &str, wave: &[u8], timeout_ms: u32) -> 
 #[tokio::test]
 async fn who_takes_too_long_is_cut_off() {
     let world = World::new().await;
-    let never_reads = RawServer::listen(|stream| async move {
-        std::future::pending::<()>().await;
-        drop(stream);
-    });
+    let never_reads = RawServer::listen(|stream| Then::Sleeps.happens(stream));
     // Its queue is full with one connection that nobody accepts, so the kernel lets others wait.
     let never_accepts = TcpSocket::new_v4().unwrap();
-    never_accepts.bind(ANY_PORT.into()).unwrap();
+    never_accepts.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let never_accepts = never_accepts.listen(0).unwrap();
     let address = never_accepts.local_addr().unwrap();
     let _first = TcpStream::connect(address).await.unwrap();
     let mut owed = vec![
         ("never accepts", owe(&world, &format!("http://{address}/"), A_SECOND, "x").await, None),
-        ("never reads", owe(&world, &never_reads.url(), A_SECOND, vec![b'x'; 1_000_000]).await, None),
-        ("is slow", owe(&world, &world.receiver.url("/slow/20000"), A_SECOND, "x").await, None),
+        ("never reads", owe(&world, &never_reads.url, A_SECOND, vec![b'x'; 1_000_000]).await, None),
     ];
     for (name, beginning, then, status) in [
         ("never answers", "", Then::Holds, None),
@@ -242,7 +215,7 @@ async fn who_takes_too_long_is_cut_off() {
         ("drips chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Then::Drips("1\r\ny\r\n"), Some(200)),
     ] {
         let server = answering(beginning.as_bytes(), then);
-        owed.push((name, owe(&world, &server.url(), A_SECOND, "x").await, status));
+        owed.push((name, owe(&world, &server.url, A_SECOND, "x").await, status));
     }
     assert_eq!(world.drain().await, owed.len());
     for (name, delivery, status) in owed {
@@ -258,32 +231,30 @@ async fn what_never_ends_is_cut_off() {
     let world = World::new().await;
     let (long, chunk) = ("y".repeat(65536), format!("10000\r\n{}\r\n", "y".repeat(65536)));
     let (lines, headers) = ("\r\n".repeat(32768), "X: y\r\n".repeat(10_000));
-    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (beginning, wave, expected) in [
         ("HTTP/1.1 200 OK\r\n\r\n", long.as_str(), ("success", Some(200))),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", &long, ("success", Some(200))),
-        (chunked, &chunk, ("success", Some(200))),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", &long, ("protocol", Some(200))),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", &headers, ("protocol", Some(200))),
-        ("", &lines, ("protocol", None)),
-        ("HTTP/1.1 200 ", &long, ("protocol", None)),
-        ("HTTP/1.1 200 OK\r\nX: ", &long, ("protocol", None)),
-        ("HTTP/1.1 200 OK\r\n", &headers, ("protocol", None)),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", long.as_str(), ("success", Some(200))),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", chunk.as_str(), ("success", Some(200))),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", long.as_str(), ("protocol", Some(200))),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", headers.as_str(), ("protocol", Some(200))),
+        ("", lines.as_str(), ("protocol", None)),
+        ("HTTP/1.1 200 ", long.as_str(), ("protocol", None)),
+        ("HTTP/1.1 200 OK\r\nX: ", long.as_str(), ("protocol", None)),
+        ("HTTP/1.1 200 OK\r\n", headers.as_str(), ("protocol", None)),
         // What a client has to skip ends with its time only.
         ("", "HTTP/1.1 100 Continue\r\n\r\n", ("timeout", None)),
         ("", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n", ("timeout", None)),
-        (chunked, "0000000000000000", ("timeout", Some(200))),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0000000000000000", ("timeout", Some(200))),
     ] {
-        let is_told_by_time = expected.0 == "timeout";
-        let timeout_ms = if is_told_by_time { A_SECOND } else { PATIENT };
+        let is_only_timed = expected.0 == "timeout";
+        let timeout_ms = if is_only_timed { A_SECOND } else { PATIENT };
         let (delivery, sent) = flood(&world, beginning, wave.as_bytes(), timeout_ms).await;
         let attempt = only_attempt(&world, &delivery).await;
         assert_eq!(told(&attempt), expected, "{beginning:?}: {attempt}");
-        assert!(is_told_by_time || sent < SENT_BYTES_MAX, "{beginning:?}: {sent}");
-        let is_success = expected.0 == "success";
-        assert_eq!(attempt["response_truncated"], is_success, "{beginning:?}");
+        assert!(is_only_timed || sent < SENT_BYTES_MAX, "{beginning:?}: {sent}");
         let kept = attempt["response_body"].as_str().map_or(0, str::len);
-        assert_eq!(kept, if is_success { KEPT_BYTES } else { 0 }, "{beginning:?}");
+        let full = if expected.0 == "success" { RESPONSE_BODY_BYTES_MAX } else { 0 };
+        assert_eq!((kept, attempt["response_truncated"] == true), (full, full > 0), "{beginning:?}");
     }
     goes_on(world).await;
 }
@@ -292,34 +263,24 @@ async fn what_never_ends_is_cut_off() {
 async fn what_is_not_http_is_told_as_such() {
     let world = World::new().await;
     let broken = ("protocol", None);
-    let strange =
-        ["", "SSH-2.0-OpenSSH_9.2\r\n", "<html>HTTP/0.9</html>\r\n", "\0\0\0\x04\0\0\0\0\0", "HTTP/3.0 200 OK\r\n\r\n"];
+    let strange = ["", "SSH-2.0-x\r\n", "<p>Hi</p>\r\n", "\0\0\0\x04\0\0\0\0\0", "HTTP/3 200\r\n\r\n", "HTTP/1.1 2"];
     each_is(&world, &strange, Then::Closes, broken).await;
     let statuses = ["abc", "99", "099", "1000", "-20", "", "200 O\0K"];
     each_is(&world, &statuses.map(|status| format!("HTTP/1.1 {status} Odd\r\n\r\n")), Then::Closes, broken).await;
-    let lengths =
-        ["-1", "0x2", "18446744073709551615", "99999999999999999999", "2\r\nContent-Length: 3"].map(with_length);
-    each_is(&world, &lengths, Then::Closes, broken).await;
+    let lengths = ["-1", "0x2", "18446744073709551615", "99999999999999999999", "2\r\nContent-Length: 3"];
+    each_is(&world, &lengths.map(with_length), Then::Closes, broken).await;
     let (many, long) = ("X: y\r\n".repeat(10_000), format!("X: {}", "y".repeat(1 << 20)));
-    let headers = ["X: a\0b", "no colon", &many, &long].map(|lines| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n"));
+    let headers = ["X: a\0b", "no colon", many.as_str(), long.as_str()]
+        .map(|lines| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n"));
     each_is(&world, &headers, Then::Closes, broken).await;
     each_is(&world, &["HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], Then::Closes, broken).await;
-    each_is(&world, &["HTTP/1.1 200 OK\r\nContent-Le"], Then::Closes, broken).await;
     each_is(&world, &["", "HTTP/1.1 200 OK\r\nContent-Le"], Then::Resets, broken).await;
-
     let broken = ("protocol", Some(200));
     let short = ["4", "9223372036854775807"].map(with_length);
     each_is(&world, &short, Then::Closes, broken).await;
     each_is(&world, &short, Then::Resets, broken).await;
-    let chunks = [
-        "3\r\nabc\r\n",
-        "3\r\nabcdef\r\n0\r\n\r\n",
-        "3\nabc\n0\n\n",
-        "xyz\r\n",
-        "-3\r\nabc",
-        "10000000000000003\r\nabc",
-    ];
-    let chunked = |chunks| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let chunked = |chunks: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let chunks = ["3\r\nabc\r\n", "3\r\nabcdef\r\n0\r\n\r\n", "3\n", "xyz\r\n", "-3\r\n", "10000000000000003\r\n"];
     each_is(&world, &chunks.map(chunked), Then::Closes, broken).await;
     goes_on(world).await;
 }
@@ -333,13 +294,12 @@ async fn what_is_odd_and_whole_is_an_answer() {
     let world = World::new().await;
     let continues = format!("{}HTTP/1.1 200 OK\r\n\r\nok", "HTTP/1.1 100 Continue\r\n\r\n".repeat(500));
     let hints = format!("{}HTTP/1.1 200 OK\r\n\r\nok", "HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n".repeat(500));
-    let twice = with_length("3\r\nContent-Length: 3");
     let answers: [&[u8]; 7] = [
         b"HTTP/1.0 200 OK\r\n\r\nok",
         b"HTTP/1.1 200\r\n\r\n",
         b"\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok",
-        b"HTTP/1.1 200 sch\xf6n\r\n\r\na\0b\xff",
-        twice.as_bytes(),
+        b"HTTP/1.1 200 \xfc\xff\r\n\r\na\0b\xff",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         continues.as_bytes(),
         hints.as_bytes(),
     ];
@@ -348,7 +308,7 @@ async fn what_is_odd_and_whole_is_an_answer() {
     each_is(&world, &[upgrade], Then::Holds, ("http_status", Some(101))).await;
     each_is(&world, &["HTTP/1.1 999 Denied\r\n\r\n"], Then::Closes, ("http_status", Some(999))).await;
     let inside = world.receiver.url("/success");
-    for (status, location) in [(301, "/"), (302, "/"), (307, "http://10.0.0.1/"), (308, &inside)] {
+    for (status, location) in [(301, "/"), (302, "/"), (307, "http://10.0.0.1/"), (308, inside.as_str())] {
         let answer = format!("HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
         each_is(&world, &[answer], Then::Closes, ("http_status", Some(status))).await;
     }
@@ -367,7 +327,7 @@ async fn what_comes_behind_an_answer_is_nobodys() {
     ] {
         let server = answering(format!("{answer}{forged}").as_bytes(), Then::Holds);
         for _ in 0..2 {
-            let attempt = attempt_at(&world, &server.url()).await;
+            let attempt = attempt_at(&world, &server.url).await;
             assert_eq!(told(&attempt), ("success", Some(status)), "{answer:?}: {attempt}");
             assert_eq!(attempt["response_body"], body, "{answer:?}");
         }
@@ -391,24 +351,20 @@ async fn what_is_kept_is_raw_and_bounded() {
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
     assert_eq!(attempt["response_truncated"], true);
     assert!(sent < SENT_BYTES_MAX, "{sent}");
-    let kept: Vec<u8> = sqlx::query_scalar("SELECT response_body FROM attempts WHERE delivery_id = $1")
-        .bind(uuid(&delivery))
-        .fetch_one(&world.pool)
-        .await
-        .unwrap();
-    assert!(kept.len() == KEPT_BYTES && bomb.repeat(KEPT_BYTES).starts_with(&kept), "nothing is unpacked");
-
-    let mut answer = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nX-Odd: caf", "y".repeat(5000)).into_bytes();
+    let query = sqlx::query_scalar("SELECT response_body FROM attempts WHERE delivery_id = $1");
+    let kept: Vec<u8> = query.bind(uuid(&delivery)).fetch_one(&world.pool).await.unwrap();
+    assert!(kept == bomb.repeat(RESPONSE_BODY_BYTES_MAX)[..RESPONSE_BODY_BYTES_MAX], "nothing is unpacked");
+    let mut answer = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nX-Odd: ", "y".repeat(5000)).into_bytes();
     answer.extend_from_slice(b"\xe9 \x80\xff\r\n");
     for number in 0..90 {
         answer.extend_from_slice(format!("X-{number}: y\r\n").as_bytes());
     }
     answer.extend_from_slice(b"\r\n");
-    let attempt = attempt_at(&world, &answering(&answer, Then::Closes).url()).await;
+    let attempt = attempt_at(&world, &answering(&answer, Then::Closes).url).await;
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
     let headers = attempt["response_headers"].as_object().unwrap();
     assert_eq!((headers.len(), headers["x-long"].as_str().unwrap().len()), (64, 1024));
-    assert_eq!(headers["x-odd"], "caf\u{fffd} \u{fffd}\u{fffd}");
+    assert_eq!(headers["x-odd"], "\u{fffd} \u{fffd}\u{fffd}");
     goes_on(world).await;
 }
 
@@ -417,26 +373,25 @@ async fn who_is_not_there_or_in_a_hurry_is_told_by_kind() {
     let world = World::new().await;
     // Bound, so that nobody else gets the port, and not listening.
     let closed = TcpSocket::new_v4().unwrap();
-    closed.bind(ANY_PORT.into()).unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     for (target, expected) in [
         (format!("http://{}/", closed.local_addr().unwrap()), ("connect", None)),
         ("http://no-such-host.invalid/".to_owned(), ("dns", None)),
-        (world.receiver.url("/fail/404"), ("http_status", Some(404))),
     ] {
         let attempt = attempt_at(&world, &target).await;
         assert_eq!(told(&attempt), expected, "{target}: {attempt}");
     }
     // A reset may arrive while the worker still connects.
     let resets = RawServer::listen(|stream| Then::Resets.happens(stream));
-    let attempt = attempt_at(&world, &resets.url()).await;
+    let attempt = attempt_at(&world, &resets.url).await;
     assert!(["connect", "protocol"].contains(&told(&attempt).0), "{attempt}");
     // An answer counts although most of the request was not read.
     let hurries = RawServer::listen(|mut stream| async move {
         let _ = stream.read(&mut [0; 64]).await;
         let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await;
-        std::future::pending::<()>().await;
+        Then::Sleeps.happens(stream).await;
     });
-    let delivery = owe(&world, &hurries.url(), PATIENT, vec![b'x'; 1_000_000]).await;
+    let delivery = owe(&world, &hurries.url, PATIENT, vec![b'x'; 1_000_000]).await;
     assert_eq!(world.drain().await, 1);
     let attempt = only_attempt(&world, &delivery).await;
     assert_eq!(told(&attempt), ("http_status", Some(413)), "{attempt}");

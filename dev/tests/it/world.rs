@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::OnceLock, time::Duration};
 use api::config::Config as ApiConfig;
 use dev::{
     postgres::{Durability, Postgres, state_directory},
-    receiver::{Keep, Receiver},
+    receiver::{Keep, Received, Receiver},
 };
 use postrider_core::{config::Environment, database::DatabaseConfig, invariants};
 use reqwest::{Method, StatusCode};
@@ -258,7 +258,8 @@ pub async fn serve(env: &HashMap<String, String>) -> (String, (CancellationToken
     let base = format!("http://{}", listener.local_addr().expect("bound"));
     let stop = CancellationToken::new();
     let stopped = stop.clone();
-    let serving = tokio::spawn(async move { api::serve_on(&config, listener, stopped).await.expect("the api serves") });
+    let serving =
+        tokio::spawn(async move { api::serve(&config, listener, None, stopped).await.expect("the api serves") });
     (base, (stop, serving))
 }
 
@@ -269,7 +270,7 @@ pub fn worker(env: &HashMap<String, String>) -> Worker {
 
 pub fn client() -> reqwest::Client {
     // Whichever part of this process comes first sets the provider.
-    drop(worker::sender::Sender::new(postrider_core::network::TargetPolicy::default()));
+    drop(worker::sender::Sender::new(postrider_core::network::TargetPolicy::default(), Vec::new()));
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
@@ -279,6 +280,13 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let text = response.text().await.expect("a body");
     let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
     Answer { status, headers, body }
+}
+
+/// The Standard Webhooks signature that a received request should carry, by the official library.
+pub fn expected_signature(secret: &str, received: &Received) -> String {
+    let timestamp = received.header("webhook-timestamp").parse().expect("seconds");
+    let webhook = standardwebhooks::Webhook::new(secret).expect("a valid secret");
+    webhook.sign(received.header("webhook-id"), timestamp, &received.body).expect("signed")
 }
 
 /// The id of a thing of the api.
