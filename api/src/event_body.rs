@@ -19,7 +19,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    body::{Brings, Input},
+    body::{self, Brings, Input},
+    list::moment,
     once::HEADER,
 };
 
@@ -62,6 +63,7 @@ pub struct EventInput {
 #[oai(deny_unknown_fields)]
 pub struct BatchInput {
     /// 1 to 1000 events.
+    #[serde(deserialize_with = "body::objects")]
     pub events: Vec<EventInput>,
 }
 
@@ -202,6 +204,9 @@ pub fn check_times(
     rules: Rules<'_>,
     problems: &mut Problems,
 ) {
+    for (field, time) in [("deliver_at", deliver_at), ("expires_at", expires_at)] {
+        problems.take(&format!("{}{field}", rules.at), time.map_or(Ok(()), moment));
+    }
     let latest = rules.now + TimeDelta::days(SCHEDULED_DAYS_MAX);
     problems.require(
         deliver_at.is_none_or(|at| at <= latest),

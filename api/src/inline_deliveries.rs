@@ -25,7 +25,7 @@ use serde_json::value::RawValue;
 use crate::{
     App,
     access::Access,
-    body::{Brings, Input, JsonBody},
+    body::{self, Brings, Input, JsonBody},
     event_body::{CONTENT_TYPE, Rules, check_times, parse_payload},
     ingest::{AcceptedStatus, Shown},
     problem::ApiError,
@@ -61,6 +61,7 @@ pub struct InlineDeliveryInput {
     #[oai(default)]
     metadata: BTreeMap<String, String>,
     /// When it is tried again; 10 attempts over about 75 hours where absent.
+    #[serde(default, deserialize_with = "body::maybe_object")]
     retry_policy: Option<RetryPolicyBody>,
     /// Milliseconds an attempt may take, 1000 to 60000; 15000 where absent.
     timeout_ms: Option<u32>,

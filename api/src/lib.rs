@@ -21,6 +21,7 @@ pub mod ingest_limits;
 pub mod inline_deliveries;
 pub mod list;
 pub mod once;
+pub mod pages;
 pub mod problem;
 pub mod publish;
 pub mod replays;

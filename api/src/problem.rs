@@ -206,7 +206,7 @@ pub fn head_refused(status: StatusCode) -> Vec<u8> {
     let (code, detail) = match status {
         StatusCode::URI_TOO_LONG => ("uri_too_long", "the URI is too long"),
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            ("headers_too_large", "the headers are too many, or too long in all")
+            ("headers_too_large", "the request's head is too long, or has more than 100 headers")
         }
         StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "there are too many connections; try again in a moment"),
         _ => ("bad_request", "this is not HTTP as it should be"),

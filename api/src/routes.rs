@@ -4,12 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    get, handler,
     http::{HeaderMap, HeaderValue, header},
     middleware::CatchPanic,
-    web::{Data, Html},
 };
 use poem_openapi::OpenApiService;
 use postrider_core::inbound_signature::Provider;
@@ -17,7 +15,7 @@ use postrider_core::inbound_signature::Provider;
 use crate::{
     App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax,
     dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi,
-    ingest_limits::Standings, once, problem::ApiError, replays::ReplaysApi, subscription_secrets::SecretsApi,
+    ingest_limits::Standings, once, pages, problem::ApiError, replays::ReplaysApi, subscription_secrets::SecretsApi,
     subscriptions::SubscriptionsApi,
 };
 
@@ -65,11 +63,8 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
 pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let service = service(app);
     let spec = service.spec();
-    let swagger = service.swagger_ui_html();
     let allowed = Arc::new(Allowed::from_spec(&spec));
-    Route::new()
-        .at("/swagger", get(page).data(Arc::new(swagger)))
-        .at("/openapi.json", get(document).data(Arc::new(spec)))
+    pages::routes(&service.swagger_ui_html(), spec)
         .nest("/", service.into_endpoint())
         .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))
@@ -88,21 +83,29 @@ async fn around<E: Endpoint<Output = Response>>(
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
     let path = request.uri().path().to_owned();
-    if let Some(name) = unreadable(request.headers()) {
-        // The libraries would treat it as absent, and a key that is ignored doubles what it should not.
-        return Ok(poem::Error::from(ApiError::invalid(name, "must be printable ASCII")).into_response());
-    }
     let standings = Standings::default();
     request.set_data(standings.clone());
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
-    let answer = answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()));
+    let answer = match readable(&request) {
+        Ok(()) => {
+            let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
+            answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()))
+        }
+        Err(why) => Err(why.into()),
+    };
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
-    let headers = response.headers_mut();
-    standings.tell(headers);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    standings.tell(response.headers_mut());
+    pages::secure(response.headers_mut());
     Ok(response)
+}
+
+/// Refuses what the libraries would take for absent, and what nothing that we keep can hold.
+fn readable(request: &Request) -> Result<(), ApiError> {
+    if request.uri().path_and_query().is_some_and(|text| text.as_str().contains("%00")) {
+        return Err(ApiError::bad_request("the URI contains a NUL"));
+    }
+    // A key that is ignored doubles what it should not.
+    let unreadable = unreadable(request.headers());
+    unreadable.map_or(Ok(()), |name| Err(ApiError::invalid(name, "must be printable ASCII")))
 }
 
 /// A header of ours whose value is not printable ASCII, if there is one.
@@ -139,7 +142,9 @@ impl Allowed {
                 (segments(path), methods.collect::<Vec<_>>().join(", "))
             })
             .collect();
-        allowed.extend(["/", "/swagger", "/openapi.json"].map(|path| (segments(path), "GET".to_owned())));
+        allowed.extend(
+            ["/", "/swagger", "/swagger/{file}", "/openapi.json"].map(|path| (segments(path), "GET".to_owned())),
+        );
         Self(allowed)
     }
 
@@ -155,14 +160,4 @@ impl Allowed {
 
 fn segments(path: &str) -> Vec<String> {
     path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
-}
-
-#[handler]
-fn page(html: Data<&Arc<String>>) -> Html<String> {
-    Html(html.as_ref().clone())
-}
-
-#[handler]
-fn document(spec: Data<&Arc<String>>) -> Response {
-    Response::builder().content_type("application/json").body(spec.as_ref().clone())
 }

@@ -123,7 +123,8 @@ where
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // The time of a head is ours to measure: the library's own runs while a connection rests between two requests too.
-    builder.http1().max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
+    // Who has said everything may stop speaking, and still wants the answer.
+    builder.http1().max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
     builder.http2().max_concurrent_streams(STREAMS_MAX);
     let served = builder.serve_connection_with_upgrades(TokioIo::new(watched), service);
     let mut served = std::pin::pin!(served);

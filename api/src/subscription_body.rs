@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    body::Input,
+    body::{self, Input},
     retry_policy_body::RetryPolicyBody,
     signature_body::{IngestAuthName, IngestSignatureInput, SignatureSchemeName},
 };
@@ -44,7 +44,7 @@ pub struct SubscriptionInput {
     #[oai(default)]
     pub event_types: Vec<String>,
     /// What else an event must be like.
-    #[serde(default, skip_serializing_if = "FiltersBody::is_empty")]
+    #[serde(default, deserialize_with = "body::object", skip_serializing_if = "FiltersBody::is_empty")]
     #[oai(default)]
     pub filters: FiltersBody,
     /// How deliveries are signed; `standard` where absent.
@@ -72,7 +72,7 @@ pub struct SubscriptionInput {
     #[oai(default)]
     pub metadata: BTreeMap<String, String>,
     /// When a failed delivery is tried again; 10 attempts over about 75 hours where absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "body::maybe_object", skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicyBody>,
     /// Milliseconds an attempt may take, 1000 to 60000; 15000 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,7 @@ pub struct SubscriptionInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest_auth: Option<IngestAuthName>,
     /// Whose signatures it takes; where absent, `X-Hub-Signature-256` made with the text of `secret`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "body::maybe_object", skip_serializing_if = "Option::is_none")]
     pub ingest_signature: Option<IngestSignatureInput>,
     /// Requests a second that it takes, 1 to 100000, and so many at once; unlimited where absent. Every api process
     /// counts by itself.

@@ -14,6 +14,9 @@ pub const RESPONSE_HEADERS_MAX: usize = 64;
 /// Bytes of a kept response header's value, at most.
 pub const RESPONSE_HEADER_BYTES_MAX: usize = 1024;
 
+/// Characters of what is told of a failure, at most: a receiver has a say in it, for example by its certificate.
+pub const FAILURE_CHARACTERS_MAX: usize = 1000;
+
 /// Why an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -66,7 +69,7 @@ impl fmt::Display for ErrorKind {
 pub struct Failure {
     /// Its kind.
     pub kind: ErrorKind,
-    /// What happened, without secrets.
+    /// What happened, without secrets; cut off where it is too long.
     pub message: String,
 }
 
@@ -74,7 +77,11 @@ impl Failure {
     /// A failure of that kind.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message: String = message.into();
+        if let Some((end, _)) = message.char_indices().nth(FAILURE_CHARACTERS_MAX) {
+            message.truncate(end);
+        }
+        Self { kind, message }
     }
 }
 

@@ -19,10 +19,23 @@ pub(crate) fn parse(source: &Value) -> Result<Condition, String> {
     if source.to_string().len() > FILTER_BYTES_MAX {
         return Err(format!("must be at most {FILTER_BYTES_MAX} bytes of JSON"));
     }
+    if has_nul(source) {
+        return Err("must not contain the character NUL".to_owned());
+    }
     let Value::Object(entries) = source else {
         return Err("must be an object".to_owned());
     };
     Parser { path: Vec::new(), conditions: 0, depth: 0 }.object(entries)
+}
+
+/// Whether there is a NUL in any text of it, which the database cannot store.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(entries) => entries.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 struct Parser {
@@ -151,6 +164,8 @@ mod tests {
             (json!({"a..b": 1}), "not a path"),
             (json!({"": 1}), "not a path"),
             (json!({"a": "x".repeat(FILTER_BYTES_MAX)}), "bytes"),
+            (json!({"a": {"$in": ["\0"]}}), "NUL"),
+            (json!({"a\0": 1}), "NUL"),
             (deep, "deep"),
             (Value::Object(many), "conditions"),
             (json!({"a": {"$in": vec![0; CONDITIONS_MAX]}}), "conditions"),

@@ -30,6 +30,10 @@ impl TargetUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err("must not carry a user name or password; send them as a custom header".to_owned());
         }
+        // Written out, as it is stored, it may be longer.
+        if url.as_str().len() > TARGET_URL_BYTES_MAX {
+            return Err(format!("must be at most {TARGET_URL_BYTES_MAX} bytes long when it is written out"));
+        }
         if url.fragment().is_some() {
             return Err("must not have a fragment".to_owned());
         }

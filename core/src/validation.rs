@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+/// Broken rules that are told of one input, at most.
+pub const PROBLEMS_MAX: usize = 100;
+/// Characters of a field's path, and of a message, that are told.
+const TEXT_CHARACTERS_MAX: usize = 500;
+
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -24,9 +29,17 @@ impl Problems {
         problems
     }
 
-    /// Notes a broken rule.
+    /// Notes a broken rule, unless there are very many already: an answer should not be longer than the question.
     pub fn add(&mut self, field: &str, message: impl Into<String>) {
-        self.0.push(Problem { field: field.to_owned(), message: message.into() });
+        if self.0.len() < PROBLEMS_MAX {
+            let [field, message] = [field.to_owned(), message.into()].map(|mut text| {
+                if let Some((end, _)) = text.char_indices().nth(TEXT_CHARACTERS_MAX) {
+                    text.truncate(end);
+                }
+                text
+            });
+            self.0.push(Problem { field, message });
+        }
     }
 
     /// Notes a broken rule unless the rule holds.

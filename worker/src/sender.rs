@@ -60,6 +60,8 @@ impl Sender {
             .no_proxy()
             .dns_resolver(Arc::new(VettedResolver(policy.clone())))
             .tls_certs_merge(authorities)
+            // An attempt is one request; what follows is decided by the retry policy.
+            .retry(reqwest::retry::never())
             .build()?;
         Ok(Self { client, policy })
     }

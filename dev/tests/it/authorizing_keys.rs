@@ -69,7 +69,7 @@ async fn every_route_asks_for_a_key_with_its_scope() {
         }
     }
     open.sort_unstable();
-    assert_eq!(open, ["/health/live", "/health/ready", "/metrics"]);
+    assert_eq!(open, ["/health/live", "/health/ready", "/metrics", "/subscriptions/{id}/jwks.json"]);
     assert_eq!(asked, SCOPES.map(|(scope, _)| scope).into(), "each is asked for somewhere");
     world.finish().await;
 }

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
 
-use crate::world::{SOON, World, answer, expected_signature, id};
+use crate::{
+    hostile_receivers::{Then, answering},
+    world::{SOON, World, answer, expected_signature, id},
+};
 
 /// A policy of three attempts, ten and sixty seconds apart.
 fn three_attempts() -> Value {
@@ -124,48 +123,11 @@ async fn a_pending_delivery_is_retried_early_and_canceled_on_demand() {
     world.finish().await;
 }
 
-/// A receiver that answers every connection with the same bytes, and then closes it, holds it open (an empty `then`), or
-/// never stops sending.
-async fn raw_receiver(answer: &'static str, then: Option<&'static [u8]>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4096]).await;
-                let _ = stream.write_all(answer.as_bytes()).await;
-                while let Some(more) = then {
-                    if more.is_empty() {
-                        std::future::pending::<()>().await;
-                    }
-                    if stream.write_all(more).await.is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    url
-}
-
-/// What an endless receiver repeats.
-static CHUNK: [u8; 65536] = [b'y'; 65536];
-
-/// One attempt at a target, as the log shows it.
-async fn attempt_at(world: &World, target: &str, more: Value) -> Value {
-    let mut body = json!({"target_url": target});
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
-    let delivery = world.ingest(&subscription, "x").await;
-    assert_eq!(world.drain().await, 1);
-    world.attempts(&delivery).await[0].clone()
-}
-
 #[tokio::test]
 async fn retry_after_is_honoured_and_rests_the_whole_lane() {
     let world = World::new().await;
-    let url = raw_receiver("HTTP/1.1 429 Too Many\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n", None).await;
-    let body = json!({"target_url": url, "retry_policy": {"delays_seconds": [10, 10]}});
+    let busy = answering(b"HTTP/1.1 429 Too Many\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n", Then::Closes);
+    let body = json!({"target_url": busy.url, "retry_policy": {"delays_seconds": [10, 10]}});
     let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
     let first = world.ingest(&subscription, "1").await;
     assert_eq!(world.drain().await, 1);
@@ -219,54 +181,6 @@ async fn gone_disables_the_subscription_and_events_are_still_stored() {
     assert!(accepted.get("delivery_id").is_none());
     world.get(&format!("/events/{}", accepted["event_id"].as_str().unwrap())).await;
     world.post(&format!("/subscriptions/{subscription}/enable")).await;
-    world.finish().await;
-}
-
-#[tokio::test]
-async fn what_goes_wrong_is_told_by_kind() {
-    let world = World::new().await;
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
-    let nonsense = raw_receiver("SSH-2.0-OpenSSH_9.2\r\n", None).await;
-    let redirect = raw_receiver("HTTP/1.1 302 Found\r\nLocation: /success\r\nContent-Length: 0\r\n\r\n", None).await;
-    let https = nonsense.replace("http:", "https:");
-    let cases = [
-        (format!("http://{closed}/"), "connect", None),
-        (nonsense, "protocol", None),
-        (https, "tls", None),
-        (redirect, "http_status", Some(302)),
-        ("http://no-such-host.invalid/".to_owned(), "dns", None),
-        (world.receiver.url("/fail/404"), "http_status", Some(404)),
-    ];
-    for (target, kind, status) in cases {
-        let attempt = attempt_at(&world, &target, json!({})).await;
-        assert_eq!(attempt["error_kind"], kind, "{target}: {attempt}");
-        assert_eq!(attempt.get("status_code").and_then(Value::as_u64), status, "{target}");
-    }
-    assert_eq!(world.receiver.count(), 1, "the redirect was not followed");
-    world.finish().await;
-}
-
-#[tokio::test]
-async fn a_receiver_that_hangs_or_never_stops_is_cut_off() {
-    let world = World::new().await;
-    let second = json!({"timeout_ms": 1000});
-    let attempt = attempt_at(&world, &world.receiver.url("/slow/20000"), second.clone()).await;
-    assert_eq!(attempt["error_kind"], "timeout");
-    assert!((900..10_000).contains(&attempt["duration_ms"].as_u64().unwrap()), "{attempt}");
-
-    let dripping = raw_receiver("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", Some(b"")).await;
-    let attempt = attempt_at(&world, &dripping, second.clone()).await;
-    assert_eq!(attempt["error_kind"], "timeout", "the body counts: {attempt}");
-    assert_eq!(attempt["status_code"], 200);
-
-    let endless = raw_receiver("HTTP/1.1 200 OK\r\n\r\n", Some(&CHUNK)).await;
-    let attempt = attempt_at(&world, &endless, second).await;
-    assert!(attempt.get("error_kind").is_none(), "2xx, and enough was read: {attempt}");
-    assert_eq!(attempt["response_truncated"], true);
-    assert_eq!(attempt["response_body"].as_str().unwrap().len(), 16 * 1024);
     world.finish().await;
 }
 

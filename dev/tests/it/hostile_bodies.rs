@@ -2,7 +2,7 @@
 //! and delivered as it is. What breaks HTTP itself is told in [`crate::hostile_callers`].
 
 use reqwest::{Method, header::HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     hostile_callers::{all_is_well, ask, last_with_body, refused, request, rows},
@@ -41,16 +41,18 @@ const POLICY: &str = r#"1|"x"|[]|[[5],null,null,null,null,null]|{"x":1}|{"delays
 /// What no filters are.
 const FILTERS: &str = r#"1|"x"|true|[]|[{}]|[{"a":"b"},null]|{"x":1}|{"metadata":[]}|{"metadata":{"a":1}}|{"payload":1}
     |{"metadata":{"a\u0000b":"x"}}|{"metadata":{"a":"\u0000"}}|{"payload":[]}|{"payload":{}}|{"payload":{"a":1e400}}
-    |{"payload":{"a":{"$gt":-1e400}}}|{"payload":{"a":DIGITS}}|{"payload":{"a":{"$gt":{}}}}|{"payload":{"a":"\ud800"}}
-    |{"payload":{"a":"\u0000"}}|{"payload":{"a\u0000b":1}}|{"payload":{"a":{"$in":["\u0000"]}}}
-    |{"payload":{"a":{"$startsWith":"\u0000"}}}|{"payload":{"a":[{"b":"\u0000"}]}}|{"payload":{"a":"LONG"}}"#;
+    |{"payload":{"a":{"$gt":-1e400}}}|{"payload":{"a":DIGITS}}|{"payload":{"a":{"$gt":{}}}}
+    |{"payload":{"a":"\ud800"}}|{"payload":{"a":"\u0000"}}|{"payload":{"a\u0000b":1}}
+    |{"payload":{"a":{"$in":["\u0000"]}}}|{"payload":{"a":{"$startsWith":"\u0000"}}}
+    |{"payload":{"a":[{"b":"\u0000"}]}}|{"payload":{"a":"LONG"}}"#;
 /// No place to deliver to.
-const TARGET: &str = r#"" "|"http://"|"http:///"|"https://exa mple.com/"|"http://[::1"|"http://[::g]/"|"http://a\u0000b/"
-    |"http://256.256.256.256/"|"http://127.0.0.1:99999/"|"http://127.0.0.1:-1/"|"http://127.0.0.1:x/"|"http://a%00b/"
-    |"javascript:alert(1)"|"data:text/html,x"|"file:///etc/passwd"|"gopher://example.com/"|"ws://example.com/"
-    |"http://user@example.com/"|"http://:x@example.com/"|"http://example.com/#x"|"//example.com/x"|"/x"|"example.com"
-    |"127.0.0.1:80"|"http://10.0.0.1/"|"http://0x0a000001/"|"http://0/"|"http://[::ffff:10.0.0.1]/"|"http://[fe80::1]/"
-    |"http://169.254.169.254/"|"http://127.0.0.1/LONG"|"http://LONG/"|"\u202ehttp://example.com/""#;
+const TARGET: &str = r#"" "|"http://"|"http:///"|"https://exa mple.com/"|"http://[::1"|"http://[::g]/"
+    |"http://a\u0000b/"|"http://256.256.256.256/"|"http://127.0.0.1:99999/"|"http://127.0.0.1:-1/"|"http://127.0.0.1:x/"
+    |"http://a%00b/"|"javascript:alert(1)"|"data:text/html,x"|"file:///etc/passwd"|"gopher://example.com/"
+    |"ws://example.com/"|"http://user@example.com/"|"http://:x@example.com/"|"http://example.com/#x"
+    |"//example.com/x"|"/x"|"a.b"|"127.0.0.1:80"|"http://10.0.0.1/"|"http://0x0a000001/"|"http://0/"
+    |"http://[::ffff:10.0.0.1]/"|"http://[fe80::1]/"|"http://169.254.169.254/"|"http://127.0.0.1/LONG"|"http://LONG/"
+    |"\u202ehttp://example.com/""#;
 
 /// Sends a body with the admin key; `line` is a method and a path.
 async fn send(world: &World, line: &str, body: impl Into<Vec<u8>>) -> Answer {
@@ -118,9 +120,8 @@ async fn every_field_of_a_subscription_has_its_type() {
     let path = format!("/subscriptions/{subscription}");
     let shown = world.get(&path).await;
     let fine = format!(r#""target_url":"{}","#, world.receiver.url("/success"));
-    for (line, fine) in
-        [("POST /subscriptions", fine.as_str()), (&format!("PUT {path}"), &fine), (&format!("PATCH {path}"), "")]
-    {
+    let (put, patch) = (format!("PUT {path}"), format!("PATCH {path}"));
+    for (line, fine) in [("POST /subscriptions", fine.as_str()), (put.as_str(), fine.as_str()), (patch.as_str(), "")] {
         for (field, values) in [
             ("event_types", LIST),
             ("filters", FILTERS),
@@ -129,20 +130,19 @@ async fn every_field_of_a_subscription_has_its_type() {
             ("name", TEXT),
             ("tenant_id", TEXT),
             ("headers", MAP),
-            (
-                "headers",
-                r#"{"a b":"x"}|{"Host":"x"}|{"webhook-id":"x"}|{"x":"a\r\nY: b"}|{"x":" y"}|{"x":"é"}|{"é":"x"}"#,
-            ),
+            ("headers", r#"{"a b":"x"}|{"Host":"x"}|{"webhook-id":"x"}|{"x":"a\r\nY: b"}|{"x":" y"}|{"x":"é"}"#),
             ("metadata", MAP),
             ("retry_policy", POLICY),
             ("timeout_ms", TIMEOUT),
-            ("colour", "1"),
-            ("__proto__", "{}"),
-            ("constructor", "{}"),
-            ("", "1"),
-            ("id", r#""sub_1""#),
+            ("signature_scheme", r#"1|true|[]|{}|""|"Standard"|"a\u0000b"|{"standard":1}"#),
+            ("ingest_auth", r#"1|true|[]|{}|""|"everybody"|["none"]|{"none":1}"#),
+            ("ingest_signature", r#"1|"github"|[]|{}|{"provider":1}|{"provider":"x"}|["github",["secret"],300]"#),
+            ("ingest_rate_limit_per_second", r#"0|-1|1.5|100001|"1"|[]|{}|18446744073709551616|1e400|DIGITS"#),
         ] {
             values_are_refused(&world, line, fine, field, values).await;
+        }
+        for unknown in ["colour", "__proto__", "constructor", "", "id", "state"] {
+            values_are_refused(&world, line, fine, unknown, r#"1|{}|"active""#).await;
         }
         for values in [TEXT, TARGET, "null"] {
             values_are_refused(&world, line, "", "target_url", values).await;
@@ -160,7 +160,7 @@ async fn every_other_field_has_its_type() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
     let before = rows(&world).await;
-    let delivery = format!(r#""target_url":"{}","payload":1,"#, world.receiver.url("/success"));
+    let delivery: &str = &format!(r#""target_url":"{}","payload":1,"#, world.receiver.url("/success"));
     let batch = r#"1|{}|[]|[1]|[null]|[[]]|[{}]|[["a.b",1,null,{},null,null,null,null]]|[{"event_type":"a.b"}]
                    |[{"event_type":"a.b","payload":1},{"event_type":"","payload":1}]"#;
     let replay = format!("POST /subscriptions/{subscription}/replay");
@@ -178,20 +178,20 @@ async fn every_other_field_has_its_type() {
             "POST /events",
             EVENT,
             "deliver_at",
-            r#"1|""|"2030-01-01"|"+10000-01-01T00:00:00Z"|"+262142-12-31T23:59:59Z""#,
+            r#"1|""|"2030-01-01"|"+10000-01-01T00:00:00Z"|"+262142-01-01T00:00:00Z""#,
         ),
         ("POST /events", EVENT, "__proto__", "{}"),
         ("POST /events/batch", "", "events", batch),
         ("POST /deliveries", r#""payload":1,"#, "target_url", TARGET),
         ("POST /deliveries", r#""payload":1,"#, "target_url", TEXT),
-        ("POST /deliveries", &delivery, "event_type", TEXT),
-        ("POST /deliveries", &delivery, "tenant_id", TEXT),
-        ("POST /deliveries", &delivery, "secret", TEXT),
-        ("POST /deliveries", &delivery, "headers", MAP),
-        ("POST /deliveries", &delivery, "metadata", MAP),
-        ("POST /deliveries", &delivery, "retry_policy", POLICY),
-        ("POST /deliveries", &delivery, "timeout_ms", TIMEOUT),
-        ("POST /deliveries", &delivery, "expires_at", TIME),
+        ("POST /deliveries", delivery, "event_type", TEXT),
+        ("POST /deliveries", delivery, "tenant_id", TEXT),
+        ("POST /deliveries", delivery, "secret", TEXT),
+        ("POST /deliveries", delivery, "headers", MAP),
+        ("POST /deliveries", delivery, "metadata", MAP),
+        ("POST /deliveries", delivery, "retry_policy", POLICY),
+        ("POST /deliveries", delivery, "timeout_ms", TIMEOUT),
+        ("POST /deliveries", delivery, "expires_at", TIME),
         ("POST /api-keys", r#""scopes":["read"],"#, "name", TEXT),
         ("POST /api-keys", r#""name":"x","#, "scopes", LIST),
         ("POST /api-keys", r#""name":"x","#, "scopes", r#"[]|["root"]|["READ"]|["read","root"]"#),
@@ -202,10 +202,10 @@ async fn every_other_field_has_its_type() {
         ("POST /dead-letters/retry", "", "since", TIME),
         ("POST /dead-letters/retry", "", "include_resolved", r#"0|"true"|[]"#),
         ("POST /dead-letters/purge", "", "until", TIME),
-        (&replay, "", "since", TIME),
-        (&replay, since, "event_types", LIST),
-        (&replay, since, "statuses", LIST),
-        (&replay, since, "rate_per_second", "0|1001|-1|1.5|18446744073709551616|1e400|DIGITS"),
+        (replay.as_str(), "", "since", TIME),
+        (replay.as_str(), since, "event_types", LIST),
+        (replay.as_str(), since, "statuses", LIST),
+        (replay.as_str(), since, "rate_per_second", "0|1001|-1|1.5|18446744073709551616|1e400|DIGITS"),
     ] {
         values_are_refused(&world, line, fine, field, values).await;
     }
@@ -218,8 +218,6 @@ async fn what_is_too_deep_or_too_long_is_refused_briefly() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
     let before = rows(&world).await;
-    let patch = format!("PATCH /subscriptions/{subscription}");
-    let replay = format!("POST /subscriptions/{subscription}/replay");
     let url = world.receiver.url("/success");
     let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
     let map =
@@ -230,18 +228,19 @@ async fn what_is_too_deep_or_too_long_is_refused_briefly() {
         values.push(format!("{}1{}", "[".repeat(depth), "]".repeat(depth)));
         values.push(format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth)));
     }
-    let templates = r#"POST /subscriptions {"target_url":"URL","event_types":VALUE}|POST /subscriptions {"target_url":"URL","headers":VALUE}
-        |POST /subscriptions {"target_url":"URL","metadata":VALUE}|POST /subscriptions {"target_url":"URL","name":VALUE}
-        |POST /subscriptions {"target_url":"URL","filters":{"metadata":VALUE}}|POST /subscriptions {"target_url":"URL","filters":VALUE}
-        |POST /subscriptions {"target_url":"URL","filters":{"payload":VALUE}}
-        |POST /subscriptions {"target_url":"URL","filters":{"payload":{"a":{"$in":VALUE}}}}
-        |POST /subscriptions {"target_url":"URL","retry_policy":{"delays_seconds":VALUE}}
+    let templates = r#"SUB "event_types":VALUE}|SUB "headers":VALUE}|SUB "metadata":VALUE}|SUB "name":VALUE}
+        |SUB "filters":VALUE}|SUB "filters":{"metadata":VALUE}}|SUB "filters":{"payload":VALUE}}
+        |SUB "filters":{"payload":{"a":{"$in":VALUE}}}}|SUB "retry_policy":{"delays_seconds":VALUE}}
         |PATCH {"event_types":VALUE}|PATCH {"metadata":VALUE}|PATCH {"filters":{"payload":VALUE}}|PATCH {"colour":VALUE}
-        |POST /events {"event_type":"a.b","payload":1,"metadata":VALUE}|POST /events {"event_type":"a.b","payload":1,"id":VALUE}
-        |POST /events/batch {"events":VALUE}|POST /deliveries {"target_url":"URL","payload":1,"headers":VALUE}
-        |POST /api-keys {"name":"x","scopes":VALUE}|REPLAY {"since":"2026-01-01T00:00:00Z","event_types":VALUE}
-        |REPLAY {"since":"2026-01-01T00:00:00Z","statuses":VALUE}|POST /dead-letters/retry {"tenant_id":VALUE}"#;
-    let templates = templates.replace("URL", &url).replace("PATCH", &patch).replace("REPLAY", &replay);
+        |EVENT "metadata":VALUE}|EVENT "id":VALUE}|POST /events/batch {"events":VALUE}
+        |POST /deliveries {"target_url":"URL","payload":1,"headers":VALUE}|POST /api-keys {"name":"x","scopes":VALUE}
+        |REPLAY "event_types":VALUE}|REPLAY "statuses":VALUE}|POST /dead-letters/retry {"tenant_id":VALUE}"#;
+    let templates = templates
+        .replace("SUB", r#"POST /subscriptions {"target_url":"URL","#)
+        .replace("EVENT", r#"POST /events {"event_type":"a.b","payload":1,"#)
+        .replace("REPLAY", &format!(r#"POST /subscriptions/{subscription}/replay {{"since":"2026-01-01T00:00:00Z","#))
+        .replace("PATCH", &format!("PATCH /subscriptions/{subscription}"))
+        .replace("URL", &url);
     for template in templates.split('|').map(str::trim) {
         let (line, body) = template.split_once(" {").unwrap();
         for value in &values {
@@ -258,15 +257,12 @@ async fn what_is_too_deep_or_too_long_is_refused_briefly() {
     }
     let long = "x".repeat(1_000_000);
     for (line, body) in [
-        ("POST /subscriptions", json!({"target_url": url, "name": long})),
         ("POST /events", json!({"event_type": long, "payload": 1})),
-        ("POST /events", json!({"event_type": "a.b", "payload": 1, "id": long})),
         ("POST /events", json!({"event_type": "a.b", "payload": 1, "metadata": {&long: ""}})),
         ("POST /events", json!({"event_type": "a.b", "payload": 1, &long: 1})),
         ("POST /events", json!({"event_type": "a.b", "payload": long.repeat(2)})),
         ("POST /events/batch", json!({"events": [{"event_type": "a.b", "payload": long.repeat(2)}]})),
         ("POST /deliveries", json!({"target_url": long, "payload": 1})),
-        ("POST /deliveries", json!({"target_url": url, "payload": 1, "headers": {"x": long}})),
     ] {
         refused(line, send(&world, line, body.to_string()).await);
     }
@@ -280,8 +276,9 @@ async fn any_json_is_delivered_byte_for_byte() {
     world.subscription("/success").await;
     // Somebody looks into the payloads, and wants none of them.
     let picky = id(&world.subscribe("/picky", json!({"filters": {"payload": {"no": {"$in": ["such", 1]}}}})).await);
-    let texts = r#"null|-0|1.0|1e400|-1e400|18446744073709551616|"\u0000"|{"a\u0000b":"\u0000"}|"\ud800"|{"\udfff":"\ud800\ud800"}
-        |{"a":1,"a":2}|{"__proto__":{"a":1},"constructor":null}|[ 1 , {  } ]|"\/\u2028é😀"|{"":""}|"</script>""#;
+    let texts = r#"null|-0|1.0|1e400|-1e400|18446744073709551616|"\u0000"|{"a\u0000b":"\u0000"}|"\ud800"
+        |{"\udfff":"\ud800\ud800"}|{"a":1,"a":2}|{"__proto__":{"a":1},"constructor":null}
+        |[ 1 , {  } ]|"\/\u2028é😀"|{"":""}|"</script>""#;
     let mut payloads: Vec<String> = texts.split('|').map(|text| text.trim().to_owned()).collect();
     payloads.push("9".repeat(100_000));
     payloads.push(format!("0.{}", "1".repeat(100_000)));
@@ -358,47 +355,39 @@ async fn odd_paths_queries_and_headers_are_refused() {
     let world = World::new().await;
     let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
     let before = rows(&world).await;
-    let lines = "GET /subscriptions/%00|GET /subscriptions/../api-keys|GET /subscriptions/%2e%2e/api-keys|GET /subscriptions/%\
-        |GET /subscriptions/%zz|GET /events/%ff%fe|GET /events/%c0%80|GET /deliveries/%ed%a0%80|GET /events/é|GET /events/evt_{}\
-        |GET /subscriptions//secret|GET /events/evt_FFFF|DELETE /api-keys/key_%00|POST /webhooks/ingest/%00\
-        |POST /webhooks/ingest/../../subscriptions|GET /subscriptions/sub_%30|DELETE /subscriptions|BREW /health/live\
-        |PROPFIND /subscriptions|TRACE /|get /health/live|OPTIONS *|GET *|CONNECT example.com:443|CONNECT /health/live\
-        |GET ?limit=99999999999999999999|GET ?limit=-1|GET ?limit=|GET ?limit=1e3|GET ?limit=0x1|GET ?limit=%00|GET ?cursor=\
-        |GET ?cursor=%00|GET ?cursor=sub_1|GET ?cursor='%20OR%201=1|GET ?since=yesterday|GET ?since=0000-01-01T00:00:00Z\
-        |GET ?until=%2B10000-01-01T00:00:00Z|GET ?since=2024-02-30T00:00:00Z|GET ?metadata=x|GET ?metadata=%00:x|GET ?metadata=x:%00\
-        |GET ?metadata=a:b&metadata=a:c|GET ?tenant_id=|GET ?tenant_id=%00|GET ?event_type=%00|GET ?subscription_id=%00\
-        |GET /deliveries?status=%00|GET /deliveries?event_id=x|GET /subscriptions?state=gone|GET /dead-letters?include_resolved=x";
+    let lines = "GET /subscriptions/%00|GET /subscriptions/../api-keys|GET /subscriptions/%2e%2e/api-keys\
+        |GET /subscriptions/%|GET /subscriptions/%zz|GET /events/%ff%fe|GET /events/%c0%80|GET /deliveries/%ed%a0%80\
+        |GET /events/é|GET /events/evt_{}|GET /subscriptions//secret|GET /events/evt_FFFF|DELETE /api-keys/key_%00\
+        |POST /webhooks/ingest/%00|POST /webhooks/ingest/../../subscriptions|GET /subscriptions/sub_%30\
+        |DELETE /subscriptions|BREW /health/live|PROPFIND /subscriptions|TRACE /|get /health/live|OPTIONS *|GET *\
+        |CONNECT example.com:443|CONNECT /health/live|GET ?limit=99999999999999999999|GET ?limit=-1|GET ?limit=\
+        |GET ?limit=1e3|GET ?limit=0x1|GET ?limit=%00|GET ?cursor=|GET ?cursor=%00|GET ?cursor=sub_1\
+        |GET ?cursor='%20OR%201=1|GET ?since=yesterday|GET ?since=0000-01-01T00:00:00Z\
+        |GET ?until=%2B10000-01-01T00:00:00Z|GET ?since=2024-02-30T00:00:00Z|GET ?metadata=x|GET ?metadata=%00:x\
+        |GET ?metadata=x:%00|GET ?metadata=a:b&metadata=a:c|GET ?tenant_id=|GET ?tenant_id=%00|GET ?event_type=%00\
+        |GET ?subscription_id=%00|GET /deliveries?status=%00|GET /deliveries?event_id=x|GET /subscriptions?state=gone\
+        |GET /dead-letters?include_resolved=x";
     for line in lines.replace("GET ?", "GET /events?").split('|') {
         refused(line, ask(&world, &last_with_body(line, b"")).await);
     }
     // These may be refused, or lead to nothing.
-    let lines = "GET /audit-log?actor=%00|GET /audit-log?action=%00|GET /audit-log?target_id=%00|GET /audit-log?actor=%ff\
-        |GET /events?tenant_id=%ff|GET /events?limit=1&limit=2|GET /events?&&==&%&%zz&a|GET /events?cursor=evt_MAX|GET /events/evt_MAX\
-        |GET /events?since=1970-01-01T00:00:00Z&until=9999-12-31T23:59:59Z|GET /deliveries?event_id=evt_MAX|GET /deliveries/dlv_MAX\
-        |GET /subscriptions/sub_MAX/deliveries|GET /replays?cursor=rpl_MAX|GET /dead-letters?cursor=dlv_MAX|GET /health/live?%00";
-    for line in lines.replace("MAX", &"f".repeat(32)).split('|') {
+    let lines = "GET /audit-log?actor=%00|GET /audit-log?action=%00|GET /audit-log?target_id=%00\
+        |GET /audit-log?actor=%ff|GET ?tenant_id=%ff|GET ?limit=1&limit=2|GET ?&&==&%&%zz&a|GET ?cursor=evt_MAX\
+        |GET /events/evt_MAX|GET ?since=1970-01-01T00:00:00Z&until=9999-12-31T23:59:59Z\
+        |GET /deliveries?event_id=evt_MAX|GET /deliveries/dlv_MAX|GET /subscriptions/sub_MAX/deliveries\
+        |GET /replays?cursor=rpl_MAX|GET /dead-letters?cursor=dlv_MAX|GET /health/live?%00";
+    for line in lines.replace("MAX", &"f".repeat(32)).replace("GET ?", "GET /events?").split('|') {
         let answer = ask(&world, &last_with_body(line, b"")).await;
         assert!(answer.status.is_success() || answer.status.is_client_error(), "{line}: {}", answer.status);
     }
-    let long = format!("Idempotency-Key: {}", "x".repeat(256)).into_bytes();
-    let headers: [&[u8]; 11] = [
-        b"X-Event-Type: caf\xe9",
-        b"X-Event-Type: caf\xc3\xa9",
-        b"X-Event-Type: \xff\xfe",
-        b"X-Event-Type: ",
-        b"X-Event-Type: a\tb",
-        b"Idempotency-Key: \xff",
-        b"Idempotency-Key: ",
-        b"Idempotency-Key: a\tb",
-        b"X-Ordering-Key: \xfe",
-        b"X-Hub-Signature-256: \xff",
-        &long,
-    ];
-    for header in headers {
-        let more = [header, b"\r\nConnection: close\r\nContent-Length: 1\r\n"].concat();
+    let headers =
+        b"X-Event-Type: caf\xe9|X-Event-Type: caf\xc3\xa9|X-Event-Type: \xff\xfe|X-Event-Type: |X-Event-Type: a\tb\
+        |Idempotency-Key: \xff|Idempotency-Key: |Idempotency-Key: a\tb|X-Ordering-Key: \xfe|X-Hub-Signature-256: \xff";
+    for header in headers.split(|byte| *byte == b'|') {
+        let more = [header, b"\r\nConnection: close\r\nContent-Length: 1\r\n".as_slice()].concat();
         let problem = refused(&String::from_utf8_lossy(header), ask(&world, &request(&ingest, &more, b"x")).await);
-        let named = problem["errors"][0]["field"].as_str().unwrap().as_bytes().to_vec();
-        assert!(header.starts_with(&named), "{problem}");
+        let named = problem["errors"][0]["field"].as_str().unwrap();
+        assert!(header.starts_with(named.as_bytes()), "{problem}");
     }
     let keys: [&[u8]; 6] =
         [b"Bearer", b"Bearer ", b"Bearer \xff", b"Basic eDp4", b"Bearer pr_dev_admin\t1", b"pr_dev_admin"];
@@ -406,8 +395,6 @@ async fn odd_paths_queries_and_headers_are_refused() {
         let key = HeaderValue::from_bytes(key).unwrap();
         answer(world.anonymous(Method::GET, "/subscriptions").header("Authorization", key)).await.problem(401);
     }
-    let none: Value = world.get("/events").await["data"].clone();
-    assert_eq!(none, json!([]));
     all_is_well(&world, before).await;
     world.finish().await;
 }

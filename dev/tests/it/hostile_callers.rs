@@ -18,7 +18,6 @@ use crate::world::{Answer, KEY, SOON, World};
 
 /// After whose answer a connection ends.
 const CLOSE: &[u8] = b"Connection: close\r\n";
-/// The cheapest request.
 const LIVE: &str = "GET /health/live";
 /// How soon a caller whose request never ends must be gone: the api gives it 30 s.
 const GONE: Duration = Duration::from_secs(40);
@@ -157,11 +156,11 @@ async fn whoever_dawdles_is_cut_off() {
     let world = World::new().await;
     let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
     let before = rows(&world).await;
-    let kept_alive = [request(LIVE, b"", b"").as_slice(), b"GET /heal"].concat();
+    let kept_alive = [request(LIVE, b"", b"").as_slice(), b"GET /heal".as_slice()].concat();
     let far_too_many = format!("Content-Length: {}\r\n", i64::MAX);
     let chunked = request(&ingest, b"Transfer-Encoding: chunked\r\n", b"");
     let flood = b"10\r\n0123456789abcdef\r\n".repeat(4000);
-    let cases: [(&str, Vec<u8>, &[u8], &[&[u16]]); 13] = [
+    let cases: [(&str, Vec<u8>, &[u8], &[&[u16]]); 12] = [
         ("a method and nothing more", b"GET".to_vec(), b"", HEAD_LATE),
         ("a byte now and then", b"GET /health/live HTTP/1.1\r\nX-Slow: ".to_vec(), b"x", HEAD_LATE),
         ("a header now and then", b"GET /health/live HTTP/1.1\r\n".to_vec(), b"X: y\r\n", HEAD_LATE),
@@ -172,7 +171,6 @@ async fn whoever_dawdles_is_cut_off() {
         ("one byte of JSON", request("POST /subscriptions", ONE_BYTE, b"{"), b"", BODY_LATE),
         ("bytes of a body now and then", request(&ingest, b"Content-Length: 1000\r\n", b""), b"x", BODY_LATE),
         ("far too many bytes", request(&ingest, far_too_many.as_bytes(), b"x"), b"", BODY_LATE_OR_LARGE),
-        ("half a chunk", [chunked.as_slice(), b"8\r\nhalf"].concat(), b"", BODY_LATE),
         ("chunks now and then", chunked.clone(), b"1\r\nx\r\n", BODY_LATE),
         ("chunks without end", chunked, &flood, BODY_LATE_OR_LARGE),
     ];
@@ -236,19 +234,17 @@ async fn a_head_has_a_size() {
     let fillers = |count: usize, bytes: usize| format!("X-Filler: {}\r\n", "x".repeat(bytes)).repeat(count);
     let live = |more: String| last(LIVE, more.as_bytes(), b"");
     let get = |path: &str| last(&format!("GET {path}"), b"", b"");
-    let long = "x".repeat(100_000);
-    // Three headers are there already.
-    let cases: [(&str, Vec<u8>, &[u16]); 10] = [
+    let long = "x".repeat(200_000);
+    // Three headers are there already. Of a head that is too long, nobody may know any more what is.
+    let cases: [(&str, Vec<u8>, &[u16]); 8] = [
         ("100 headers", live(fillers(97, 1)), &[200]),
         ("101 headers", live(fillers(98, 1)), &[431]),
         ("a header of 32 KB", live(fillers(1, 32_000)), &[200]),
-        ("a header of 100 KB", live(fillers(1, 100_000)), &[431]),
+        ("a header of 200 KB", live(fillers(1, 200_000)), &[431]),
         ("a header without end", format!("{LIVE} HTTP/1.1\r\nX-Filler: {long}").into_bytes(), &[431]),
-        ("a path of 100 KB", get(&format!("/{long}")), &[414]),
-        ("an id of 100 KB", get(&format!("/events/evt_{long}")), &[414]),
-        ("a query of 100 KB", get(&format!("/events?cursor={long}")), &[414]),
+        ("a path of 200 KB", get(&format!("/events/evt_{long}")), &[414, 431]),
+        ("a query of 200 KB", get(&format!("/events?cursor={long}")), &[414, 431]),
         ("10,000 parameters", get(&format!("/events?{}", "a=b&".repeat(10_000))), &[200, 414]),
-        ("a long id", get(&format!("/events/evt_{}", &long[..5000])), &[404, 414]),
     ];
     for (case, bytes, statuses) in cases {
         let answer = ask(&world, &bytes).await;
@@ -270,7 +266,7 @@ async fn connections_are_used_in_unusual_ways() {
     for (case, bytes) in [
         ("absolute form", last("GET http://elsewhere.example/health/live", b"", b"")),
         ("HTTP/1.0", b"GET /health/live HTTP/1.0\r\n\r\n".to_vec()),
-        ("line breaks ahead", [b"\r\n\r\n".as_slice(), &last(LIVE, b"", b"")].concat()),
+        ("line breaks ahead", [b"\r\n\r\n".as_slice(), last(LIVE, b"", b"").as_slice()].concat()),
     ] {
         assert_eq!(ask(&world, &bytes).await.status, 200, "{case}");
     }
@@ -312,19 +308,23 @@ async fn fifty_requests_at_once_are_answered_in_order() {
     // An id tells which answer belongs to which request.
     let mut again = post_all((0..50).rev().collect()).await;
     again.reverse();
-    assert_eq!(first.len(), 50);
     assert_eq!(again, first);
-    assert_eq!(rows(&world).await, 50);
+    assert_eq!((first.len(), rows(&world).await), (50, 50));
     world.finish().await;
 }
 
 #[tokio::test]
 async fn callers_may_vanish_or_never_listen() {
     let world = World::new().await;
-    let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
+    let subscription = world.subscription("/success").await;
+    let ingest = format!("POST /webhooks/ingest/{subscription}");
+    let payload = "HTTP/1.1 400 ".repeat(80_000);
+    let delivery = world.ingest(&subscription, payload.clone()).await;
+    let event = world.delivery(&delivery).await["event_id"].as_str().unwrap().to_owned();
     let before = rows(&world).await;
     let mut deaf = connect(&world.base).await;
-    deaf.write_all(&request("GET /openapi.json", b"", b"").repeat(400)).await.unwrap();
+    let asked = request(&format!("GET /events/{event}/payload"), b"", b"").repeat(20);
+    deaf.write_all(&[asked, last(LIVE, b"", b"")].concat()).await.unwrap();
     for number in 0..40 {
         let framing: &[u8] = if number < 20 { b"Content-Length: 100\r\n" } else { b"Transfer-Encoding: chunked\r\n" };
         let mut stream = connect(&world.base).await;
@@ -334,16 +334,18 @@ async fn callers_may_vanish_or_never_listen() {
         }
     }
     all_is_well(&world, before).await;
-    drop(deaf);
+    // Who listens at last gets what was asked for, even if it looks like an answer.
+    let heard = String::from_utf8(hear(&mut deaf, SOON).await).unwrap();
+    assert_eq!(heard.matches(&payload).count(), 20);
     ask(&world, &last_with_body(&ingest, b"whole")).await.expect(202);
-    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.drain().await, 2);
     world.finish().await;
 }
 
 #[tokio::test]
 async fn what_is_not_http_is_told_so() {
     let world = World::new().await;
-    let client_hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[0x5a; 500]].concat();
+    let client_hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), [0x5a; 500].as_slice()].concat();
     let mut cases =
         vec![client_hello, (0..=255).collect(), vec![0; 4], b"GET /health/\xff\xfe HTTP/1.1\r\n\r\n".to_vec()];
     let no_requests = "hello, is it me you are looking for?|EHLO mail.example.com|*1|SSH-2.0-OpenSSH_9.6|GET /\
@@ -361,7 +363,7 @@ async fn what_is_not_http_is_told_so() {
         assert_eq!(refused(&String::from_utf8_lossy(&bytes), answer)["status"], 400);
     }
     // HTTP/2's first words, and then nothing that belongs to it: whatever it is told, it is gone.
-    say(&world, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0xff; 200]].concat()).await;
+    say(&world, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), [0xff; 200].as_slice()].concat()).await;
     all_is_well(&world, 0).await;
     world.finish().await;
 }
@@ -372,7 +374,7 @@ async fn no_request_hides_in_another() {
     let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
     let before = rows(&world).await;
     let hidden = last_with_body("POST /events", b"{\"event_type\": \"a.b\", \"payload\": 1}");
-    let body = [b"0\r\n\r\n".as_slice(), &hidden].concat();
+    let body = [b"0\r\n\r\n".as_slice(), hidden.as_slice()].concat();
     let framings = "Content-Length: 5\r\nContent-Length: ALL|Content-Length: ALL\r\nContent-Length: 5\
                     |Transfer-Encoding: chunked\r\nContent-Length: ALL|Content-Length: 5\r\nTransfer-Encoding: chunked\
                     |Transfer-Encoding : chunked\r\nContent-Length: 5|Transfer-Encoding: \x0bchunked\

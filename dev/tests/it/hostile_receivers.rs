@@ -114,7 +114,7 @@ impl Then {
 }
 
 /// A receiver that answers each connection's first request with these bytes.
-fn answering(answer: &[u8], then: Then) -> RawServer {
+pub(crate) fn answering(answer: &[u8], then: Then) -> RawServer {
     let answer = Arc::<[u8]>::from(answer);
     RawServer::listen(move |mut stream| {
         let (answer, then) = (Arc::clone(&answer), then.clone());
@@ -317,7 +317,7 @@ async fn what_is_odd_and_whole_is_an_answer() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_an_answer_is_nobodys() {
+async fn what_comes_behind_an_answer_is_ignored() {
     let world = World::new().await;
     let forged = "HTTP/1.1 500 Forged\r\nContent-Length: 6\r\n\r\nforged";
     for (answer, status, body) in [

@@ -47,7 +47,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A world whose worker trusts it; the file may go when the worker has read it, and goes at the end of the test.
+    /// A world whose worker trusts it, and the file that says so.
     async fn world(&self) -> (World, CaFile) {
         let file = CaFile(std::env::temp_dir().join(format!("postrider-ca-{}.pem", Uuid::now_v7())));
         std::fs::write(&file.0, &self.pem).unwrap();
@@ -167,16 +167,17 @@ async fn a_handshake_that_fails_or_hangs_is_told_by_kind() {
     let (world, _file) = Authority::new().world().await;
     // Nobody knows whose fault a connection is that breaks: the handshake's, or the network's.
     let broken: &[&str] = &["connect", "tls"];
+    let (tls, timeout): (&[&str], &[&str]) = (&["tls"], &["timeout"]);
     let hello = "\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03";
     for (name, answer, then, kinds) in [
-        ("plain HTTP", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Then::Holds, &["tls"][..]),
-        ("nonsense", "SSH-2.0-OpenSSH_9.2\r\n", Then::Holds, &["tls"]),
-        ("an alert", "\x15\x03\x03\x00\x02\x02\x28", Then::Closes, &["tls"]),
+        ("plain HTTP", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Then::Holds, tls),
+        ("nonsense", "SSH-2.0-OpenSSH_9.2\r\n", Then::Holds, tls),
+        ("an alert", "\x15\x03\x03\x00\x02\x02\x28", Then::Closes, tls),
         ("nothing, then the end", "", Then::Closes, broken),
         ("half a hello, then the end", hello, Then::Closes, broken),
         ("half a hello, then a reset", hello, Then::Resets, broken),
-        ("nothing, for ever", "", Then::Holds, &["timeout"]),
-        ("a hello that drips", hello, Then::Drips("y"), &["timeout"]),
+        ("nothing, for ever", "", Then::Holds, timeout),
+        ("a hello that drips", hello, Then::Drips("y"), timeout),
     ] {
         let server = RawServer::listen(move |mut stream| {
             let then = then.clone();
@@ -187,7 +188,7 @@ async fn a_handshake_that_fails_or_hangs_is_told_by_kind() {
                 then.happens(stream).await;
             }
         });
-        let timeout_ms = if kinds == ["timeout"] { A_SECOND } else { PATIENT };
+        let timeout_ms = if kinds == timeout { A_SECOND } else { PATIENT };
         let delivery = owe(&world, &https(&server), timeout_ms, "x").await;
         assert_eq!(world.drain().await, 1);
         let attempt = only_attempt(&world, &delivery).await;
@@ -216,7 +217,7 @@ async fn what_breaks_after_the_handshake_is_no_success() {
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
 
     let forged = secured(authority.certifies(&["127.0.0.1"], |_| {}), |mut stream| async move {
-        let record = [b"\x17\x03\x03\x00\x20".as_slice(), &[b'y'; 32]].concat();
+        let record = [&b"\x17\x03\x03\x00\x20"[..], &[b'y'; 32][..]].concat();
         let _ = stream.get_mut().0.write_all(&record).await;
         Then::Holds.happens(stream.into_inner().0).await;
     });

@@ -217,7 +217,7 @@ async fn the_document_describes_every_route_and_each_asks_for_a_key() {
         );
     }
 
-    let open = ["/health/live", "/health/ready", "/metrics"];
+    let open = ["/health/live", "/health/ready", "/metrics", "/subscriptions/{id}/jwks.json"];
     let paths = document["paths"].as_object().unwrap();
     for path in paths.keys() {
         // Two routes of one path in different groups would make a key appear twice, and readers lose one of them.
@@ -231,7 +231,8 @@ async fn the_document_describes_every_route_and_each_asks_for_a_key() {
                 path.replace("{id}", &format!("sub_{}", "0".repeat(32))).replace("{subscription_id}", "sub_0");
             let wrong = world.anonymous(method.clone(), &concrete).bearer_auth("pr_wrong").body("{}");
             if open.contains(&path.as_str()) {
-                assert_eq!(answer(wrong).await.status, 200, "{path}");
+                let expected = if path.contains('{') { 404 } else { 200 };
+                assert_eq!(answer(wrong).await.status, expected, "{path}");
                 continue;
             }
             answer(wrong).await.problem(401);
@@ -249,10 +250,31 @@ async fn swagger_ui_needs_nothing_from_elsewhere() {
     let world = World::new().await;
     let home = world.anonymous(Method::GET, "/").send().await.unwrap();
     assert_eq!((home.status().as_u16(), &home.headers()["location"]), (303, &"/swagger".parse().unwrap()));
-    let page = world.anonymous(Method::GET, "/swagger").send().await.unwrap().text().await.unwrap();
-    assert!(page.contains("swagger-ui") && page.contains("create_subscription"));
-    for outside in ["src=\"http", "href=\"http", "@import", "src='http", "href='http"] {
-        assert!(!page.contains(outside), "{outside}");
+    let get = async |path: &str| world.anonymous(Method::GET, path).send().await.unwrap();
+    let page = get("/swagger").await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    let page = page.text().await.unwrap();
+    // Every script and style is a file of this server's, and nothing stands inline.
+    let files: Vec<_> = ["src=\"", "href=\""].iter().flat_map(|mark| page.split(mark).skip(1)).collect();
+    let files: Vec<_> = files.iter().map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(files.len() >= 4 && !page.contains("style=") && !page.contains("<script>"), "{page}");
+    for file in files.iter().filter(|file| **file != "data:,") {
+        let file = get(&format!("/{file}")).await;
+        assert_eq!(file.status(), 200);
+        assert_eq!(file.headers()["x-content-type-options"], "nosniff");
+        assert!(file.text().await.unwrap().len() > 50);
+    }
+    assert!(get("/swagger/swagger-ui.js").await.text().await.unwrap().contains("SwaggerUIBundle"));
+    // Everything else allows a browser nothing at all, and no answer sets a cookie.
+    for path in ["/", "/openapi.json", "/health/live", "/subscriptions", "/nowhere", "/swagger", "/swagger/x"] {
+        let headers = get(path).await.headers().clone();
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(path == "/swagger" || policy.starts_with("default-src 'none'; base-uri 'none'"), "{path}: {policy}");
+        assert_eq!(headers["x-frame-options"], "DENY", "{path}");
+        assert_eq!(headers["referrer-policy"], "no-referrer", "{path}");
+        assert!(!headers.contains_key("set-cookie"), "{path}");
     }
     world.finish().await;
 }

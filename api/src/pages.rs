@@ -1,0 +1,112 @@
+//! The pages for people: Swagger UI over the `OpenAPI` document. Scripts and styles are files of their own, so that the
+//! content security policy needs to allow nothing inline.
+
+use std::sync::Arc;
+
+use poem::{
+    Response, Route, get, handler,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    web::Data,
+};
+
+/// What a page may load and do: only what this server serves. Swagger UI's icons are `data:` images.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src \
+                           'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What everything else may load and do, should a browser take it for a page.
+const NOTHING_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Headers of every answer.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// How long a browser may keep scripts and styles, in seconds.
+const ASSET_CACHE: &str = "public, max-age=3600";
+
+const PAGE: &str = r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <title>Postrider API</title>
+    <link rel="icon" href="data:,">
+    <link rel="stylesheet" href="swagger/swagger-ui.css">
+    <script src="swagger/swagger-ui.js" defer></script>
+    <script src="swagger/start.js" defer></script>
+</head>
+<body>
+    <div id="ui"></div>
+</body>
+</html>
+"#;
+
+const START: &str = "SwaggerUIBundle({ dom_id: '#ui', url: 'openapi.json', deepLinking: true });\n";
+
+/// The parts of Swagger UI and the document it shows.
+struct Swagger {
+    style: String,
+    script: String,
+    document: String,
+}
+
+/// The routes of the pages. `bundle` is Swagger UI as the library makes it, one page with everything in it.
+pub fn routes(bundle: &str, document: String) -> Route {
+    let part = |begins: &str, ends: &str| {
+        let part = bundle.split_once(begins).and_then(|(_, rest)| rest.split_once(ends));
+        part.map(|(part, _)| part.to_owned()).expect("the library's page has its style and its script in its head")
+    };
+    let style = part("<style charset=\"UTF-8\">", "</style>");
+    let script = part("<script charset=\"UTF-8\">", "</script>\n</head>");
+    let swagger = Arc::new(Swagger { style, script, document });
+    let with = |endpoint| poem::EndpointExt::data(endpoint, Arc::clone(&swagger));
+    Route::new()
+        .at("/swagger", get(page))
+        .at("/swagger/start.js", get(start))
+        .at("/swagger/swagger-ui.css", with(get(style_sheet)))
+        .at("/swagger/swagger-ui.js", with(get(script_file)))
+        .at("/openapi.json", with(get(document_file)))
+}
+
+/// Sets the headers that keep a browser from doing more than is meant.
+pub fn secure(headers: &mut HeaderMap) {
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_POLICY));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+fn asset(content_type: &'static str, text: &str) -> Response {
+    let response = Response::builder().content_type(content_type).header(header::CACHE_CONTROL, ASSET_CACHE);
+    response.body(text.to_owned())
+}
+
+#[handler]
+fn page() -> Response {
+    let response = Response::builder().content_type("text/html; charset=utf-8");
+    response.header(header::CONTENT_SECURITY_POLICY, PAGE_POLICY).body(PAGE)
+}
+
+#[handler]
+fn start() -> Response {
+    asset("text/javascript; charset=utf-8", START)
+}
+
+#[handler]
+fn style_sheet(swagger: Data<&Arc<Swagger>>) -> Response {
+    asset("text/css; charset=utf-8", &swagger.style)
+}
+
+#[handler]
+fn script_file(swagger: Data<&Arc<Swagger>>) -> Response {
+    asset("text/javascript; charset=utf-8", &swagger.script)
+}
+
+#[handler]
+fn document_file(swagger: Data<&Arc<Swagger>>) -> Response {
+    Response::builder().content_type("application/json").body(swagger.document.clone())
+}
