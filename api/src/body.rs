@@ -1,20 +1,23 @@
 //! Request bodies: read up to a limit, parsed by serde so that a mistake is told with the path of the field, and
 //! described in the `OpenAPI` document by the same type.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
-use bytes::Bytes;
-use poem::{Body, Request, RequestBody, error::ReadBodyError};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, combinators::BoxBody};
+use poem::{Body, Request, RequestBody, http::header::CONTENT_LENGTH};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
     types::Type,
 };
+use postrider_core::Error;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Value, error::Category};
+use tokio::sync::Semaphore;
 
 use crate::problem::ApiError;
 
@@ -35,6 +38,9 @@ pub enum Brings {
     /// Many events with their payloads.
     Payloads,
 }
+
+/// Bytes of all bodies that are under way at one time, at most.
+const BODIES_BYTES_MAX: usize = 256 << 20;
 
 /// A type that is read from a JSON body.
 pub trait Input: Type + DeserializeOwned {
@@ -72,15 +78,41 @@ pub struct JsonBody<T> {
 #[derive(Debug)]
 pub struct MergePatch<T>(pub Value, PhantomData<T>);
 
+/// The room that all bodies share while they are under way: callers that send slowly hold what they have sent.
+#[derive(Clone, Debug)]
+pub struct BodyRoom(Arc<Semaphore>);
+
+impl Default for BodyRoom {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_BYTES_MAX)))
+    }
+}
+
 /// The bytes of a body, of any type and at most `bytes_max` long.
 ///
 /// # Errors
-/// Too large, or broken off.
-pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
-    body.into_bytes_limit(bytes_max).await.map_err(|error| match error {
-        ReadBodyError::PayloadTooLarge => ApiError::payload_too_large(bytes_max),
-        _ => ApiError::bad_request("the body broke off"),
-    })
+/// Too large, or broken off; unavailable where too many bodies are under way.
+pub async fn read(request: &Request, body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::payload_too_large(bytes_max);
+    let declared = request.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let BodyRoom(room) = request.data().expect("the routes carry the room");
+    let mut taken = room.try_acquire_many(0).expect("the room is never closed");
+    let mut bytes = BytesMut::new();
+    let mut body: BoxBody<_, _> = body.into();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(too_large());
+        }
+        let wanted = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        taken.merge(room.try_acquire_many(wanted).map_err(|_| Error::Unavailable("too many bodies are under way"))?);
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
 }
 
 /// Turns parsed JSON into a `T`, or names the field that does not fit.
@@ -150,7 +182,14 @@ fn unfit(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let message = error.inner().to_string();
     // The place in the text tells less than the path of the field.
     let message = message.split(" at line ").next().unwrap_or(&message);
+    let message = &without_value(message);
     ApiError::invalid(&field_of(&error.path().to_string(), message), message)
+}
+
+/// A message of serde's without the text that it did not expect: that may be a secret in the wrong place.
+fn without_value(message: &str) -> String {
+    let cut = message.split_once(": string \"").zip(message.rsplit_once("\", expected"));
+    cut.map_or_else(|| message.to_owned(), |((before, _), (_, after))| format!("{before}: string, expected{after}"))
 }
 
 /// The path of the field that is meant: for a field that is missing or unknown, serde names its parent and tells the
@@ -167,9 +206,9 @@ fn field_of(path: &str, message: &str) -> String {
     }
 }
 
-async fn take(body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, ApiError> {
+async fn take(request: &Request, body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, ApiError> {
     let body = body.take().map_err(|_| ApiError::bad_request("there is no body"))?;
-    read(body, bytes_max).await
+    read(request, body, bytes_max).await
 }
 
 fn request_meta<T: Type>(content_type: &'static str) -> MetaRequest {
@@ -196,7 +235,7 @@ impl<'a, T: Input> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let bytes = take(body, T::BRINGS.bytes_max(request)).await?;
+        let bytes = take(request, body, T::BRINGS.bytes_max(request)).await?;
         let said: &[u8] = if T::MAY_BE_EMPTY && bytes.is_empty() { b"{}" } else { &bytes };
         Ok(Self { value: from_bytes(said)?, bytes })
     }
@@ -216,8 +255,12 @@ impl<'a, T: Type> ApiExtractor<'a> for MergePatch<T> {
         Some(request_meta::<T>("application/json"))
     }
 
-    async fn from_request(_: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
-        Ok(Self(from_bytes(&take(body, JSON_BYTES_MAX).await?)?, PhantomData))
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(from_bytes(&take(request, body, JSON_BYTES_MAX).await?)?, PhantomData))
     }
 }
 
@@ -281,6 +324,17 @@ mod tests {
                 expected,
                 "{target} {patch}"
             );
+        }
+    }
+
+    #[test]
+    fn a_text_that_was_not_expected_is_not_repeated() {
+        for (message, told) in [
+            (r#"invalid type: string "hunter2", expected a sequence"#, "invalid type: string, expected a sequence"),
+            (r#"invalid type: string "a", expected b", expected u32"#, "invalid type: string, expected u32"),
+            ("invalid type: integer `1`, expected a string", "invalid type: integer `1`, expected a string"),
+        ] {
+            assert_eq!(without_value(message), told);
         }
     }
 

@@ -110,7 +110,7 @@ impl IngestApi {
         let opens = credential.opens(found.as_deref())?;
         let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
         let id = subscription.id;
-        let payload = body::read(payload.0, self.0.payload_bytes_max).await?;
+        let payload = body::read(request, payload.0, self.0.payload_bytes_max).await?;
         let signed = match opens {
             Opens::Already => None,
             Opens::IfSigned => credential.verify(&subscription, &payload, Utc::now())?.once,

@@ -6,16 +6,28 @@ use std::{sync::Arc, time::Duration};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderValue, header},
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
 use postrider_core::inbound_signature::Provider;
 
 use crate::{
-    App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax,
-    dead_letters::DeadLettersApi, deliveries::DeliveriesApi, events::EventsApi, health::HealthApi, ingest::IngestApi,
-    ingest_limits::Standings, once, pages, problem::ApiError, replays::ReplaysApi, subscription_secrets::SecretsApi,
+    App,
+    api_keys::ApiKeysApi,
+    audit_log::AuditLogApi,
+    auth::Authenticator,
+    body::{BodyRoom, PayloadBytesMax},
+    dead_letters::DeadLettersApi,
+    deliveries::DeliveriesApi,
+    events::EventsApi,
+    health::HealthApi,
+    ingest::IngestApi,
+    ingest_limits::Standings,
+    once, pages,
+    problem::ApiError,
+    replays::ReplaysApi,
+    subscription_secrets::SecretsApi,
     subscriptions::SubscriptionsApi,
 };
 
@@ -68,6 +80,7 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
         .nest("/", service.into_endpoint())
         .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))
+        .data(BodyRoom::default())
         .with(CatchPanic::new().with_handler(|_| ApiError::from(postrider_core::Error::internal("a handler panicked"))))
         .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed)))
 }
@@ -103,16 +116,16 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     if request.uri().path_and_query().is_some_and(|text| text.as_str().contains("%00")) {
         return Err(ApiError::bad_request("the URI contains a NUL"));
     }
-    // A key that is ignored doubles what it should not.
-    let unreadable = unreadable(request.headers());
-    unreadable.map_or(Ok(()), |name| Err(ApiError::invalid(name, "must be printable ASCII")))
-}
-
-/// A header of ours whose value is not printable ASCII, if there is one.
-fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
-    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key"];
-    let signatures = Provider::ALL.map(Provider::header);
-    ours.into_iter().chain(signatures).find(|name| headers.get_all(*name).iter().any(|value| value.to_str().is_err()))
+    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
+    for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {
+        // A key that is ignored doubles what it should not, and of two values one would be.
+        let mut values = request.headers().get_all(name).iter();
+        let is_readable = values.next().is_none_or(|value| value.to_str().is_ok());
+        if !is_readable || values.next().is_some() {
+            return Err(ApiError::invalid(name, "must be printable ASCII, and stand there once"));
+        }
+    }
+    Ok(())
 }
 
 /// Our own errors bring their response along; those of the libraries get one here.

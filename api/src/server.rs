@@ -15,7 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{Request, Response, Version, body::Incoming, service::service_fn};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use hyper::{
+    Request, Response, Version,
+    body::{Frame, Incoming, SizeHint},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -39,6 +45,8 @@ use crate::problem::head_refused;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may neither bring nor take a byte.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection is used, at most: then it is told to come to an end, and closed when it has not a while later.
+const AGE_MAX: Duration = Duration::from_secs(3600);
 /// How often connections are examined: they are closed so much later than they might be, at most.
 const EXAMINED_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of a request's head, at most; and of a URI, a little less.
@@ -117,8 +125,8 @@ where
         let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(remote)));
         async move {
             let response = endpoint.get_response((request, addresses.0, addresses.1, Scheme::HTTP).into()).await;
-            drop(under_way);
-            Ok::<Response<_>, Infallible>(response.into())
+            let response: Response<Body> = response.into();
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _under_way: under_way }))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -140,6 +148,10 @@ where
             _ = examined.tick() => {
                 if life.is_over() {
                     return;
+                }
+                if life.began.elapsed() > AGE_MAX && !is_stopping {
+                    is_stopping = true;
+                    served.as_mut().graceful_shutdown();
                 }
             }
         }
@@ -165,10 +177,41 @@ struct Life {
     requests_under_way: AtomicU32,
     /// On an HTTP/2 connection bytes come that belong to no head.
     is_http2: AtomicBool,
+    /// Every answer to a request has been written to its end: what is written next begins an answer.
+    is_between_answers: AtomicBool,
 }
 
-/// A request that the endpoint is at work on.
+/// What the endpoint answers with.
+type Body = BoxBody<Bytes, io::Error>;
+
+/// A request, until its answer has been taken to the end.
 struct UnderWay(Arc<Life>);
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -184,6 +227,7 @@ impl Life {
             head_at: AtomicU64::new(0),
             requests_under_way: AtomicU32::new(0),
             is_http2: AtomicBool::new(false),
+            is_between_answers: AtomicBool::new(true),
         }
     }
 
@@ -194,6 +238,7 @@ impl Life {
     fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
         self.requests_under_way.fetch_add(1, Ordering::Relaxed);
         self.head_at.store(0, Ordering::Relaxed);
+        self.is_between_answers.store(false, Ordering::Relaxed);
         self.is_http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
     }
@@ -210,11 +255,19 @@ impl Life {
         self.moved_at.store(self.now(), Ordering::Relaxed);
     }
 
+    /// Everything that was to be written has been.
+    fn has_flushed(&self) {
+        if self.requests_under_way.load(Ordering::Relaxed) == 0 {
+            self.is_between_answers.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn is_over(&self) -> bool {
         let longer_ago = |time: u64, limit: Duration| u128::from(self.now().saturating_sub(time)) > limit.as_millis();
         let head_at = self.head_at.load(Ordering::Relaxed);
         (head_at > 0 && longer_ago(head_at, HEAD_TIMEOUT))
             || longer_ago(self.moved_at.load(Ordering::Relaxed), IDLE_TIMEOUT)
+            || self.began.elapsed() > AGE_MAX + IDLE_TIMEOUT
     }
 }
 
@@ -231,7 +284,9 @@ impl Watched {
     /// Writes what stands in the place of an answer of the library's; `None` where its own bytes are to be written.
     fn poll_instead(&mut self, context: &mut Context<'_>, first: &[u8]) -> Option<Poll<io::Result<()>>> {
         if self.instead.is_none() {
-            let status = library_answer(first)?;
+            // In the middle of an answer, the same bytes would be somebody's payload.
+            let begins = self.life.is_between_answers.load(Ordering::Relaxed);
+            let status = begins.then(|| library_answer(first)).flatten()?;
             self.instead = Some((head_refused(status), 0));
         }
         while let Some((answer, written)) = &mut self.instead {
@@ -303,7 +358,9 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.life.has_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

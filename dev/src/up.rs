@@ -36,12 +36,26 @@ impl Process {
     /// # Errors
     /// When it ends or stays silent instead.
     pub async fn start(name: &'static str, profile: &str, env: &HashMap<String, String>) -> Result<Self> {
+        Self::start_logging_to(Stdio::inherit(), name, profile, env).await
+    }
+
+    /// As [`Self::start`], with its log going elsewhere than to ours.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub async fn start_logging_to(
+        log: Stdio,
+        name: &'static str,
+        profile: &str,
+        env: &HashMap<String, String>,
+    ) -> Result<Self> {
         let binary = workspace().join("target").join(profile).join(name);
         let mut child = Command::new(&binary)
             .envs(env)
             .current_dir(workspace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log)
             // Out of the reach of Ctrl-C: we tell it to stop ourselves, in order.
             .process_group(0)
             .kill_on_drop(true)

@@ -23,7 +23,7 @@ use postrider_core::{
 use reqwest::{
     Certificate, Client,
     dns::{Addrs, Name, Resolve, Resolving},
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy,
 };
 
@@ -142,7 +142,9 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
     let mut headers = HeaderMap::with_capacity(ours.len() + 8);
     for (name, value) in destination.headers.iter() {
         // Both were checked when they were set.
-        if let (Ok(name), Ok(value)) = (name.parse::<reqwest::header::HeaderName>(), value.parse()) {
+        if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            // Whatever it is, it is no log's business, and no compression table's.
+            value.set_sensitive(true);
             headers.insert(name, value);
         }
     }

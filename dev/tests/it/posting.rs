@@ -59,7 +59,7 @@ async fn what_is_refused_stores_nothing() {
     answer(post(&path).body(chunked)).await.problem(413);
     answer(post(&unknown).body("x")).await.problem(404);
     answer(post("/webhooks/ingest/nonsense").body("x")).await.problem(404);
-    answer(post("/webhooks/ingest/%00").body("x")).await.problem(404);
+    answer(post("/webhooks/ingest/%00").body("x")).await.problem(400);
     for bad in ["", "order created", "order..created", &"x".repeat(129)] {
         let problem = answer(post(&path).header("X-Event-Type", bad).body("x")).await.problem(422);
         assert_eq!(problem["errors"][0]["field"], "X-Event-Type");
@@ -71,45 +71,6 @@ async fn what_is_refused_stores_nothing() {
     get.problem(405);
     assert_eq!(events(&world.pool).await, 0);
     world.finish().await;
-}
-
-#[tokio::test]
-async fn ingest_takes_a_key_or_a_signature() {
-    use hmac_hex as sign;
-    let world = World::new().await;
-    let created = world.subscribe("/success", json!({})).await;
-    let secret = created["secret"].as_str().unwrap();
-    let path = format!("/webhooks/ingest/{}", id(&created));
-    let post = || world.anonymous(Method::POST, &path).body("hello");
-
-    answer(post()).await.problem(401);
-    answer(post().bearer_auth("pr_wrong")).await.problem(401);
-    answer(post().header("X-Hub-Signature-256", sign("another secret", "hello"))).await.problem(401);
-    answer(post().header("X-Hub-Signature-256", sign(secret, "hello, altered"))).await.problem(401);
-    answer(post().header("X-Hub-Signature-256", "sha256=zz")).await.problem(401);
-    assert_eq!(events(&world.pool).await, 0);
-    answer(post().header("X-Hub-Signature-256", sign(secret, "hello"))).await.expect(202);
-    answer(post().header("Authorization", format!("bearer {KEY}"))).await.expect(202);
-    assert_eq!(world.drain().await, 2);
-    world.finish().await;
-}
-
-/// The signature as openssl makes it: an implementation that is not ours.
-fn hmac_hex(secret: &str, body: &str) -> String {
-    use std::{
-        io::Write,
-        process::{Command, Stdio},
-    };
-    let mut openssl = Command::new("openssl")
-        .args(["dgst", "-sha256", "-hmac", secret])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    openssl.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
-    let output = openssl.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    format!("sha256={}", text.split_whitespace().last().unwrap())
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use crate::world::{KEY, SOON, World, answer, client, environment, id, uuid};
 
 /// Builds the binaries, once; cargo finds them fresh when the tests have just been built.
-fn binaries() {
+pub fn binaries() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let mut cargo = std::process::Command::new(env!("CARGO"));
@@ -270,7 +270,7 @@ fn drop_server(server: Postgres) -> std::path::PathBuf {
     data
 }
 
-async fn run_with(command: &str, variables: &[(&str, &str)]) -> Output {
+pub async fn run_with(command: &str, variables: &[(&str, &str)]) -> Output {
     binaries();
     let mut words = command.split(' ');
     let mut command = tokio::process::Command::new(workspace().join("target/debug").join(words.next().unwrap()));

@@ -113,6 +113,11 @@ impl World {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
+    /// The client that calls the api.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         self.call(Method::GET, path, None).await.expect(200)
     }

@@ -1,0 +1,214 @@
+//! `cargo dev schemathesis`: the api tried against its own `OpenAPI` document by Schemathesis, with a seed and within
+//! bounds. It puts something of every kind into a fresh database first; what is checked and what values are drawn from
+//! stands in `dev/schemathesis.toml`.
+
+use std::{collections::HashMap, fs, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::{
+    postgres::{Durability, Postgres, state_directory},
+    python,
+    receiver::{Keep, Receiver},
+    up::{Process, build, environment},
+    workspace,
+};
+
+/// Where the random choices begin. Ids of answers are among the choices, so two runs are alike but not the same.
+const SEED: u32 = 7;
+/// Random requests to each operation, at most, besides those that the document's bounds suggest.
+const EXAMPLES_MAX: u32 = 80;
+/// The document's own examples, its bounds, random data, and operations one after the other.
+const PHASES: &str = "examples,coverage,fuzzing,stateful";
+/// How long the api may take for one answer.
+const REQUEST_SECONDS_MAX: u32 = 30;
+/// How long all requests to a set of operations may take; it is about a minute on two cores.
+const RUN_TIME_MAX: Duration = Duration::from_secs(600);
+/// Operations that leave no dead letter for the others to look at, so they come last.
+const BULK: &str = "^/dead-letters/(retry|purge)$";
+
+/// The admin key of the api that is tried; also shown with a failure.
+const KEY: &str = "pr_dev_admin";
+
+/// Things of each kind that are there before.
+const SUBSCRIPTIONS: usize = 6;
+const EVENTS: usize = 6;
+const API_KEYS: usize = 6;
+const REPLAYS: usize = 3;
+/// Events whose deliveries all become dead letters.
+const DEAD_EVENTS: usize = 10;
+/// How long it may take until they have.
+const DEAD_WITHIN: Duration = Duration::from_secs(60);
+
+/// Starts an api on a database of its own, tries it and stops it.
+///
+/// # Errors
+/// When it does not start, or answers in another way than its document says; every failure is printed first.
+pub async fn schemathesis() -> Result<()> {
+    let python = python::venv().await?;
+    build("debug").await?;
+    let folder = workspace().join("target/schemathesis");
+    fs::create_dir_all(&folder)?;
+    fs::copy(workspace().join("dev/schemathesis.toml"), folder.join("schemathesis.toml"))?;
+
+    let data = state_directory(&format!("schemathesis-{}", std::process::id()));
+    let server = Postgres::start(&data, Durability::Disposable)?;
+    let env = variables(&server)?;
+    let api = Process::start("api", "debug", &env).await?;
+    let base = api.ready.rsplit(' ').next().unwrap_or_default().to_owned();
+    furnish(&Api { base: &base }, &env, &folder).await?;
+    let others = try_out(&python, &folder, &base, "--exclude-path-regex").await;
+    let bulk = try_out(&python, &folder, &base, "--include-path-regex").await;
+    let stopped = api.stop().await;
+    drop(server);
+    others.and(bulk).and(stopped)
+}
+
+/// The environment of api and worker.
+fn variables(server: &Postgres) -> Result<HashMap<String, String>> {
+    let mut env = environment()?;
+    let url = server.url("postgres");
+    let ours = [
+        ("DATABASE_URL", url.as_str()),
+        ("POSTRIDER_ENVIRONMENT", "development"),
+        ("POSTRIDER_ADMIN_KEY", KEY),
+        ("POSTRIDER_API_LISTEN", "127.0.0.1:0"),
+        ("POSTRIDER_WORKER_LISTEN", "off"),
+    ];
+    env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Ok(env)
+}
+
+/// Runs Schemathesis on the bulk operations or on all the others.
+async fn try_out(python: &Path, folder: &Path, base: &str, which: &str) -> Result<()> {
+    let mut st = Command::new(python.join("bin/st"));
+    st.args(["--config-file", "schemathesis.toml", "run", &format!("{base}/openapi.json"), "--url", base])
+        .args(["--header", &format!("Authorization: Bearer {KEY}")])
+        .args([which, BULK, "--phases", PHASES])
+        .args(["--seed", &SEED.to_string(), "--max-examples", &EXAMPLES_MAX.to_string()])
+        .args(["--request-timeout", &REQUEST_SECONDS_MAX.to_string(), "--workers", "1"])
+        .args(["--continue-on-failure", "--generation-database", "none", "--warnings", "off", "--no-color"])
+        .envs([("no_proxy", "127.0.0.1"), ("NO_PROXY", "127.0.0.1")])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(RUN_TIME_MAX, st.status()).await;
+    let status = ended.with_context(|| format!("schemathesis is not done after {RUN_TIME_MAX:?}"))??;
+    ensure!(status.success(), "the api and its OpenAPI document do not agree, as is told above");
+    Ok(())
+}
+
+/// A running api.
+struct Api<'a> {
+    base: &'a str,
+}
+
+impl Api<'_> {
+    async fn get(&self, path: &str) -> Result<Value> {
+        self.call(path, &[]).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.call(path, &["--data", &body.to_string()]).await
+    }
+
+    /// Calls it with curl, the one tool that is everywhere.
+    async fn call(&self, path: &str, more: &[&str]) -> Result<Value> {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--noproxy", "*", "--header"])
+            .arg(format!("Authorization: Bearer {KEY}"))
+            .args(more)
+            .arg(format!("{}{path}", self.base))
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .await
+            .context("cannot run curl")?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{path} does not answer with JSON"))
+    }
+
+    /// Publishes an event that every subscription wants; answers its id and those of its deliveries.
+    async fn publish(&self) -> Result<(String, Vec<String>)> {
+        let event = json!({"event_type": "order.created", "payload": {"total": 120}, "metadata": {"region": "eu"}});
+        let published = self.post("/events", &event).await?;
+        let deliveries = published["delivery_ids"].as_array().into_iter().flatten();
+        let deliveries: Vec<_> = deliveries.filter_map(Value::as_str).map(str::to_owned).collect();
+        ensure!(deliveries.len() == SUBSCRIPTIONS, "{SUBSCRIPTIONS} deliveries were expected: {published}");
+        Ok((text(&published, "event_id")?, deliveries))
+    }
+}
+
+/// Makes something of every kind, and dictionaries of the ids in the folder.
+async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) -> Result<()> {
+    let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;
+    let mut subscriptions = Vec::new();
+    for _ in 0..SUBSCRIPTIONS {
+        let body = json!({
+            "target_url": receiver.url("/fail"),
+            "event_types": ["order.*"],
+            "metadata": {"region": "eu"},
+            "retry_policy": {"delays_seconds": []},
+        });
+        subscriptions.push(text(&api.post("/subscriptions", &body).await?, "id")?);
+    }
+    let dead = dead_letters(api, env).await?;
+    let (mut events, mut deliveries) = (Vec::new(), Vec::new());
+    for _ in 0..EVENTS {
+        let (event, pending) = api.publish().await?;
+        events.push(event);
+        deliveries.extend(pending);
+    }
+    deliveries.extend(dead.iter().take(SUBSCRIPTIONS).cloned());
+    let mut keys = Vec::new();
+    for _ in 0..API_KEYS {
+        let body = json!({"name": "a key", "scopes": ["read"]});
+        keys.push(text(&api.post("/api-keys", &body).await?, "id")?);
+    }
+    let mut replays = Vec::new();
+    for subscription in subscriptions.iter().take(REPLAYS) {
+        let path = format!("/subscriptions/{subscription}/replay");
+        replays.push(text(&api.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await?, "id")?);
+    }
+    let all = [
+        ("subscriptions", subscriptions),
+        ("events", events),
+        ("deliveries", deliveries),
+        ("dead_letters", dead),
+        ("keys", keys),
+        ("replays", replays),
+    ];
+    for (name, ids) in all {
+        let lines: Vec<_> = ids.iter().map(|id| format!("\"{id}\"")).collect();
+        fs::write(folder.join(format!("{name}.dict")), lines.join("\n"))?;
+    }
+    Ok(())
+}
+
+/// Publishes events and lets a worker fail to deliver them. No worker runs afterwards, so nothing that Schemathesis
+/// makes up is ever sent anywhere.
+async fn dead_letters(api: &Api<'_>, env: &HashMap<String, String>) -> Result<Vec<String>> {
+    let worker = Process::start("worker", "debug", env).await?;
+    let mut dead = Vec::new();
+    for _ in 0..DEAD_EVENTS {
+        dead.extend(api.publish().await?.1);
+    }
+    let all_are_dead = async {
+        loop {
+            let listed = api.get("/dead-letters?limit=250").await?;
+            if listed["data"].as_array().is_some_and(|listed| listed.len() >= dead.len()) {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(DEAD_WITHIN, all_are_dead).await;
+    waited.with_context(|| format!("there are not {} dead letters after {DEAD_WITHIN:?}", dead.len()))??;
+    worker.stop().await?;
+    Ok(dead)
+}
+
+fn text(answer: &Value, field: &str) -> Result<String> {
+    Ok(answer[field].as_str().with_context(|| format!("no {field} in {answer}"))?.to_owned())
+}

@@ -1,0 +1,7 @@
+//! Runs the target `cursor`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::cursor(data));

@@ -1,0 +1,129 @@
+//! What is fuzzed: everything that reads text of strangers. Each target takes any bytes, and panics where a promise does
+//! not hold. `cargo fuzz` runs them without end, the tests with a bounded number of random inputs.
+
+use std::str::FromStr;
+
+use chrono::DateTime;
+use postrider_core::{
+    attempt::parse_retry_after,
+    event_type::{EventType, EventTypePattern},
+    filter::PayloadFilter,
+    id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
+    inbound_signature::{Provider, Refused},
+    seal::Keyring,
+    signing_secret::SigningSecret,
+};
+use serde_json::Value;
+
+/// A target's name and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 7] = [
+    ("signature_header", signature_header),
+    ("payload_filter", payload_filter),
+    ("cursor", cursor),
+    ("retry_after", retry_after),
+    ("event_type_pattern", event_type_pattern),
+    ("signing_secret", signing_secret),
+    ("sealed", sealed),
+];
+
+/// A secret that nobody who makes up bytes knows.
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Headers that anybody sends: nothing that is made up opens anything.
+pub fn signature_header(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let parts: Vec<&str> = text.split('\n').collect();
+    let part = |place: usize| parts.get(place).copied();
+    for provider in Provider::ALL {
+        let header = |name: &str| match name {
+            "webhook-id" | "svix-id" => part(1),
+            "webhook-timestamp" | "svix-timestamp" | "X-Slack-Request-Timestamp" => part(2).or(Some("1700000000")),
+            _ => part(0),
+        };
+        let secrets = [SECRET.to_owned(), part(3).unwrap_or_default().to_owned()];
+        let payload = part(4).unwrap_or_default().as_bytes();
+        let secrets = if provider.check_secret(&secrets[1]).is_ok() { &secrets[..1] } else { &secrets[..] };
+        let verified = provider.verify(secrets, 300, header, payload, 1_700_000_000);
+        assert!(
+            matches!(verified, Err(Refused::Unreadable(_) | Refused::Stale | Refused::Wrong)),
+            "{provider} opened for {text:?}"
+        );
+    }
+}
+
+/// A filter that is taken is the same when it is read again, and can be asked of any payload.
+pub fn payload_filter(data: &[u8]) {
+    let (filter, payload) = data.split_at(data.iter().position(|byte| *byte == 0).unwrap_or(data.len() / 2));
+    let Ok(source) = serde_json::from_slice::<Value>(filter) else { return };
+    let Ok(parsed) = PayloadFilter::parse(&source) else { return };
+    let again = PayloadFilter::parse(parsed.source()).expect("what was taken is taken again");
+    let payload = serde_json::from_slice(payload).unwrap_or(source);
+    assert_eq!(parsed.matches(&payload), again.matches(&payload));
+    let holds = parsed.explain(&payload).iter().all(|check| check.holds);
+    assert_eq!(holds, parsed.matches(&payload), "what is explained is what is done");
+}
+
+fn reads_back<T: FromStr + ToString>(text: &str) {
+    if let Ok(value) = text.parse::<T>() {
+        assert_eq!(value.to_string(), text, "one text for one thing");
+    }
+}
+
+/// A cursor is an id, and one text only names it.
+pub fn cursor(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    reads_back::<SubscriptionId>(&text);
+    reads_back::<EventId>(&text);
+    reads_back::<DeliveryId>(&text);
+    reads_back::<KeyId>(&text);
+    reads_back::<ReplayId>(&text);
+}
+
+/// What a receiver asks for is digits, or a date, or nothing.
+pub fn retry_after(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let now = DateTime::from_timestamp(1_700_000_000, 0).expect("in range");
+    let asked = parse_retry_after(&text, now);
+    let digits = text.trim();
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        assert!(asked.is_some(), "{text:?} is a number of seconds");
+    }
+}
+
+/// A pattern reads back, and one that names a type matches just that.
+pub fn event_type_pattern(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    reads_back::<EventTypePattern>(&text);
+    let (pattern, event_type) = text.split_once('\n').unwrap_or((&text, &text));
+    let (pattern, event_type) = (pattern.parse::<EventTypePattern>(), event_type.parse::<EventType>());
+    if let (Ok(pattern), Ok(event_type)) = (pattern, event_type) {
+        match &pattern {
+            EventTypePattern::Any => assert!(pattern.matches(&event_type)),
+            EventTypePattern::Below(prefix) => {
+                let is_below = event_type.as_str().len() > prefix.len() && event_type.as_str().starts_with(prefix);
+                assert_eq!(pattern.matches(&event_type), is_below);
+            }
+            EventTypePattern::Exactly(exact) => assert_eq!(pattern.matches(&event_type), *exact == event_type),
+        }
+    }
+}
+
+/// A secret that is taken reads back, and one that is not is not repeated.
+pub fn signing_secret(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match SigningSecret::parse(&text) {
+        Ok(secret) => assert_eq!(SigningSecret::parse(&secret.reveal()), Ok(secret)),
+        Err(why) => assert!(text.len() < 16 || !why.contains(&*text), "{why}"),
+    }
+}
+
+/// What nobody has sealed does not open.
+pub fn sealed(data: &[u8]) {
+    let ring = Keyring::parse("a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").expect("valid");
+    assert!(ring.open(data, b"context").is_err());
+    assert!(ring.open(&[&ring.mark(), data].concat(), b"context").is_err());
+    assert_eq!(ring.open(&ring.seal(data, b"context"), b"context").as_deref(), Ok(data));
+}
