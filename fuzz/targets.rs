@@ -111,12 +111,10 @@ pub fn event_type_pattern(data: &[u8]) {
     }
 }
 
-/// A secret that is taken reads back, and one that is not is not repeated.
+/// A secret that is taken reads back.
 pub fn signing_secret(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    match SigningSecret::parse(&text) {
-        Ok(secret) => assert_eq!(SigningSecret::parse(&secret.reveal()), Ok(secret)),
-        Err(why) => assert!(text.len() < 16 || !why.contains(&*text), "{why}"),
+    if let Ok(secret) = SigningSecret::parse(&String::from_utf8_lossy(data)) {
+        assert_eq!(SigningSecret::parse(&secret.reveal()), Ok(secret));
     }
 }
 

@@ -211,9 +211,9 @@ async fn take(request: &Request, body: &mut RequestBody, bytes_max: usize) -> Re
     read(request, body, bytes_max).await
 }
 
-fn request_meta<T: Type>(content_type: &'static str) -> MetaRequest {
-    let content = vec![MetaMediaType { content_type, schema: T::schema_ref() }];
-    MetaRequest { description: None, content, required: true }
+fn request_meta<T: Type>(required: bool) -> MetaRequest {
+    let content = vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }];
+    MetaRequest { description: None, content, required }
 }
 
 impl<'a, T: Input> ApiExtractor<'a> for JsonBody<T> {
@@ -227,7 +227,7 @@ impl<'a, T: Input> ApiExtractor<'a> for JsonBody<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(request_meta::<T>("application/json"))
+        Some(request_meta::<T>(!T::MAY_BE_EMPTY))
     }
 
     async fn from_request(
@@ -252,7 +252,7 @@ impl<'a, T: Type> ApiExtractor<'a> for MergePatch<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(request_meta::<T>("application/json"))
+        Some(request_meta::<T>(true))
     }
 
     async fn from_request(

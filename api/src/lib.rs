@@ -12,6 +12,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod delivery_view;
+pub mod document;
 pub mod event_body;
 pub mod events;
 pub mod health;

@@ -54,6 +54,7 @@ struct Swagger {
 }
 
 /// The routes of the pages. `bundle` is Swagger UI as the library makes it, one page with everything in it.
+#[must_use]
 pub fn routes(bundle: &str, document: String) -> Route {
     let part = |begins: &str, ends: &str| {
         let part = bundle.split_once(begins).and_then(|(_, rest)| rest.split_once(ends));

@@ -20,6 +20,7 @@ use crate::{
     body::{BodyRoom, PayloadBytesMax},
     dead_letters::DeadLettersApi,
     deliveries::DeliveriesApi,
+    document,
     events::EventsApi,
     health::HealthApi,
     ingest::IngestApi,
@@ -74,7 +75,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
 #[must_use]
 pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let service = service(app);
-    let spec = service.spec();
+    let spec = document::complete(&service.spec());
     let allowed = Arc::new(Allowed::from_spec(&spec));
     pages::routes(&service.swagger_ui_html(), spec)
         .nest("/", service.into_endpoint())

@@ -4,7 +4,13 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{prepare::prepare, tidy::tidy, workspace};
+use crate::{
+    deny::deny,
+    prepare::prepare,
+    schemathesis::{SEED, schemathesis},
+    tidy::tidy,
+    workspace,
+};
 
 /// Runs all checks.
 ///
@@ -16,7 +22,11 @@ pub async fn check() -> Result<()> {
     tidy()?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])?;
     cargo("tests", &["test", "--workspace", "--locked"], &[])?;
+    println!("== the api and its OpenAPI document agree");
+    schemathesis(SEED).await?;
     cargo("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
+    println!("== what we depend on");
+    deny().await?;
     println!("== .sqlx is fresh");
     prepare(true).await?;
     println!("== all checks passed");

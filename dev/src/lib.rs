@@ -2,9 +2,13 @@
 
 pub mod bench;
 pub mod check;
+pub mod deny;
+pub mod node;
 pub mod postgres;
 pub mod prepare;
+pub mod python;
 pub mod receiver;
+pub mod schemathesis;
 pub mod tidy;
 pub mod up;
 

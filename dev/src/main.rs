@@ -8,6 +8,7 @@ use dev::{
     check::check,
     prepare::prepare,
     receiver::{Keep, Receiver},
+    schemathesis::{SEED, schemathesis},
     tidy::tidy,
     up::up,
 };
@@ -19,6 +20,7 @@ const USAGE: &str = "usage: cargo dev COMMAND
   bench [NAME…]      measure the system in release mode; names: ingest latency events end_to_end backlog held
   check              every check there is, as CI runs them
   tidy               only the rules that no lint knows
+  schemathesis [SEED] try the api against its own OpenAPI document
   prepare [--check]  refresh .sqlx after a query or a migration has changed, or only check it";
 
 #[tokio::main]
@@ -42,6 +44,8 @@ async fn run() -> Result<()> {
         ["bench", only @ ..] => bench(only).await,
         ["check"] => check().await,
         ["tidy"] => tidy(),
+        ["schemathesis"] => schemathesis(SEED).await,
+        ["schemathesis", seed] => schemathesis(seed.parse()?).await,
         ["prepare"] => prepare(false).await,
         ["prepare", "--check"] => prepare(true).await,
         _ => bail!("{USAGE}"),

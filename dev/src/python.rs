@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::workspace;
 
-const INSTALL_HINT: &str = "Python 3.10 or later with its venv module is needed: `apt-get install python3 python3-venv`, \
-    `brew install python` or `dnf install python3`";
+const INSTALL_HINT: &str = "Python 3.10 or later with its venv module is needed: `apt-get install python3 \
+    python3-venv`, `brew install python` or `dnf install python3`";
 
 /// The folder of a virtual environment with all that `dev/requirements.txt` names; its programs are in `bin`.
 ///

@@ -16,8 +16,8 @@ use crate::{
     workspace,
 };
 
-/// Where the random choices begin. Ids of answers are among the choices, so two runs are alike but not the same.
-const SEED: u32 = 7;
+/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs are alike but not the same.
+pub const SEED: u32 = 7;
 /// Random requests to each operation, at most, besides those that the document's bounds suggest.
 const EXAMPLES_MAX: u32 = 80;
 /// The document's own examples, its bounds, random data, and operations one after the other.
@@ -46,7 +46,7 @@ const DEAD_WITHIN: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When it does not start, or answers in another way than its document says; every failure is printed first.
-pub async fn schemathesis() -> Result<()> {
+pub async fn schemathesis(seed: u32) -> Result<()> {
     let python = python::venv().await?;
     build("debug").await?;
     let folder = workspace().join("target/schemathesis");
@@ -59,8 +59,8 @@ pub async fn schemathesis() -> Result<()> {
     let api = Process::start("api", "debug", &env).await?;
     let base = api.ready.rsplit(' ').next().unwrap_or_default().to_owned();
     furnish(&Api { base: &base }, &env, &folder).await?;
-    let others = try_out(&python, &folder, &base, "--exclude-path-regex").await;
-    let bulk = try_out(&python, &folder, &base, "--include-path-regex").await;
+    let others = try_out(&python, &folder, &base, seed, "--exclude-path-regex").await;
+    let bulk = try_out(&python, &folder, &base, seed, "--include-path-regex").await;
     let stopped = api.stop().await;
     drop(server);
     others.and(bulk).and(stopped)
@@ -82,12 +82,12 @@ fn variables(server: &Postgres) -> Result<HashMap<String, String>> {
 }
 
 /// Runs Schemathesis on the bulk operations or on all the others.
-async fn try_out(python: &Path, folder: &Path, base: &str, which: &str) -> Result<()> {
+async fn try_out(python: &Path, folder: &Path, base: &str, seed: u32, which: &str) -> Result<()> {
     let mut st = Command::new(python.join("bin/st"));
     st.args(["--config-file", "schemathesis.toml", "run", &format!("{base}/openapi.json"), "--url", base])
         .args(["--header", &format!("Authorization: Bearer {KEY}")])
         .args([which, BULK, "--phases", PHASES])
-        .args(["--seed", &SEED.to_string(), "--max-examples", &EXAMPLES_MAX.to_string()])
+        .args(["--seed", &seed.to_string(), "--max-examples", &EXAMPLES_MAX.to_string()])
         .args(["--request-timeout", &REQUEST_SECONDS_MAX.to_string(), "--workers", "1"])
         .args(["--continue-on-failure", "--generation-database", "none", "--warnings", "off", "--no-color"])
         .envs([("no_proxy", "127.0.0.1"), ("NO_PROXY", "127.0.0.1")])

@@ -1,7 +1,4 @@
 //! Runs the target `payload_filter`.
 #![no_main]
 
-#[path = "../targets.rs"]
-mod targets;
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::payload_filter(data));

@@ -1,7 +1,4 @@
 //! Runs the target `signing_secret`.
 #![no_main]
 
-#[path = "../targets.rs"]
-mod targets;
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::signing_secret(data));

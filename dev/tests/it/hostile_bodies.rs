@@ -5,7 +5,7 @@ use reqwest::{Method, header::HeaderValue};
 use serde_json::json;
 
 use crate::{
-    hostile_callers::{all_is_well, ask, last_with_body, refused, request, rows},
+    raw::{all_is_well, ask, last_with_body, refused, request, rows},
     world::{Answer, World, answer, id},
 };
 

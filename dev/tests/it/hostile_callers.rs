@@ -3,21 +3,14 @@
 
 use std::time::Duration;
 
-use reqwest::{
-    StatusCode,
-    header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
-};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinSet,
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+
+use crate::{
+    raw::{all_is_well, answers, ask, connect, hear, hear_until, last, last_with_body, refused, request, rows, say},
+    world::{SOON, World},
 };
 
-use crate::world::{Answer, KEY, SOON, World};
-
-/// After whose answer a connection ends.
-const CLOSE: &[u8] = b"Connection: close\r\n";
 const LIVE: &str = "GET /health/live";
 /// How soon a caller whose request never ends must be gone: the api gives it 30 s.
 const GONE: Duration = Duration::from_secs(40);
@@ -25,109 +18,10 @@ const GONE: Duration = Duration::from_secs(40);
 const HEAD_LATE: &[&[u16]] = &[&[], &[408]];
 const BODY_LATE: &[&[u16]] = &[&[408]];
 const BODY_LATE_OR_LARGE: &[&[u16]] = &[&[408], &[413]];
+/// Who dawdles, what it sends at once, what again and again, and what it may be told.
+type Dawdler = (&'static str, Vec<u8>, Vec<u8>, &'static [&'static [u16]]);
 /// Between two pieces of what dawdlers send.
 const PAUSE: Duration = Duration::from_millis(300);
-
-/// Rows of everything that a refused request might leave behind.
-pub async fn rows(world: &World) -> i64 {
-    let count = "SELECT count(*) FROM (SELECT id FROM events UNION ALL SELECT id FROM subscriptions
-                     UNION ALL SELECT id FROM deliveries UNION ALL SELECT id FROM api_keys
-                     UNION ALL SELECT id FROM replays UNION ALL SELECT id FROM audit_log) AS stored";
-    sqlx::query_scalar(count).fetch_one(&world.pool).await.unwrap()
-}
-
-/// Asserts that nothing was stored since there were so many rows, and that others are served as ever.
-pub async fn all_is_well(world: &World, rows_before: i64) {
-    assert_eq!(rows(world).await, rows_before, "what is refused leaves nothing behind");
-    world.get("/subscriptions?limit=1").await;
-}
-
-/// Asserts that it was the caller's fault, told as a problem.
-#[track_caller]
-pub fn refused(case: &str, answer: Answer) -> Value {
-    assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
-    let status = answer.status.as_u16();
-    answer.problem(status)
-}
-
-/// A request with the admin key; `more` are further lines of its head.
-pub fn request(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
-    let head = format!("{line} HTTP/1.1\r\nHost: postrider\r\nAuthorization: Bearer {KEY}\r\n");
-    let parts: [&[u8]; 4] = [head.as_bytes(), more, b"\r\n", body];
-    parts.concat()
-}
-
-/// As [`request`], the last one of its connection.
-fn last(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
-    request(line, &[CLOSE, more].concat(), body)
-}
-
-/// A whole POST, the last one of its connection.
-pub fn last_with_body(line: &str, body: &[u8]) -> Vec<u8> {
-    last(line, format!("Content-Length: {}\r\n", body.len()).as_bytes(), body)
-}
-
-async fn connect(base: &str) -> TcpStream {
-    TcpStream::connect(base.trim_start_matches("http://")).await.unwrap()
-}
-
-/// What comes until the connection ends, be it by a close or by a reset.
-async fn hear(reader: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
-    let mut heard = Vec::new();
-    let hearing = async { while reader.read_buf(&mut heard).await.is_ok_and(|count| count > 0) {} };
-    let ended = tokio::time::timeout(within, hearing).await.is_ok();
-    assert!(ended, "the connection is still open, after {:?}", String::from_utf8_lossy(&heard));
-    heard
-}
-
-/// Sends these bytes, and answers what comes until the api ends the connection.
-async fn say(world: &World, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = connect(&world.base).await;
-    let (mut reader, mut writer) = stream.split();
-    // The api may end it before it has read everything.
-    let saying = async { writer.write_all(bytes).await.is_ok() };
-    tokio::join!(saying, hear(&mut reader, SOON)).1
-}
-
-/// The answers that these bytes are.
-#[track_caller]
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    while !bytes.is_empty() {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        let Some(end) = end else { panic!("no answer: {:?}", String::from_utf8_lossy(bytes)) };
-        let mut lines = std::str::from_utf8(&bytes[..end]).unwrap().split("\r\n");
-        let status: StatusCode = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: HeaderMap = lines
-            .map(|line| line.split_once(':').unwrap())
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.trim().parse::<HeaderValue>().unwrap()))
-            .collect();
-        bytes = &bytes[end + 4..];
-        let length = headers.get(CONTENT_LENGTH).map(|length| length.to_str().unwrap().parse::<usize>().unwrap());
-        let (body, rest) = bytes.split_at(length.unwrap_or(if status.is_informational() { 0 } else { bytes.len() }));
-        answers.push(Answer { status, headers, body: serde_json::from_slice(body).unwrap_or_default() });
-        bytes = rest;
-    }
-    answers
-}
-
-/// The one answer to these bytes.
-pub async fn ask(world: &World, bytes: &[u8]) -> Answer {
-    let mut answers = answers(&say(world, bytes).await);
-    let asked = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
-    assert_eq!(answers.len(), 1, "{asked:?}: {answers:?}");
-    answers.remove(0)
-}
-
-/// What comes on a connection that stays open, up to these bytes.
-async fn hear_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
-    let mut heard = Vec::new();
-    while !heard.ends_with(end) {
-        let reading = tokio::time::timeout(SOON, stream.read_buf(&mut heard));
-        assert!(reading.await.unwrap().unwrap() > 0, "{:?}", String::from_utf8_lossy(&heard));
-    }
-    heard
-}
 
 /// Asks something on a connection that stays open.
 async fn is_served(stream: &mut TcpStream) {
@@ -157,26 +51,30 @@ async fn whoever_dawdles_is_cut_off() {
     let ingest = format!("POST /webhooks/ingest/{}", world.subscription("/success").await);
     let before = rows(&world).await;
     let kept_alive = [request(LIVE, b"", b"").as_slice(), b"GET /heal".as_slice()].concat();
-    let far_too_many = format!("Content-Length: {}\r\n", i64::MAX);
     let chunked = request(&ingest, b"Transfer-Encoding: chunked\r\n", b"");
     let flood = b"10\r\n0123456789abcdef\r\n".repeat(4000);
-    let cases: [(&str, Vec<u8>, &[u8], &[&[u16]]); 12] = [
-        ("a method and nothing more", b"GET".to_vec(), b"", HEAD_LATE),
-        ("a byte now and then", b"GET /health/live HTTP/1.1\r\nX-Slow: ".to_vec(), b"x", HEAD_LATE),
-        ("a header now and then", b"GET /health/live HTTP/1.1\r\n".to_vec(), b"X: y\r\n", HEAD_LATE),
-        ("line breaks now and then", b"\r\n".to_vec(), b"\r\n", HEAD_LATE),
-        ("half of HTTP/2's first words", b"PRI * HTTP/2.0\r\n".to_vec(), b"", HEAD_LATE),
-        ("the second head of a connection", kept_alive, b"x", &[&[200], &[200, 408]]),
-        ("one byte of a hundred", request(&ingest, ONE_BYTE, b"x"), b"", BODY_LATE),
-        ("one byte of JSON", request("POST /subscriptions", ONE_BYTE, b"{"), b"", BODY_LATE),
-        ("bytes of a body now and then", request(&ingest, b"Content-Length: 1000\r\n", b""), b"x", BODY_LATE),
-        ("far too many bytes", request(&ingest, far_too_many.as_bytes(), b"x"), b"", BODY_LATE_OR_LARGE),
-        ("chunks now and then", chunked.clone(), b"1\r\nx\r\n", BODY_LATE),
-        ("chunks without end", chunked, &flood, BODY_LATE_OR_LARGE),
+    let cases: [Dawdler; 12] = [
+        ("a method and nothing more", b"GET".to_vec(), Vec::new(), HEAD_LATE),
+        ("a byte now and then", b"GET /health/live HTTP/1.1\r\nX-Slow: ".to_vec(), b"x".to_vec(), HEAD_LATE),
+        ("a header now and then", b"GET /health/live HTTP/1.1\r\n".to_vec(), b"X: y\r\n".to_vec(), HEAD_LATE),
+        ("line breaks now and then", b"\r\n".to_vec(), b"\r\n".to_vec(), HEAD_LATE),
+        ("half of HTTP/2's first words", b"PRI * HTTP/2.0\r\n".to_vec(), Vec::new(), HEAD_LATE),
+        ("the second head of a connection", kept_alive, b"x".to_vec(), &[&[200], &[200, 408]]),
+        ("one byte of a hundred", request(&ingest, ONE_BYTE, b"x"), Vec::new(), BODY_LATE),
+        ("one byte of JSON", request("POST /subscriptions", ONE_BYTE, b"{"), Vec::new(), BODY_LATE),
+        ("bytes of a body now and then", request(&ingest, b"Content-Length: 1000\r\n", b""), b"x".to_vec(), BODY_LATE),
+        (
+            "far too many bytes",
+            request(&ingest, b"Content-Length: 9223372036854775807\r\n", b"x"),
+            Vec::new(),
+            BODY_LATE_OR_LARGE,
+        ),
+        ("chunks now and then", chunked.clone(), b"1\r\nx\r\n".to_vec(), BODY_LATE),
+        ("chunks without end", chunked, flood, BODY_LATE_OR_LARGE),
     ];
     let mut dawdlers = JoinSet::new();
     for (case, begin, piece, told) in cases {
-        let (base, piece) = (world.base.clone(), piece.to_vec());
+        let base = world.base.clone();
         let within = if told == HEAD_LATE { SOON } else { GONE };
         dawdlers.spawn(async move { (case, told, dawdle(&base, &begin, &piece, within).await) });
     }

@@ -158,7 +158,7 @@ pub(crate) fn told(attempt: &Value) -> (&str, Option<u64>) {
 
 /// Ends a test: the worker that was treated so still delivers to others.
 pub(crate) async fn goes_on(world: World) {
-    let attempt = attempt_at(&world, &world.receiver.url("/success")).await;
+    let attempt = Box::pin(attempt_at(&world, &world.receiver.url("/success"))).await;
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
     world.finish().await;
 }

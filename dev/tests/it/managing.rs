@@ -219,10 +219,6 @@ async fn the_document_describes_every_route_and_each_asks_for_a_key() {
 
     let open = ["/health/live", "/health/ready", "/metrics", "/subscriptions/{id}/jwks.json"];
     let paths = document["paths"].as_object().unwrap();
-    for path in paths.keys() {
-        // Two routes of one path in different groups would make a key appear twice, and readers lose one of them.
-        assert_eq!(text.matches(&format!("\"{path}\": {{")).count(), 1, "{path} stands once");
-    }
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{method} {path}");
