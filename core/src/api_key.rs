@@ -3,8 +3,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    str::FromStr,
     sync::{Arc, Mutex},
 };
 
@@ -24,6 +22,7 @@ use crate::{
     page::Page,
     seal::Keyring,
     watched::Watched,
+    words::words,
 };
 
 /// What every key begins with.
@@ -44,34 +43,21 @@ pub fn digest(text: &str) -> Digest {
     Sha256::digest(text).into()
 }
 
-/// What a key is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything, API keys and the audit log included.
-    Admin,
-    /// Subscriptions, deliveries, dead letters and replays: reading and changing.
-    Manage,
-    /// Posting events and inline deliveries.
-    Ingest,
-    /// Reading, except secrets.
-    Read,
+words! {
+    /// What a key is good for.
+    pub enum Scope {
+        /// Everything, API keys and the audit log included.
+        Admin = "admin",
+        /// Subscriptions, deliveries, dead letters and replays: reading and changing.
+        Manage = "manage",
+        /// Posting events and inline deliveries.
+        Ingest = "ingest",
+        /// Reading, except secrets.
+        Read = "read",
+    }
 }
 
 impl Scope {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Admin, Self::Manage, Self::Ingest, Self::Read];
-
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::Manage => "manage",
-            Self::Ingest => "ingest",
-            Self::Read => "read",
-        }
-    }
-
     /// Whether a key with this scope may do what asks for that one.
     #[must_use]
     pub fn includes(self, asked: Self) -> bool {
@@ -80,21 +66,6 @@ impl Scope {
             Self::Manage => matches!(asked, Self::Manage | Self::Read),
             Self::Ingest | Self::Read => self == asked,
         }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Scope {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|scope| scope.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 

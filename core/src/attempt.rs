@@ -1,11 +1,11 @@
 //! One HTTP try of a delivery: what came of it, and the log of all tries. A failure of the receiver is a value here.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-use crate::{Result, id::DeliveryId};
+use crate::{Result, id::DeliveryId, words::words};
 
 /// Bytes of a response body that are read and kept; the rest is not read.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -17,50 +17,27 @@ pub const RESPONSE_HEADER_BYTES_MAX: usize = 1024;
 /// Characters of what is told of a failure, at most: a receiver has a say in it, for example by its certificate.
 pub const FAILURE_CHARACTERS_MAX: usize = 1000;
 
-/// Why an attempt failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The receiver answered, and not with 2xx.
-    HttpStatus,
-    /// No complete answer in time.
-    Timeout,
-    /// The host's name did not resolve.
-    Dns,
-    /// No connection.
-    Connect,
-    /// No trust: the TLS handshake failed.
-    Tls,
-    /// The target is, or resolves to, an address that deliveries may not go to.
-    BlockedTarget,
-    /// The connection broke, or what came back is not HTTP.
-    Protocol,
-    /// The worker was told to stop while the request was under way.
-    Shutdown,
-    /// The event has been removed, by retention or by hand.
-    PayloadGone,
-}
-
-impl ErrorKind {
-    /// The word it has in the log, the API and the metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::HttpStatus => "http_status",
-            Self::Timeout => "timeout",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::BlockedTarget => "blocked_target",
-            Self::Protocol => "protocol",
-            Self::Shutdown => "shutdown",
-            Self::PayloadGone => "payload_gone",
-        }
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// Why an attempt failed.
+    pub enum ErrorKind {
+        /// The receiver answered, and not with 2xx.
+        HttpStatus = "http_status",
+        /// No complete answer in time.
+        Timeout = "timeout",
+        /// The host's name did not resolve.
+        Dns = "dns",
+        /// No connection.
+        Connect = "connect",
+        /// No trust: the TLS handshake failed.
+        Tls = "tls",
+        /// The target is, or resolves to, an address that deliveries may not go to.
+        BlockedTarget = "blocked_target",
+        /// The connection broke, or what came back is not HTTP.
+        Protocol = "protocol",
+        /// The worker was told to stop while the request was under way.
+        Shutdown = "shutdown",
+        /// The event has been removed, by retention or by hand.
+        PayloadGone = "payload_gone",
     }
 }
 

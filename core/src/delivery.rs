@@ -5,46 +5,21 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, Result, id::DeliveryId, queue, settings::LEASE_MARGIN_MS};
+use crate::{Error, Result, id::DeliveryId, queue, settings::LEASE_MARGIN_MS, words::words};
 
-/// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Waiting for its first or next attempt.
-    Pending,
-    /// A worker is at it.
-    InFlight,
-    /// The receiver has it.
-    Succeeded,
-    /// Out of attempts, or refused for good.
-    DeadLetter,
-    /// Called off before it succeeded.
-    Canceled,
-}
-
-impl Status {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::InFlight, Self::Succeeded, Self::DeadLetter, Self::Canceled];
-
-    /// Its word in the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InFlight => "in_flight",
-            Self::Succeeded => "succeeded",
-            Self::DeadLetter => "dead_letter",
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
-impl std::str::FromStr for Status {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|status| status.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+words! {
+    /// Where a delivery stands.
+    pub enum Status {
+        /// Waiting for its first or next attempt.
+        Pending = "pending",
+        /// A worker is at it.
+        InFlight = "in_flight",
+        /// The receiver has it.
+        Succeeded = "succeeded",
+        /// Out of attempts, or refused for good.
+        DeadLetter = "dead_letter",
+        /// Called off before it succeeded.
+        Canceled = "canceled",
     }
 }
 

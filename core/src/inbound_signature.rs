@@ -1,8 +1,6 @@
 //! Verifying signatures of what comes in, as the large providers make them. Pure: headers, payload and time are handed
 //! in. Which subscription wants what stands in [`crate::ingest_auth`].
 
-use std::{fmt, str::FromStr};
-
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use subtle::ConstantTimeEq;
@@ -10,6 +8,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     signing_secret::{PUBLIC_KEY_PREFIX, mac},
     validation,
+    words::words,
 };
 
 /// Signatures of one request that are looked at, at most; providers send one or two.
@@ -23,19 +22,20 @@ const SECRET_CHARACTERS_MAX: usize = 512;
 /// Bytes of a Standard Webhooks secret, at least: half of what its specification asks of new ones.
 const STANDARD_BYTES_MIN: usize = 12;
 
-/// Whose way of signing it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provider {
-    /// `X-Hub-Signature-256: sha256=` and hex, over the body. No timestamp.
-    Github,
-    /// Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature` (or `svix-…`), `v1` and `v1a`.
-    Standard,
-    /// `Stripe-Signature: t=…,v1=…`, over `timestamp.body`.
-    Stripe,
-    /// `X-Shopify-Hmac-Sha256`: base64, over the body. No timestamp.
-    Shopify,
-    /// `X-Slack-Signature: v0=` and hex, over `v0:timestamp:body`, with `X-Slack-Request-Timestamp`.
-    Slack,
+words! {
+    /// Whose way of signing it is.
+    pub enum Provider {
+        /// `X-Hub-Signature-256: sha256=` and hex, over the body. No timestamp.
+        Github = "github",
+        /// Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature` (or `svix-…`), `v1` and `v1a`.
+        Standard = "standard",
+        /// `Stripe-Signature: t=…,v1=…`, over `timestamp.body`.
+        Stripe = "stripe",
+        /// `X-Shopify-Hmac-Sha256`: base64, over the body. No timestamp.
+        Shopify = "shopify",
+        /// `X-Slack-Signature: v0=` and hex, over `v0:timestamp:body`, with `X-Slack-Request-Timestamp`.
+        Slack = "slack",
+    }
 }
 
 /// Why a signature opens nothing.
@@ -82,21 +82,6 @@ enum Key {
 }
 
 impl Provider {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Github, Self::Standard, Self::Stripe, Self::Shopify, Self::Slack];
-
-    /// Its word in the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Github => "github",
-            Self::Standard => "standard",
-            Self::Stripe => "stripe",
-            Self::Shopify => "shopify",
-            Self::Slack => "slack",
-        }
-    }
-
     /// The header that brings its signatures.
     #[must_use]
     pub fn header(self) -> &'static str {
@@ -271,21 +256,6 @@ impl Offer<'_> {
                 fitting.map(|(_, given)| hex::encode(given))
             }
         }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|provider| provider.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 

@@ -1,12 +1,15 @@
 //! What a request to a subscription's ingest has to show: a key, a signature, either or nothing; and whose signature,
 //! made with which secrets. How signatures are verified stands in [`crate::inbound_signature`].
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::inbound_signature::{Provider, Refused, Verified};
+use crate::{
+    inbound_signature::{Provider, Refused, Verified},
+    words::words,
+};
 
 /// Secrets of one provider that are valid side by side, at most: enough for a rotation.
 pub const SECRETS_MAX: usize = 4;
@@ -16,48 +19,19 @@ pub const TOLERANCE_SECONDS_DEFAULT: u32 = 300;
 /// replay harmless, live for an hour at least.
 pub const TOLERANCE_SECONDS_MAX: u32 = 1800;
 
-/// What opens a subscription's ingest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IngestAuth {
-    /// An API key with the scope `ingest`, or a valid signature.
-    #[default]
-    KeyOrSignature,
-    /// An API key only.
-    Key,
-    /// A signature only, so that what is stored is what the provider sent.
-    Signature,
-    /// Nothing: whoever knows the URL can post.
-    None,
-}
-
-impl IngestAuth {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::KeyOrSignature, Self::Key, Self::Signature, Self::None];
-
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::KeyOrSignature => "key_or_signature",
-            Self::Key => "key",
-            Self::Signature => "signature",
-            Self::None => "none",
-        }
-    }
-}
-
-impl fmt::Display for IngestAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for IngestAuth {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|auth| auth.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+words! {
+    /// What opens a subscription's ingest.
+    #[derive(Default)]
+    pub enum IngestAuth {
+        /// An API key with the scope `ingest`, or a valid signature.
+        #[default]
+        KeyOrSignature = "key_or_signature",
+        /// An API key only.
+        Key = "key",
+        /// A signature only, so that what is stored is what the provider sent.
+        Signature = "signature",
+        /// Nothing: whoever knows the URL can post.
+        None = "none",
     }
 }
 

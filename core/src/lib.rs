@@ -57,5 +57,6 @@ pub mod tenancy;
 pub mod validation;
 pub mod waker;
 pub mod watched;
+pub(crate) mod words;
 
 pub use error::{Error, Result};

@@ -3,8 +3,6 @@
 //! a subscription's range it is a thing of its own, with progress, a rate and an end, and stands here
 //! ([`crate::replay_walk`] makes it go on).
 
-use std::{fmt, str::FromStr};
-
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -17,6 +15,7 @@ use crate::{
     idempotency::{self, Made, Once},
     page::{Page, Span, id_floor},
     seal::Keyring,
+    words::words,
 };
 
 /// Deliveries a second that a replay makes, at most and by default.
@@ -26,75 +25,29 @@ pub const RATE_DEFAULT: u32 = 100;
 /// Deliveries that a cancellation calls off in one transaction, at most.
 const CALLED_OFF_AT_ONCE_MAX: usize = 5_000;
 
-/// What is replayed: how an event stands with the subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its delivery succeeded.
-    Succeeded,
-    /// Its delivery was given up.
-    DeadLetter,
-    /// Its delivery was called off.
-    Canceled,
-    /// The subscription wants it and there is no delivery: it came before the subscription, or while that was disabled.
-    Missed,
-}
-
-impl Standing {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Succeeded, Self::DeadLetter, Self::Canceled, Self::Missed];
-
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::DeadLetter => "dead_letter",
-            Self::Canceled => "canceled",
-            Self::Missed => "missed",
-        }
+words! {
+    /// What is replayed: how an event stands with the subscription.
+    pub enum Standing {
+        /// Its delivery succeeded.
+        Succeeded = "succeeded",
+        /// Its delivery was given up.
+        DeadLetter = "dead_letter",
+        /// Its delivery was called off.
+        Canceled = "canceled",
+        /// The subscription wants it and there is no delivery: it came before the subscription, or while that was disabled.
+        Missed = "missed",
     }
 }
 
-impl FromStr for Standing {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|standing| standing.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
-    }
-}
-
-/// How far a replay has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It goes on.
-    Running,
-    /// Everything has been looked at.
-    Completed,
-    /// Somebody has stopped it, or its subscription was deleted or disabled.
-    Canceled,
-}
-
-impl State {
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Canceled => "canceled",
-        }
-    }
-
-    fn from_stored(text: &str) -> Result<Self> {
-        let known = [Self::Running, Self::Completed, Self::Canceled].into_iter().find(|state| state.as_str() == text);
-        known.ok_or_else(|| Error::internal(format!("unknown replay state `{text}`")))
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// How far a replay has come.
+    pub enum State {
+        /// It goes on.
+        Running = "running",
+        /// Everything has been looked at.
+        Completed = "completed",
+        /// Somebody has stopped it, or its subscription was deleted or disabled.
+        Canceled = "canceled",
     }
 }
 
@@ -294,7 +247,7 @@ async fn fetch_many(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<R
         ids
     );
     let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
-        let state = State::from_stored(&row.state)?;
+        let state = row.state.parse().map_err(Error::internal)?;
         let statuses = row.statuses;
         Ok(Replay {
             id: ReplayId(row.id),

@@ -1,24 +1,27 @@
 //! How deliveries are signed: the schemes, and the headers that each of them sends. The secrets stand in
 //! [`crate::signing_secret`]; what verifies signatures of others, in [`crate::inbound_signature`].
 
-use std::{fmt, str::FromStr};
-
 use chrono::{DateTime, Utc};
 
-use crate::signing_secret::{SecretKind, SigningSecret, SigningSecrets};
+use crate::{
+    signing_secret::{SecretKind, SigningSecret, SigningSecrets},
+    words::words,
+};
 
-/// A way to sign deliveries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SignatureScheme {
-    /// Standard Webhooks `v1`: HMAC-SHA256 over `id.timestamp.payload`.
-    #[default]
-    Standard,
-    /// Standard Webhooks `v1a`: Ed25519 over the same, so that the receiver holds no secret.
-    StandardV1a,
-    /// `X-Hub-Signature-256` as GitHub makes it: HMAC-SHA256 over the payload, which a replay does not betray.
-    Github,
-    /// `X-Webhook-Signature`: HMAC-SHA256 over `timestamp.payload`, in hex.
-    Timestamped,
+words! {
+    /// A way to sign deliveries.
+    #[derive(Default)]
+    pub enum SignatureScheme {
+        /// Standard Webhooks `v1`: HMAC-SHA256 over `id.timestamp.payload`.
+        #[default]
+        Standard = "standard",
+        /// Standard Webhooks `v1a`: Ed25519 over the same, so that the receiver holds no secret.
+        StandardV1a = "standard_v1a",
+        /// `X-Hub-Signature-256` as GitHub makes it: HMAC-SHA256 over the payload, which a replay does not betray.
+        Github = "github",
+        /// `X-Webhook-Signature`: HMAC-SHA256 over `timestamp.payload`, in hex.
+        Timestamped = "timestamped",
+    }
 }
 
 /// What an attempt's headers tell of it, and what is signed.
@@ -45,20 +48,6 @@ pub const SIGNATURE_HEADERS: [&str; 6] = [
 ];
 
 impl SignatureScheme {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Standard, Self::StandardV1a, Self::Github, Self::Timestamped];
-
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::StandardV1a => "standard_v1a",
-            Self::Github => "github",
-            Self::Timestamped => "timestamped",
-        }
-    }
-
     /// The kind of secret that it signs with.
     #[must_use]
     pub fn secret_kind(self) -> SecretKind {
@@ -112,21 +101,6 @@ impl SignatureScheme {
                 headers
             }
         }
-    }
-}
-
-impl fmt::Display for SignatureScheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for SignatureScheme {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|scheme| scheme.as_str() == text);
-        known.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 

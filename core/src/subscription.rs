@@ -1,8 +1,6 @@
 //! A subscription: who wants which events where, and the states it goes through. How it is kept stands in
 //! [`crate::subscriptions`], the rules of each setting in [`crate::settings`].
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
@@ -14,41 +12,18 @@ use crate::{
     ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
     settings::Settings,
     signing_secret::{SecretKind, SigningSecret, SigningSecrets},
+    words::words,
 };
 
-/// Whether deliveries are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Events are accepted and delivered.
-    Active,
-    /// Events are accepted and wait.
-    Paused,
-    /// Events are stored and not delivered; what was waiting waits on.
-    Disabled,
-}
-
-impl State {
-    /// Its word in the API and the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Paused => "paused",
-            Self::Disabled => "disabled",
-        }
-    }
-
-    pub(crate) fn from_stored(text: &str) -> Result<Self> {
-        [Self::Active, Self::Paused, Self::Disabled]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| Error::internal(format!("unknown subscription state `{text}`")))
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// Whether deliveries are made.
+    pub enum State {
+        /// Events are accepted and delivered.
+        Active = "active",
+        /// Events are accepted and wait.
+        Paused = "paused",
+        /// Events are stored and not delivered; what was waiting waits on.
+        Disabled = "disabled",
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     seal::Keyring,
     settings::{CustomHeaders, Settings},
     signing_secret::{PreviousSecret, SigningSecret, SigningSecrets},
-    subscription::{State, Subscription},
+    subscription::Subscription,
     target_url::TargetUrl,
 };
 
@@ -79,7 +79,7 @@ impl Row {
                 ingest_rate_limit_per_second: self.ingest_rate_limit_per_second.map(i32::unsigned_abs),
             },
             secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },
-            state: State::from_stored(&self.state)?,
+            state: self.state.parse().map_err(Error::internal)?,
             disabled_reason: self.disabled_reason,
             created_at: self.created_at,
             updated_at: self.updated_at,
