@@ -204,7 +204,7 @@ async fn measure_ceiling(server: &Postgres) -> Result<Ceiling> {
 async fn ingest(server: &Postgres, ceiling: &Ceiling) -> Result<Value> {
     let system = System::start(server).await?;
     // Paused, so that only storing is measured.
-    let subscription = system.subscribe("http://127.0.0.1:9/").await?;
+    let subscription = system.subscribe("http://127.0.0.1:10/").await?;
     system.call(&format!("/subscriptions/{subscription}/pause"), "").await?;
     let target = system.target(&subscription);
     load::flood(&target, 16, Until::Elapsed(Duration::from_secs(1))).await?;
@@ -306,7 +306,7 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
 /// Parks deliveries of another subscription, which is paused.
 async fn park(system: &System, count: usize) -> Result<()> {
     const ROWS: usize = 5000;
-    let other = system.subscribe("http://127.0.0.1:9/").await?;
+    let other = system.subscribe("http://127.0.0.1:10/").await?;
     system.call(&format!("/subscriptions/{other}/pause"), "").await?;
     let lane = Uuid::parse_str(&other["sub_".len()..])?;
     for _ in 0..count / ROWS {
