@@ -34,6 +34,7 @@ pub mod notify;
 pub mod outbox;
 pub mod page;
 pub mod partition;
+pub mod previous_secret;
 pub mod process;
 pub mod queue;
 pub mod rate_limit;

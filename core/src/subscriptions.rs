@@ -13,9 +13,8 @@ use crate::{
     id::SubscriptionId,
     idempotency::{self, Made, Once},
     page::Page,
-    queue,
+    previous_secret, queue,
     seal::Keyring,
-    secret_rotation,
     settings::Settings,
     signing_secret::{SigningSecret, SigningSecrets},
     subscription::{State, StateChange, Subscription},
@@ -187,7 +186,7 @@ impl Subscriptions {
         .execute(&mut *transaction)
         .await?;
         if let Some((secret, overlap_seconds)) = &secret {
-            secret_rotation::replace(&mut transaction, &self.keyring, id, secret, *overlap_seconds).await?;
+            previous_secret::replace(&mut transaction, &self.keyring, id, secret, *overlap_seconds).await?;
         }
         sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, millis(settings.lease_ms()))
             .execute(&mut *transaction)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{Days, Utc};
 use croner::Cron;
-use postrider_core::{Result, audit, idempotency, maintenance, partition, secret_rotation};
+use postrider_core::{Result, audit, idempotency, maintenance, partition, previous_secret};
 use sqlx::PgPool;
 
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub async fn run(pool: PgPool, config: Config) {
         every(LANES_EVERY, "lanes", &pool, |pool| async move { maintenance::repair_lanes(&pool).await.map(drop) }),
         every(VACUUM_EVERY, "vacuum", &pool, |pool| async move { maintenance::vacuum(&pool).await }),
         every(KEYS_EVERY, "idempotency keys", &pool, |pool| async move { idempotency::retire(&pool).await.map(drop) }),
-        every(KEYS_EVERY, "secrets", &pool, |pool| async move { secret_rotation::retire(&pool).await.map(drop) }),
+        every(KEYS_EVERY, "secrets", &pool, |pool| async move { previous_secret::retire(&pool).await.map(drop) }),
         measure(&pool),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );

@@ -131,7 +131,7 @@ async fn secrets_overlap_until_their_time_is_over() {
         }
     };
     tokio::time::timeout(SOON, alone).await.expect("the overlap ends");
-    assert_eq!(postrider_core::secret_rotation::retire(&world.pool).await.unwrap(), 2);
+    assert_eq!(postrider_core::previous_secret::retire(&world.pool).await.unwrap(), 2);
     assert_eq!(world.get(&format!("/subscriptions/{subscription}/secret")).await["previous"], json!([]));
     world.finish().await;
 }
