@@ -9,6 +9,7 @@ pub mod audit_log;
 pub mod auth;
 pub mod body;
 pub mod config;
+pub mod connection;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod delivery_view;
