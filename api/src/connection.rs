@@ -14,10 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use hyper::{
-    Version,
-    body::{Frame, SizeHint},
-};
+use hyper::body::{Frame, SizeHint};
 use poem::http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -41,8 +38,6 @@ pub struct Life {
     /// When the first byte of a head came that is not complete yet.
     head_at: AtomicU64,
     requests_under_way: AtomicU32,
-    /// On an HTTP/2 connection bytes come that belong to no head.
-    is_http2: AtomicBool,
     /// Every answer to a request has been written to its end: what is written next begins an answer.
     is_between_answers: AtomicBool,
 }
@@ -101,7 +96,6 @@ impl Default for Life {
             moved_at: AtomicU64::new(0),
             head_at: AtomicU64::new(0),
             requests_under_way: AtomicU32::new(0),
-            is_http2: AtomicBool::new(false),
             is_between_answers: AtomicBool::new(true),
         }
     }
@@ -113,18 +107,17 @@ impl Life {
     }
 
     /// A request has come, whole but for its body.
-    pub fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
+    pub fn begin(self: &Arc<Self>) -> UnderWay {
         self.requests_under_way.fetch_add(1, Ordering::Relaxed);
         self.head_at.store(0, Ordering::Relaxed);
         self.is_between_answers.store(false, Ordering::Relaxed);
-        self.is_http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
     }
 
     fn has_read(&self) {
         let now = self.now();
         self.moved_at.store(now, Ordering::Relaxed);
-        if self.requests_under_way.load(Ordering::Relaxed) == 0 && !self.is_http2.load(Ordering::Relaxed) {
+        if self.requests_under_way.load(Ordering::Relaxed) == 0 {
             let _ = self.head_at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -284,7 +277,7 @@ mod tests {
         let mut watched = Watched::new(listener.accept().await.expect("accepted").0, Arc::clone(&life));
 
         // The body of an answer that is under way, and what of it is still to be flushed when it has been read.
-        let under_way = life.begin(Version::HTTP_11);
+        let under_way = life.begin();
         watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");
         watched.flush().await.expect("flushed");
         watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");

@@ -48,7 +48,7 @@ impl IngestCredential<'_> {
             return Err(match &self.access {
                 Some(access) if access.may(Scope::Ingest) => ApiError::not_found("subscription"),
                 Some(_) => ApiError::forbidden(Scope::Ingest),
-                None => self.unauthorized(IngestAuth::KeyOrSignature, Provider::Github),
+                None => unauthorized(),
             });
         };
         let (auth, provider) = (subscription.settings.ingest_auth, subscription.ingest_provider());
@@ -64,7 +64,7 @@ impl IngestCredential<'_> {
             (IngestAuth::Signature | IngestAuth::KeyOrSignature, _) if is_signed => return Ok(Opens::IfSigned),
             (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(_)) => return Err(ApiError::forbidden(Scope::Ingest)),
             (IngestAuth::Key | IngestAuth::KeyOrSignature | IngestAuth::Signature, _) => {
-                return Err(self.unauthorized(auth, provider));
+                return Err(unauthorized());
             }
         }
         self.count(subscription)?;
@@ -90,17 +90,13 @@ impl IngestCredential<'_> {
     fn count(&self, subscription: &Subscription) -> Result<(), ApiError> {
         authenticator(self.request).limits.ask_subscription(self.request, subscription)
     }
+}
 
-    fn unauthorized(&self, auth: IngestAuth, provider: Provider) -> ApiError {
-        let sign = format!("sign the body in `{}`", provider.header());
-        match auth {
-            IngestAuth::Key => ApiError::no_key(self.request),
-            IngestAuth::Signature => ApiError::unauthorized(sign),
-            IngestAuth::KeyOrSignature | IngestAuth::None => {
-                ApiError::unauthorized(format!("send a valid API key as `Authorization: Bearer pr_…`, or {sign}"))
-            }
-        }
-    }
+/// The same for every subscription, and for none: who may not post does not learn what there is.
+fn unauthorized() -> ApiError {
+    ApiError::unauthorized(
+        "send a valid API key as `Authorization: Bearer pr_…`, or sign the body, as the subscription asks",
+    )
 }
 
 /// The name of a provider's signature among the ways to authenticate, and what it is.

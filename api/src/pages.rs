@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use poem::{
     Response, Route, get, handler,
     http::{HeaderMap, HeaderName, HeaderValue, header},
@@ -48,9 +49,9 @@ const START: &str = "SwaggerUIBundle({ dom_id: '#ui', url: 'openapi.json', deepL
 
 /// The parts of Swagger UI and the document it shows.
 struct Swagger {
-    style: String,
-    script: String,
-    document: String,
+    style: Bytes,
+    script: Bytes,
+    document: Bytes,
 }
 
 /// The routes of the pages. `bundle` is Swagger UI as the library makes it, one page with everything in it.
@@ -58,11 +59,13 @@ struct Swagger {
 pub fn routes(bundle: &str, document: String) -> Route {
     let part = |begins: &str, ends: &str| {
         let part = bundle.split_once(begins).and_then(|(_, rest)| rest.split_once(ends));
-        part.map(|(part, _)| part.to_owned()).expect("the library's page has its style and its script in its head")
+        part.map(|(part, _)| Bytes::copy_from_slice(part.as_bytes()))
+            .expect("the library's page has its style and its script in its head")
     };
     let style = part("<style charset=\"UTF-8\">", "</style>");
     let script = part("<script charset=\"UTF-8\">", "</script>\n</head>");
-    let swagger = Arc::new(Swagger { style, script, document });
+    // Shared by all answers: a reader who takes his time holds no copy.
+    let swagger = Arc::new(Swagger { style, script, document: document.into() });
     let with = |endpoint| poem::EndpointExt::data(endpoint, Arc::clone(&swagger));
     Route::new()
         .at("/swagger", get(page))
@@ -81,9 +84,9 @@ pub fn secure(headers: &mut HeaderMap) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-fn asset(content_type: &'static str, text: &str) -> Response {
+fn asset(content_type: &'static str, text: Bytes) -> Response {
     let response = Response::builder().content_type(content_type).header(header::CACHE_CONTROL, ASSET_CACHE);
-    response.body(text.to_owned())
+    response.body(text)
 }
 
 #[handler]
@@ -94,17 +97,17 @@ fn page() -> Response {
 
 #[handler]
 fn start() -> Response {
-    asset("text/javascript; charset=utf-8", START)
+    asset("text/javascript; charset=utf-8", Bytes::from_static(START.as_bytes()))
 }
 
 #[handler]
 fn style_sheet(swagger: Data<&Arc<Swagger>>) -> Response {
-    asset("text/css; charset=utf-8", &swagger.style)
+    asset("text/css; charset=utf-8", swagger.style.clone())
 }
 
 #[handler]
 fn script_file(swagger: Data<&Arc<Swagger>>) -> Response {
-    asset("text/javascript; charset=utf-8", &swagger.script)
+    asset("text/javascript; charset=utf-8", swagger.script.clone())
 }
 
 #[handler]

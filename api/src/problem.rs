@@ -178,7 +178,7 @@ impl ApiError {
     /// A limit of so many requests a second is used up for so many seconds.
     #[must_use]
     pub fn too_many_requests(whose: &str, per_second: u32, retry_after: u32) -> Self {
-        let detail = format!("this {whose} may post {per_second} events a second");
+        let detail = format!("{per_second} requests a second may post events with this {whose}");
         Self::TooManyRequests(problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail), retry_after)
     }
 

@@ -1,14 +1,11 @@
 //! Serving HTTP to callers of whom nothing good is assumed: a limit of connections, a time for a request's head, an end
 //! for connections that say nothing, and a problem+json for what is not even HTTP. What is answered is the endpoint's
-//! business.
+//! business. HTTP/1.1 only: HTTP/2, where many requests share a connection, is for the proxy in front, with TLS.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{Request, Response, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use poem::{
     Addr, Endpoint, EndpointExt,
     http::{StatusCode, uri::Scheme},
@@ -31,8 +28,6 @@ use crate::{
 const EXAMINED_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of a request's head, at most; and of a URI, a little less.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Requests of one HTTP/2 connection at a time, at most.
-const STREAMS_MAX: u32 = 100;
 /// How long nobody is accepted after accepting has failed, as it does while the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are being told that there are too many, at most; those beyond are just closed.
@@ -101,7 +96,7 @@ where
     let watched = Watched::new(stream, Arc::clone(&life));
     let serving = Arc::clone(&life);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (endpoint, under_way) = (Arc::clone(&endpoint), serving.begin(request.version()));
+        let (endpoint, under_way) = (Arc::clone(&endpoint), serving.begin());
         let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(remote)));
         async move {
             let response = endpoint.get_response((request, addresses.0, addresses.1, Scheme::HTTP).into()).await;
@@ -109,12 +104,11 @@ where
             Ok::<_, Infallible>(response.map(|body| Answer::new(body, under_way)))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = http1::Builder::new();
     // The time of a head is ours to measure: the library's own runs while a connection rests between two requests too.
     // Who has said everything may stop speaking, and still wants the answer.
-    builder.http1().max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
-    builder.http2().max_concurrent_streams(STREAMS_MAX);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(watched), service);
+    builder.max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
+    let served = builder.serve_connection(TokioIo::new(watched), service);
     let mut served = std::pin::pin!(served);
     let mut examined = tokio::time::interval(EXAMINED_EVERY);
     let mut is_stopping = false;

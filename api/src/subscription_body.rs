@@ -213,7 +213,14 @@ impl SubscriptionInput {
         let secret = parse_secret(self.secret.as_deref(), signature_scheme, current, &mut problems);
         let ingest_auth: IngestAuth = self.ingest_auth.map(Into::into).unwrap_or_default();
         let current_signature = current.and_then(|current| current.settings.ingest_signature.as_ref());
+        let names_signature = self.ingest_signature.is_some();
         let ingest_signature = self.ingest_signature.and_then(|body| body.parse(current_signature, &mut problems));
+        let has_own = matches!(signature_scheme, SignatureScheme::Standard | SignatureScheme::Timestamped);
+        problems.require(
+            has_own || names_signature || ingest_auth != IngestAuth::Signature,
+            "ingest_signature",
+            format!("must be given: the secret of the scheme `{signature_scheme}` opens no ingest"),
+        );
         problems.require(
             self.ingest_rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
             "ingest_rate_limit_per_second",
@@ -255,11 +262,7 @@ fn parse_secret(
         scheme.check(&secret).map(|()| secret)
     });
     match (secret, current) {
-        (Some(parsed), current) => {
-            let secret = problems.take("secret", parsed)?;
-            let is_new = current.is_none_or(|current| current.secrets.current != secret);
-            is_new.then_some((secret, 0))
-        }
+        (Some(parsed), _) => problems.take("secret", parsed).map(|secret| (secret, 0)),
         (None, Some(current)) if scheme.check(&current.secrets.current).is_err() => {
             Some((SigningSecret::generate(scheme.secret_kind()), OVERLAP_SECONDS_DEFAULT))
         }

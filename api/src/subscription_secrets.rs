@@ -70,7 +70,7 @@ impl Input for RotationInput {
 /// Public keys, as a JSON Web Key Set (RFC 7517).
 #[derive(Debug, Object)]
 pub struct JwksView {
-    /// One for each key that signs; none where the subscription signs with a shared secret.
+    /// One for each key that signs.
     keys: Vec<JwkView>,
 }
 
@@ -144,16 +144,18 @@ impl SecretsApi {
     /// Get a subscription's public keys
     ///
     /// Open to everybody, so that a receiver can fetch the keys that verify `v1a` signatures; during a rotation there
-    /// are several.
+    /// are several. 404 where the subscription signs with a shared secret.
     #[oai(path = "/subscriptions/:id/jwks.json", method = "get", operation_id = "get_subscription_jwks")]
     async fn jwks(&self, id: Path<String>) -> Result<Json<JwksView>, ApiError> {
         let found = match id.0.parse() {
             Ok(id) => self.0.cache.get(id).await?,
             Err(_) => None,
         };
+        // One without public keys looks like none: that it exists is nobody's business.
         let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
         let keys = subscription.secrets.active(Utc::now()).filter_map(SigningSecret::public_key);
-        Ok(Json(JwksView { keys: keys.map(JwkView::of).collect() }))
+        let keys: Vec<_> = keys.map(JwkView::of).collect();
+        if keys.is_empty() { Err(ApiError::not_found("subscription")) } else { Ok(Json(JwksView { keys })) }
     }
 }
 

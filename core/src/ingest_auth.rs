@@ -89,6 +89,12 @@ impl IngestSignature {
         self.tolerance_seconds
     }
 
+    /// Whether it has the same secrets as another.
+    #[must_use]
+    pub fn has_secrets_of(&self, other: &Self) -> bool {
+        self.secrets == other.secrets
+    }
+
     /// How many secrets there are.
     #[must_use]
     pub fn secret_count(&self) -> usize {

@@ -78,9 +78,10 @@ pub enum Blocked {
     /// Not a public address.
     #[error("{0} is not a public address, and its network is not allowed by the operator")]
     Address(IpAddr),
-    /// A name, all of whose addresses are like this one.
-    #[error("{0} resolves to {1}, which is not a public address, and its network is not allowed by the operator")]
-    Name(String, IpAddr),
+    /// A name, none of whose addresses is public or allowed. Which they are is not told: the owner of a subscription
+    /// would learn what the operator's resolver knows.
+    #[error("{0} has no public address, and its network is not allowed by the operator")]
+    Name(String),
     /// Not `https`.
     #[error("the operator allows only https")]
     NotHttps,
@@ -145,7 +146,10 @@ impl TargetPolicy {
         let vetted: Vec<_> = found.iter().copied().filter(|address| self.allows(*address)).collect();
         match (vetted.is_empty(), found.first()) {
             (false, _) => Ok(vetted),
-            (true, Some(first)) => Err(Blocked::Name(host.to_owned(), *first).into()),
+            (true, Some(first)) => {
+                tracing::debug!(host, address = %first, "a target's name leads to where nothing may be sent");
+                Err(Blocked::Name(host.to_owned()).into())
+            }
             (true, None) => Err(Unreachable::Unresolved("no addresses".to_owned())),
         }
     }
@@ -179,6 +183,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     let special = matches!(a, 0 | 10 | 127 | 224..=255) // this network, private, loopback, multicast and reserved
         || (a == 100 && (64..128).contains(&b))         // carrier-grade NAT
         || (a == 169 && b == 254)                       // link-local, the clouds' metadata services among them
+        || (a == 168 && b == 63 && c == 129)            // Azure's own services, reachable from its machines only
         || (a == 172 && (16..32).contains(&b))          // private
         || (a == 192 && b == 0 && (c == 0 || c == 2))   // protocol assignments, documentation
         || (a == 192 && b == 88 && c == 99)             // 6to4 relays
@@ -216,12 +221,14 @@ mod tests {
 
     /// Every range of the IANA special-purpose registries for IPv4 and IPv6 (October 2025), multicast, and forms that
     /// wrap another address: what they are, their first and last addresses.
-    const REFUSED: [(&str, &str, &str); 45] = [
+    const REFUSED: [(&str, &str, &str); 47] = [
         ("this network", "0.0.0.0", "0.255.255.255"),
         ("private use", "10.0.0.0", "10.255.255.255"),
         ("shared address space", "100.64.0.0", "100.127.255.255"),
         ("loopback", "127.0.0.0", "127.255.255.255"),
         ("link local, metadata services", "169.254.0.0", "169.254.255.255"),
+        ("Azure's metadata and services", "168.63.129.0", "168.63.129.255"),
+        ("NAT64 of Azure's services", "64:ff9b::168.63.129.16", "64:ff9b::168.63.129.16"),
         ("private use", "172.16.0.0", "172.31.255.255"),
         ("protocol assignments", "192.0.0.0", "192.0.0.255"),
         ("documentation", "192.0.2.0", "192.0.2.255"),
@@ -366,8 +373,8 @@ mod tests {
         assert_eq!(mixed.resolve("example.com").await.expect("one"), ["1.1.1.1".parse::<IpAddr>().expect("valid")]);
         assert_eq!(mixed.vet(&target).await, Ok(()));
         let inside = of(&["10.0.0.1", "::1"]);
-        assert!(matches!(inside.resolve("example.com").await, Err(Unreachable::Blocked(Blocked::Name(..)))));
-        assert!(matches!(inside.vet(&target).await, Err(Blocked::Name(..))));
+        assert!(matches!(inside.resolve("example.com").await, Err(Unreachable::Blocked(Blocked::Name(_)))));
+        assert!(matches!(inside.vet(&target).await, Err(Blocked::Name(_))));
         let nowhere = of(&[]);
         assert!(matches!(nowhere.resolve("example.com").await, Err(Unreachable::Unresolved(_))));
         assert_eq!(nowhere.vet(&target).await, Ok(()), "it may be there tomorrow");

@@ -1,6 +1,6 @@
 //! Changing the master key: everything that is sealed with another key than the first one of the ring is sealed anew.
 //! It can be stopped at any moment and begun again, beside running processes: a row that somebody changes meanwhile is
-//! left to them, and looked at again the next time.
+//! left to them, and everything is looked at again until nothing is left.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -8,20 +8,26 @@ use uuid::Uuid;
 
 use crate::{Result, seal::Keyring, subscription_row::ingest_signature_context};
 
-/// Rows that are read and written at a time.
-const BATCH: i64 = 500;
+/// Rows that are read at a time.
+const BATCH: i64 = 1000;
+/// How often everything is looked at, at most.
+const PASSES_MAX: u32 = 10;
+/// What the keys of kept answers begin with that are sealed; those of events hold ids only (see [`crate::idempotency`]).
+const MADE: &str = "made:";
+/// Names of unopened rows that are kept, at most.
+const UNOPENED_MAX: usize = 100;
 
 /// What has been done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rekeyed {
     /// Rows that have been sealed anew.
     pub resealed: u64,
-    /// Rows that could not be opened, because their key is not in the ring or they are damaged; the first hundred.
+    /// Rows of the last look that somebody else was changing at that moment.
+    pub missed: u64,
+    /// Rows of the last look that could not be opened, because their key is not in the ring or they are damaged; the
+    /// first hundred.
     pub unopened: Vec<String>,
 }
-
-/// Names of unopened rows that are kept, at most.
-const UNOPENED_MAX: usize = 100;
 
 struct Walk<'a> {
     pool: &'a PgPool,
@@ -31,26 +37,45 @@ struct Walk<'a> {
     done: Rekeyed,
 }
 
-/// Seals everything anew that is not sealed with the first key.
+/// Seals everything anew that is not sealed with the first key. Nothing is left when nothing was missed and everything
+/// could be opened.
 ///
 /// # Errors
 /// When the database is away; what was done until then stays done.
 pub async fn rekey(pool: &PgPool, keyring: &Keyring) -> Result<Rekeyed> {
     let mut walk = Walk { pool, keyring, mark: keyring.mark(), done: Rekeyed::default() };
-    walk.subscriptions().await?;
-    walk.previous_secrets().await?;
-    walk.inline_deliveries().await?;
-    walk.answers().await?;
+    for _ in 0..PASSES_MAX {
+        let resealed_before = walk.done.resealed;
+        walk.done = Rekeyed { resealed: resealed_before, ..Rekeyed::default() };
+        walk.subscriptions().await?;
+        walk.previous_secrets().await?;
+        walk.inline_deliveries().await?;
+        walk.answers().await?;
+        if walk.done.resealed == resealed_before && walk.done.missed == 0 {
+            break;
+        }
+        // Of the last look it has to be known that it found nothing.
+        walk.done.missed = walk.done.missed.max(1);
+    }
     Ok(walk.done)
 }
 
 impl Walk<'_> {
-    /// The columns of a row, sealed anew; `None` where one of them cannot be opened.
+    /// Notes whether a row was written, or somebody else had changed it.
+    fn note(&mut self, rows_affected: u64) {
+        self.done.resealed += rows_affected;
+        self.done.missed += u64::from(rows_affected == 0);
+    }
+
+    /// The columns of a row, sealed anew; `None` where they are sealed so already, or one of them cannot be opened.
     fn again<const N: usize>(
         &mut self,
         what: impl FnOnce() -> String,
         columns: [(Option<&[u8]>, &[u8]); N],
     ) -> Option<[Option<Vec<u8>>; N]> {
+        if columns.iter().all(|(sealed, _)| sealed.is_none_or(|sealed| sealed.starts_with(&self.mark))) {
+            return None;
+        }
         let mut again = [const { None }; N];
         for (place, (sealed, context)) in again.iter_mut().zip(columns) {
             let Some(sealed) = sealed else { continue };
@@ -72,11 +97,9 @@ impl Walk<'_> {
         loop {
             let rows = sqlx::query!(
                 "SELECT id, secret, headers, ingest_signature FROM subscriptions
-                  WHERE id > $1 AND (substr(secret, 1, length($2::bytea)) <> $2 OR substr(headers, 1, length($2::bytea)) <> $2
-                                     OR substr(ingest_signature, 1, length($2::bytea)) <> $2)
-                  ORDER BY id LIMIT $3",
+                  WHERE id > $1
+                  ORDER BY id LIMIT $2",
                 after,
-                self.mark,
                 BATCH
             );
             let rows = rows.fetch_all(self.pool).await?;
@@ -105,7 +128,7 @@ impl Walk<'_> {
                     row.headers,
                     row.ingest_signature
                 );
-                self.done.resealed += written.execute(self.pool).await?.rows_affected();
+                self.note(written.execute(self.pool).await?.rows_affected());
             }
         }
     }
@@ -115,11 +138,10 @@ impl Walk<'_> {
         loop {
             let rows = sqlx::query!(
                 "SELECT subscription_id, replaced_at, secret FROM previous_secrets
-                  WHERE (subscription_id, replaced_at) > ($1, $2) AND substr(secret, 1, length($3::bytea)) <> $3
-                  ORDER BY subscription_id, replaced_at LIMIT $4",
+                  WHERE (subscription_id, replaced_at) > ($1, $2)
+                  ORDER BY subscription_id, replaced_at LIMIT $3",
                 after.0,
                 after.1,
-                self.mark,
                 BATCH
             );
             let rows = rows.fetch_all(self.pool).await?;
@@ -137,7 +159,7 @@ impl Walk<'_> {
                     secret,
                     row.secret
                 );
-                self.done.resealed += written.execute(self.pool).await?.rows_affected();
+                self.note(written.execute(self.pool).await?.rows_affected());
             }
         }
     }
@@ -148,10 +170,8 @@ impl Walk<'_> {
             let rows = sqlx::query!(
                 "SELECT delivery_id, secret, headers FROM inline_deliveries
                   WHERE delivery_id > $1
-                    AND (substr(secret, 1, length($2::bytea)) <> $2 OR substr(headers, 1, length($2::bytea)) <> $2)
-                  ORDER BY delivery_id LIMIT $3",
+                  ORDER BY delivery_id LIMIT $2",
                 after,
-                self.mark,
                 BATCH
             );
             let rows = rows.fetch_all(self.pool).await?;
@@ -172,29 +192,29 @@ impl Walk<'_> {
                     headers,
                     row.headers
                 );
-                self.done.resealed += written.execute(self.pool).await?.rows_affected();
+                self.note(written.execute(self.pool).await?.rows_affected());
             }
         }
     }
 
-    /// Kept answers; those of events are not sealed, because they hold ids only.
+    /// Kept answers.
     async fn answers(&mut self) -> Result<()> {
         let (mut tenant, mut after) = (String::new(), String::new());
         loop {
             let rows = sqlx::query!(
-                r#"SELECT tenant_id, key, answer AS "answer!" FROM idempotency_keys
-                    WHERE (tenant_id, key) > ($1, $2) AND key LIKE 'made:%' AND substr(answer, 1, length($3::bytea)) <> $3
-                    ORDER BY tenant_id, key LIMIT $4"#,
+                "SELECT tenant_id, key, answer FROM idempotency_keys
+                  WHERE (tenant_id, key) > ($1, $2)
+                  ORDER BY tenant_id, key LIMIT $3",
                 tenant,
                 after,
-                self.mark,
                 BATCH
             );
             let rows = rows.fetch_all(self.pool).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             (tenant, after) = (last.tenant_id.clone(), last.key.clone());
             for row in rows {
-                let columns = [(Some(row.answer.as_slice()), row.key.as_bytes())];
+                let answer = row.answer.as_deref().filter(|_| row.key.starts_with(MADE));
+                let columns = [(answer, row.key.as_bytes())];
                 let Some([answer]) = self.again(|| "a kept answer".to_owned(), columns) else { continue };
                 let written = sqlx::query!(
                     "UPDATE idempotency_keys SET answer = $3 WHERE tenant_id = $1 AND key = $2 AND answer = $4",
@@ -203,7 +223,7 @@ impl Walk<'_> {
                     answer,
                     row.answer
                 );
-                self.done.resealed += written.execute(self.pool).await?.rows_affected();
+                self.note(written.execute(self.pool).await?.rows_affected());
             }
         }
     }

@@ -36,7 +36,13 @@ impl Keyring {
                 .map_err(|_| format!("key `{id}` must be {KEY_BYTES} bytes, not {}", key.len()))?;
             Ok((id.to_owned(), cipher))
         });
-        keys.collect::<Result<_, String>>().map(Self)
+        let keys = keys.collect::<Result<Vec<_>, String>>()?;
+        for (place, (id, _)) in keys.iter().enumerate() {
+            if keys[..place].iter().any(|(earlier, _)| earlier == id) {
+                return Err(format!("there are two keys `{id}`"));
+            }
+        }
+        Ok(Self(keys))
     }
 
     /// Seals a secret. `context` says what it belongs to; only the same context opens it again, so that one row's
@@ -116,6 +122,7 @@ mod tests {
 
     #[test]
     fn bad_keys_are_refused_unshown() {
+        assert!(Keyring::parse(&format!("{OLD},{OLD}")).is_err_and(|why| why.contains("two keys")));
         for text in ["", "id", "id:short", "id:AAAA", ":AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="] {
             let message = Keyring::parse(text).expect_err(text);
             assert!(!message.contains("AAAA"), "{message}");

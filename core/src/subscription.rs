@@ -11,6 +11,7 @@ use crate::{
     inbound_signature::{Provider, Refused, Verified},
     ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
     settings::Settings,
+    signature::SignatureScheme,
     signing_secret::{SecretKind, SigningSecret, SigningSecrets},
     words::words,
 };
@@ -56,7 +57,7 @@ impl Subscription {
     }
 
     /// Verifies the signature of a request to its ingest: by its `ingest_signature`, or else `X-Hub-Signature-256` made
-    /// with the text of one of its own secrets.
+    /// with the text of one of its own secrets, where it signs its deliveries otherwise.
     ///
     /// # Errors
     /// Why the signature opens nothing.
@@ -69,8 +70,14 @@ impl Subscription {
         if let Some(signature) = &self.settings.ingest_signature {
             return signature.verify(header, payload, now.timestamp());
         }
-        let own = self.secrets.active(now).filter(|secret| secret.kind() == SecretKind::Hmac);
-        let own: Vec<_> = own.map(SigningSecret::reveal).collect();
+        let own: Vec<_> = match self.settings.signature_scheme {
+            SignatureScheme::Standard | SignatureScheme::Timestamped => {
+                let own = self.secrets.active(now).filter(|secret| secret.kind() == SecretKind::Hmac);
+                own.map(SigningSecret::reveal).collect()
+            }
+            // Its deliveries are signed just so: whoever sees one could post it here.
+            SignatureScheme::Github | SignatureScheme::StandardV1a => Vec::new(),
+        };
         Provider::Github.verify(&own, TOLERANCE_SECONDS_DEFAULT, header, payload, now.timestamp())
     }
 

@@ -196,7 +196,9 @@ impl Subscriptions {
         if secret.is_some() {
             after["secret"] = "[changed]".into();
         }
-        if updated.settings.ingest_signature != current.settings.ingest_signature {
+        if let (Some(is), Some(was)) = (&updated.settings.ingest_signature, &current.settings.ingest_signature)
+            && !is.has_secrets_of(was)
+        {
             after["ingest_signature"]["secrets"] = "[changed]".into();
         }
         note(&mut transaction, actor, "subscription.changed", &updated, Some(current.audited()), Some(after)).await?;

@@ -278,6 +278,10 @@ pub async fn rekey(config: Config) -> anyhow::Result<()> {
         println!("not opened: {row}");
     }
     anyhow::ensure!(rekeyed.unopened.is_empty(), "{} rows could not be opened", rekeyed.unopened.len());
+    anyhow::ensure!(
+        rekeyed.missed == 0,
+        "others go on sealing with another key: is the new one first in all processes?"
+    );
     println!("everything is sealed with the first key");
     Ok(())
 }

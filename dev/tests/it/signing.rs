@@ -183,7 +183,7 @@ async fn a_scheme_changes_with_its_secret() {
     let (subscription, first) = (id(&created), secret(&created));
     let path = format!("/subscriptions/{subscription}");
     let jwks = async || answer(world.anonymous(Method::GET, &format!("{path}/jwks.json"))).await.expect(200);
-    assert_eq!(jwks().await["keys"], json!([]));
+    answer(world.anonymous(Method::GET, &format!("{path}/jwks.json"))).await.problem(404);
     let change = async |body: Value| world.call(Method::PATCH, &path, Some(body)).await;
 
     // Both sign while the receivers move over.
