@@ -1,25 +1,25 @@
 //! Request bodies: read up to a limit, parsed by serde so that a mistake is told with the path of the field, and
 //! described in the `OpenAPI` document by the same type.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::marker::PhantomData;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, combinators::BoxBody};
-use poem::{Body, Request, RequestBody, http::header::CONTENT_LENGTH};
+use bytes::Bytes;
+use poem::{Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
     types::Type,
 };
-use postrider_core::Error;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Value, error::Category};
-use tokio::sync::Semaphore;
 
-use crate::problem::ApiError;
+use crate::{
+    body_room::{Caller, read},
+    problem::ApiError,
+};
 
 /// Bytes of a JSON body of the management API, at most.
 pub const JSON_BYTES_MAX: usize = 256 * 1024;
@@ -38,9 +38,6 @@ pub enum Brings {
     /// Many events with their payloads.
     Payloads,
 }
-
-/// Bytes of all bodies that are under way at one time, at most.
-const BODIES_BYTES_MAX: usize = 256 << 20;
 
 /// A type that is read from a JSON body.
 pub trait Input: Type + DeserializeOwned {
@@ -77,43 +74,6 @@ pub struct JsonBody<T> {
 /// A JSON merge patch (RFC 7396), described as a `T` whose fields are all optional.
 #[derive(Debug)]
 pub struct MergePatch<T>(pub Value, PhantomData<T>);
-
-/// The room that all bodies share while they are under way: callers that send slowly hold what they have sent.
-#[derive(Clone, Debug)]
-pub struct BodyRoom(Arc<Semaphore>);
-
-impl Default for BodyRoom {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BODIES_BYTES_MAX)))
-    }
-}
-
-/// The bytes of a body, of any type and at most `bytes_max` long.
-///
-/// # Errors
-/// Too large, or broken off; unavailable where too many bodies are under way.
-pub async fn read(request: &Request, body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::payload_too_large(bytes_max);
-    let declared = request.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > bytes_max as u64) {
-        return Err(too_large());
-    }
-    let BodyRoom(room) = request.data().expect("the routes carry the room");
-    let mut taken = room.try_acquire_many(0).expect("the room is never closed");
-    let mut bytes = BytesMut::new();
-    let mut body: BoxBody<_, _> = body.into();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
-        let Ok(chunk) = frame.into_data() else { continue };
-        if bytes.len() + chunk.len() > bytes_max {
-            return Err(too_large());
-        }
-        let wanted = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        taken.merge(room.try_acquire_many(wanted).map_err(|_| Error::Unavailable("too many bodies are under way"))?);
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
 
 /// Turns parsed JSON into a `T`, or names the field that does not fit.
 ///
@@ -208,7 +168,7 @@ fn field_of(path: &str, message: &str) -> String {
 
 async fn take(request: &Request, body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, ApiError> {
     let body = body.take().map_err(|_| ApiError::bad_request("there is no body"))?;
-    read(request, body, bytes_max).await
+    read(request, body, bytes_max, Caller::Key).await
 }
 
 fn request_meta<T: Type>(required: bool) -> MetaRequest {

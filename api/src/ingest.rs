@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Utc;
 use poem::Request;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
@@ -24,7 +23,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    App, Tag, body,
+    App, Tag,
+    body_room::{Caller, read},
     ingest_credential::{IngestCredential, Opens},
     once::HEADER,
     problem::ApiError,
@@ -110,10 +110,11 @@ impl IngestApi {
         let opens = credential.opens(found.as_deref())?;
         let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
         let id = subscription.id;
-        let payload = body::read(request, payload.0, self.0.payload_bytes_max).await?;
+        let from = if opens == Opens::ByKey { Caller::Key } else { Caller::Anybody(id) };
+        let payload = read(request, payload.0, self.0.payload_bytes_max, from).await?;
         let signed = match opens {
-            Opens::Already => None,
-            Opens::IfSigned => credential.verify(&subscription, &payload, Utc::now())?.once,
+            Opens::ByKey | Opens::ToAll => None,
+            Opens::IfSigned => credential.verify(&subscription, &payload).await?.once,
         };
         if opens == Opens::IfSigned
             && subscription.ingest_provider() == Provider::Slack

@@ -1,15 +1,19 @@
 //! What opens a subscription's ingest: a key, a signature, either or nothing, as its owner decided. It is judged when
 //! the subscription is known, and a signature when the body is.
 
-use chrono::{DateTime, Utc};
-use poem::{Request, RequestBody};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use poem::{Request, RequestBody, http::HeaderMap};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaSecurityScheme, Registry},
 };
 use postrider_core::{
+    Error,
     api_key::Scope,
-    inbound_signature::{Provider, Verified},
+    inbound_signature::{Provider, Refused, Verified},
     ingest_auth::IngestAuth,
     subscription::Subscription,
 };
@@ -19,6 +23,9 @@ use crate::{
     auth::{API_KEY, authenticator, register_api_key},
     problem::ApiError,
 };
+
+/// Bytes of a payload whose signature is verified on the spot, at most.
+const VERIFIED_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
 /// What an ingest request offers as its authority.
 pub struct IngestCredential<'a> {
@@ -30,8 +37,10 @@ pub struct IngestCredential<'a> {
 /// What is left to ask of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opens {
-    /// Nothing: it may post.
-    Already,
+    /// Nothing: its key opens it.
+    ByKey,
+    /// Nothing: it is open to all.
+    ToAll,
     /// That its signature fits its body.
     IfSigned,
 }
@@ -53,35 +62,39 @@ impl IngestCredential<'_> {
         };
         let (auth, provider) = (subscription.settings.ingest_auth, subscription.ingest_provider());
         let is_signed = provider.is_offered(|name| self.request.header(name));
-        match (auth, &self.access) {
-            (IngestAuth::None, _) => {}
+        let opens = match (auth, &self.access) {
+            (IngestAuth::None, _) => Opens::ToAll,
             (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(access)) if access.may(Scope::Ingest) => {
                 if !access.reaches(&subscription.tenant_id) {
                     return Err(ApiError::not_found("subscription"));
                 }
                 authenticator(self.request).limits.ask_key(self.request, access)?;
+                Opens::ByKey
             }
             (IngestAuth::Signature | IngestAuth::KeyOrSignature, _) if is_signed => return Ok(Opens::IfSigned),
             (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(_)) => return Err(ApiError::forbidden(Scope::Ingest)),
             (IngestAuth::Key | IngestAuth::KeyOrSignature | IngestAuth::Signature, _) => {
                 return Err(unauthorized());
             }
-        }
+        };
         self.count(subscription)?;
-        Ok(Opens::Already)
+        Ok(opens)
     }
 
     /// Judges the signature, and counts the request against the limit if it fits.
     ///
     /// # Errors
     /// Unauthorized; too many requests.
-    pub fn verify(
-        &self,
-        subscription: &Subscription,
-        payload: &[u8],
-        now: DateTime<Utc>,
-    ) -> Result<Verified, ApiError> {
-        let verified = subscription.verify_ingest(|name| self.request.header(name), payload, now);
+    pub async fn verify(&self, subscription: &Arc<Subscription>, payload: &Bytes) -> Result<Verified, ApiError> {
+        let verified = if payload.len() > VERIFIED_AT_ONCE_BYTES_MAX {
+            // It takes milliseconds, in which others would wait.
+            let (subscription, payload) = (Arc::clone(subscription), payload.clone());
+            let headers = self.request.headers().clone();
+            let verifying = move || verify(&subscription, &headers, &payload);
+            tokio::task::spawn_blocking(verifying).await.map_err(Error::internal)?
+        } else {
+            verify(subscription, self.request.headers(), payload)
+        };
         let verified = verified.map_err(|refused| ApiError::unauthorized(refused.to_string()))?;
         self.count(subscription)?;
         Ok(verified)
@@ -90,6 +103,11 @@ impl IngestCredential<'_> {
     fn count(&self, subscription: &Subscription) -> Result<(), ApiError> {
         authenticator(self.request).limits.ask_subscription(self.request, subscription)
     }
+}
+
+fn verify(subscription: &Subscription, headers: &HeaderMap, payload: &[u8]) -> Result<Verified, Refused> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    subscription.verify_ingest(header, payload, Utc::now())
 }
 
 /// The same for every subscription, and for none: who may not post does not learn what there is.

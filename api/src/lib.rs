@@ -8,6 +8,7 @@ pub mod api_keys;
 pub mod audit_log;
 pub mod auth;
 pub mod body;
+pub mod body_room;
 pub mod config;
 pub mod connection;
 pub mod dead_letters;

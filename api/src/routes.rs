@@ -13,23 +13,10 @@ use poem_openapi::OpenApiService;
 use postrider_core::inbound_signature::Provider;
 
 use crate::{
-    App,
-    api_keys::ApiKeysApi,
-    audit_log::AuditLogApi,
-    auth::Authenticator,
-    body::{BodyRoom, PayloadBytesMax},
-    dead_letters::DeadLettersApi,
-    deliveries::DeliveriesApi,
-    document,
-    events::EventsApi,
-    health::HealthApi,
-    ingest::IngestApi,
-    ingest_limits::Standings,
-    once, pages,
-    problem::ApiError,
-    replays::ReplaysApi,
-    subscription_secrets::SecretsApi,
-    subscriptions::SubscriptionsApi,
+    App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax, body_room::BodyRoom,
+    dead_letters::DeadLettersApi, deliveries::DeliveriesApi, document, events::EventsApi, health::HealthApi,
+    ingest::IngestApi, ingest_limits::Standings, once, pages, problem::ApiError, replays::ReplaysApi,
+    subscription_secrets::SecretsApi, subscriptions::SubscriptionsApi,
 };
 
 /// How long a request may take, reading its body included.

@@ -36,6 +36,8 @@ words! {
         Protocol = "protocol",
         /// The worker was told to stop while the request was under way.
         Shutdown = "shutdown",
+        /// The worker itself was short of something: file descriptors, or room to look names up. Does not count.
+        WorkerBusy = "worker_busy",
         /// The event has been removed, by retention or by hand.
         PayloadGone = "payload_gone",
     }

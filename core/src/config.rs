@@ -3,11 +3,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use crate::{
-    database::DatabaseConfig,
-    network::{Names, TargetPolicy},
-    seal::Keyring,
-};
+use crate::{database::DatabaseConfig, names::Names, network::TargetPolicy, seal::Keyring};
 
 type Lookup = dyn Fn(&str) -> Option<String>;
 

@@ -29,6 +29,7 @@ pub mod inline_delivery;
 pub mod intake;
 pub mod invariants;
 pub mod maintenance;
+pub mod names;
 pub mod network;
 pub mod notify;
 pub mod outbox;

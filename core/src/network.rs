@@ -5,14 +5,12 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    pin::Pin,
-    sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 
-use crate::target_url::TargetUrl;
+use crate::{names::Names, target_url::TargetUrl};
 
 /// How long the look-up of a name may take when a target is chosen; a name that does not resolve by then is taken, and
 /// judged at each connection.
@@ -36,30 +34,6 @@ pub struct TargetPolicy {
     pub is_https_only: bool,
     /// How names are looked up.
     pub names: Names,
-}
-
-/// A way to look names up.
-pub trait Lookup: Send + Sync {
-    /// All addresses of a host, of both families.
-    fn addresses<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
-}
-
-/// How names are looked up: as the system does it, where nobody says otherwise.
-#[derive(Clone)]
-pub struct Names(pub Arc<dyn Lookup>);
-
-struct SystemLookup;
-
-impl Lookup for SystemLookup {
-    fn addresses<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect()) })
-    }
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self(Arc::new(SystemLookup))
-    }
 }
 
 impl fmt::Debug for TargetPolicy {
@@ -96,6 +70,9 @@ pub enum Unreachable {
     /// It has no address at all, or cannot be looked up.
     #[error("the host's name does not resolve: {0}")]
     Unresolved(String),
+    /// Too many names are being looked up at the moment: not the name's fault.
+    #[error("too many names are being looked up")]
+    Busy,
     /// It has no address that deliveries may go to.
     #[error(transparent)]
     Blocked(#[from] Blocked),
@@ -142,7 +119,10 @@ impl TargetPolicy {
     /// # Errors
     /// Why there is none.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, Unreachable> {
-        let found = self.names.0.addresses(host).await.map_err(|error| Unreachable::Unresolved(error.to_string()))?;
+        let found = self.names.0.addresses(host).await.map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => Unreachable::Busy,
+            _ => Unreachable::Unresolved(error.to_string()),
+        })?;
         let vetted: Vec<_> = found.iter().copied().filter(|address| self.allows(*address)).collect();
         match (vetted.is_empty(), found.first()) {
             (false, _) => Ok(vetted),
@@ -164,7 +144,7 @@ impl TargetPolicy {
         let Some(host) = target.as_url().domain() else { return Ok(()) };
         match tokio::time::timeout(LOOKUP_TIMEOUT, self.resolve(host)).await {
             Ok(Err(Unreachable::Blocked(blocked))) => Err(blocked),
-            Ok(Ok(_) | Err(Unreachable::Unresolved(_))) | Err(_) => Ok(()),
+            Ok(Ok(_) | Err(Unreachable::Unresolved(_) | Unreachable::Busy)) | Err(_) => Ok(()),
         }
     }
 }
@@ -217,7 +197,10 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{pin::Pin, sync::Arc};
+
     use super::*;
+    use crate::names::Lookup;
 
     /// Every range of the IANA special-purpose registries for IPv4 and IPv6 (October 2025), multicast, and forms that
     /// wrap another address: what they are, their first and last addresses.

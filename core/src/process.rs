@@ -19,6 +19,10 @@ pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
 ) -> ExitCode {
     let mut env = Environment::of_process();
     telemetry::init_logs(&mut env);
+    // Every connection is a file descriptor, and what shells hand on is often no more than 1024 of them.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of file descriptors could not be raised");
+    }
     let config = match parse(env) {
         Ok(config) => config,
         Err(problems) => {

@@ -161,7 +161,7 @@ impl ErrorKind {
     #[must_use]
     pub fn is_our_fault(self) -> bool {
         match self {
-            Self::Shutdown => true,
+            Self::Shutdown | Self::WorkerBusy => true,
             Self::HttpStatus
             | Self::Timeout
             | Self::Dns

@@ -31,6 +31,9 @@ const GONE: &str = "the receiver answered 410 Gone";
 /// How soon a delivery that could not be attempted for our own sake is due again.
 const OUR_FAULT_DELAY: Duration = Duration::from_secs(1);
 
+/// How soon a delivery is due again for which the worker had no room.
+const BUSY_DELAY: Duration = Duration::from_secs(5);
+
 /// Everything an attempt needs.
 #[derive(Clone)]
 pub struct Courier {
@@ -83,8 +86,9 @@ impl Courier {
             outcome = self.attempt(destination, &claimed) => outcome,
             () = self.cut_off.cancelled() => cut_short(claimed_at),
         };
-        if outcome.failure.as_ref().is_some_and(|failure| failure.kind.is_our_fault()) {
-            return record(&claimed, outcome, released(Duration::ZERO));
+        if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
+            let after = if kind == ErrorKind::WorkerBusy { BUSY_DELAY } else { Duration::ZERO };
+            return record(&claimed, outcome, released(after));
         }
         let disposition =
             match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {

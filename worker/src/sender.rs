@@ -29,8 +29,8 @@ use reqwest::{
 
 /// How long connecting may take, TLS included; part of the attempt's whole time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an unused connection is kept; each is a file descriptor, and there may be as many hosts as subscriptions.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Unused connections kept for each host, at most.
 const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
 
@@ -177,7 +177,10 @@ fn failure_of(error: &reqwest::Error) -> Failure {
             kind = Some(match unreachable {
                 Unreachable::Blocked(_) => ErrorKind::BlockedTarget,
                 Unreachable::Unresolved(_) => ErrorKind::Dns,
+                Unreachable::Busy => ErrorKind::WorkerBusy,
             });
+        } else if is_out_of_files(error) {
+            kind = Some(ErrorKind::WorkerBusy);
         } else if is_tls(error) {
             kind = kind.or(Some(ErrorKind::Tls));
         }
@@ -194,6 +197,14 @@ fn failure_of(error: &reqwest::Error) -> Failure {
     // The last cause says most; the outer ones repeat the URL and name layers.
     let message = causes.pop().unwrap_or_else(|| error.to_string());
     Failure::new(kind, message)
+}
+
+/// No file descriptor was left for a connection, in this process or on this machine.
+fn is_out_of_files(error: &(dyn StdError + 'static)) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let io = error.downcast_ref::<std::io::Error>();
+    matches!(io.and_then(std::io::Error::raw_os_error), Some(ENFILE | EMFILE))
 }
 
 /// A TLS error also hides inside I/O errors, which do not name it as their source.

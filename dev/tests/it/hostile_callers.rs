@@ -58,7 +58,7 @@ async fn whoever_dawdles_is_cut_off() {
         ("a byte now and then", b"GET /health/live HTTP/1.1\r\nX-Slow: ".to_vec(), b"x".to_vec(), HEAD_LATE),
         ("a header now and then", b"GET /health/live HTTP/1.1\r\n".to_vec(), b"X: y\r\n".to_vec(), HEAD_LATE),
         ("line breaks now and then", b"\r\n".to_vec(), b"\r\n".to_vec(), HEAD_LATE),
-        ("half of HTTP/2's first words", b"PRI * HTTP/2.0\r\n".to_vec(), Vec::new(), HEAD_LATE),
+        ("half of HTTP/2's first words", b"PRI * HTTP/2.0\r\n".to_vec(), Vec::new(), &[&[400]]),
         ("the second head of a connection", kept_alive, b"x".to_vec(), &[&[200], &[200, 408]]),
         ("one byte of a hundred", request(&ingest, ONE_BYTE, b"x"), Vec::new(), BODY_LATE),
         ("one byte of JSON", request("POST /subscriptions", ONE_BYTE, b"{"), Vec::new(), BODY_LATE),

@@ -119,6 +119,24 @@ async fn a_signed_request_that_is_sent_again_is_the_same_request() {
         let later = answer(signed(provider, world.anonymous(Method::POST, &path), "{}", 0)).await.expect(202);
         assert_eq!(later == first, provider == "standard", "{provider}");
     }
+    // While a provider replaces its secret, it signs with both: whichever is left of that, it is the same request.
+    let both = json!({"ingest_auth": "signature",
+                      "ingest_signature": {"provider": "stripe", "secrets": ["new-secret", PROVIDER_SECRET]}});
+    let path = subscribed(&world, both).await;
+    let at = chrono::Utc::now().timestamp().to_string();
+    let [new, old] = ["new-secret", PROVIDER_SECRET].map(|secret| openssl_hmac(secret, &[at.as_bytes(), b".{}"]));
+    let post = async |signatures: String| {
+        let request = world.anonymous(Method::POST, &path).header("Stripe-Signature", format!("t={at}{signatures}"));
+        answer(request.body("{}")).await.expect(202)
+    };
+    let first = post(format!(",v1={old},v1={new}")).await;
+    assert_eq!(post(format!(",v1={old}")).await, first);
+    assert_eq!(post(format!(",v1={new}")).await, first);
+    let only_old = json!({"ingest_signature": {"provider": "stripe", "secrets": [PROVIDER_SECRET]}});
+    let subscription = path.replace("/webhooks/ingest", "/subscriptions");
+    world.call(Method::PATCH, &subscription, Some(only_old)).await.expect(200);
+    assert_eq!(post(format!(",v1={old},v1={new}")).await, first);
+
     // Without a timestamp nobody can tell a replay, unless the caller names its requests.
     let path = subscribed(&world, taking("github", PROVIDER_SECRET)).await;
     let post = || signed("github", world.anonymous(Method::POST, &path), "{}", 0).header("Idempotency-Key", "once");
@@ -213,11 +231,41 @@ async fn a_providers_secrets_change_and_are_never_shown() {
     change(json!({"provider": "github", "secrets": ["next"]})).await.expect(200);
     assert!(!opens().await);
     assert!(change(Value::Null).await.expect(200).get("ingest_signature").is_none());
-    let audit = world.get(&format!("/audit-log?target_id={}", id(&created))).await.to_string();
+    let audit = world.get(&format!("/audit-log?target_id={}", id(&created))).await;
+    assert_eq!(audit["data"][0]["after"]["ingest_signature"], Value::Null, "it was taken away");
+    let audit = audit.to_string();
     assert!(
         audit.contains("secret_count") && audit.contains("[changed]") && !audit.contains(PROVIDER_SECRET),
         "{audit}"
     );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_delivery_does_not_open_the_ingest_of_its_own_subscription() {
+    let world = World::new().await;
+    for scheme in ["github", "standard_v1a", "standard", "timestamped"] {
+        let created = world.subscribe("/success", json!({"signature_scheme": scheme})).await;
+        let path = format!("/webhooks/ingest/{}", id(&created));
+        world.ingest(&id(&created), "hello").await;
+        assert_eq!(world.drain().await, 1);
+        let delivered = world.receiver.received().pop().unwrap();
+        let mut again = world.anonymous(Method::POST, &path).body("hello");
+        for (name, value) in &delivered.headers {
+            if name.as_str().contains("signature") || name.as_str().contains("webhook") {
+                again = again.header(name, value);
+            }
+        }
+        answer(again).await.problem(401);
+        // So its secret opens nothing there, and somebody else's has to be named.
+        let body = json!({"ingest_auth": "signature"});
+        let changed = world.call(Method::PATCH, &format!("/subscriptions/{}", id(&created)), Some(body)).await;
+        if ["github", "standard_v1a"].contains(&scheme) {
+            assert_eq!(changed.problem(422)["errors"][0]["field"], "ingest_signature", "{scheme}");
+        } else {
+            changed.expect(200);
+        }
+    }
     world.finish().await;
 }
 

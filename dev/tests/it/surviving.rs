@@ -141,6 +141,40 @@ async fn sigterm_gives_back_what_cannot_finish() {
 }
 
 #[tokio::test]
+async fn a_worker_without_file_descriptors_charges_nobody_for_it() {
+    const EVENTS: usize = 80;
+    let world = World::new().await;
+    let subscription = id(&world.subscribe("/slow/500", json!({"retry_policy": {"delays_seconds": []}})).await);
+    let mut deliveries = Vec::new();
+    for number in 0..EVENTS {
+        deliveries.push(world.ingest(&subscription, number.to_string()).await);
+    }
+    binaries();
+    let binary = workspace().join("target/debug/worker");
+    let mut worker = tokio::process::Command::new("sh")
+        .args(["-c", &format!("ulimit -n 70; exec {}", binary.display())])
+        .envs(&world.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    world.queue_is_empty().await;
+    let mut kinds = std::collections::BTreeMap::new();
+    for delivery in deliveries {
+        assert_eq!(world.delivery(&delivery).await["status"], "succeeded", "its only attempt was not used up");
+        for attempt in world.attempts(&delivery).await {
+            *kinds.entry(attempt["error_kind"].as_str().unwrap_or("success").to_owned()).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(kinds["success"], EVENTS);
+    assert!(kinds.len() == 2 && kinds["worker_busy"] > 0, "{kinds:?}");
+    worker.start_kill().unwrap();
+    worker.wait().await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_killed_api_loses_nothing_it_acknowledged() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;

@@ -4,12 +4,11 @@ use std::{
     collections::HashMap,
     io,
     net::IpAddr,
-    pin::Pin,
     sync::{Arc, Mutex},
 };
 
 use api::config::Config as ApiConfig;
-use postrider_core::network::{Lookup, Names};
+use postrider_core::names::{Addresses, Lookup, Names};
 use reqwest::Method;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -30,7 +29,7 @@ impl Changing {
 }
 
 impl Lookup for Changing {
-    fn addresses<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
+    fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a> {
         let found = self.0.lock().unwrap().get(host).cloned();
         Box::pin(async { found.ok_or_else(|| io::Error::other("no such host")) })
     }
