@@ -232,6 +232,22 @@ impl<T> MergePatch<T> {
         target
     }
 
+    /// Refuses fields that an `I` does not know: where they are null, applying the patch would just leave them out.
+    ///
+    /// # Errors
+    /// Unprocessable.
+    pub fn check_fields<I: DeserializeOwned>(&self) -> Result<(), ApiError> {
+        let nulls = self.0.as_object().into_iter().flatten().filter(|(_, value)| value.is_null());
+        for (name, _) in nulls {
+            let probe = Value::Object(serde_json::Map::from_iter([(name.clone(), Value::Null)]));
+            let told = serde_json::from_value::<I>(probe).err().map(|error| error.to_string()).unwrap_or_default();
+            if told.starts_with("unknown field") {
+                return Err(ApiError::invalid(name, told));
+            }
+        }
+        Ok(())
+    }
+
     /// What it says of a field, if it says anything.
     #[must_use]
     pub fn says(&self, field: &str) -> Option<&Value> {

@@ -95,6 +95,8 @@ pub struct SubscriptionInput {
 #[oai(example)]
 pub struct SubscriptionPatch {
     target_url: Option<String>,
+    /// It cannot be changed: only what it is already will do.
+    tenant_id: Option<String>,
     event_types: Option<Vec<String>>,
     filters: Option<FiltersBody>,
     secret: Option<String>,

@@ -137,6 +137,7 @@ impl SubscriptionsApi {
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
+        patch.check_fields::<SubscriptionInput>()?;
         // Applied once outside, so that a patch that does not fit the type is told as such, and once under the lock.
         let current = self.0.subscriptions.get(id).await?;
         let input = patched(&current, &patch)?;

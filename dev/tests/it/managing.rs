@@ -111,6 +111,19 @@ async fn every_mistake_is_named_with_its_field() {
     let problem = world.call(Method::POST, "/subscriptions", Some(both)).await.problem(422);
     assert_eq!(problem["errors"].as_array().unwrap().len(), 2, "all at once");
     assert_eq!(world.get("/subscriptions").await["data"], json!([]), "nothing half-stored");
+
+    // In a patch, null means the default: of every field there is, and of no other.
+    let created = world.subscribe("/success", json!({"name": "x", "timeout_ms": 2000})).await;
+    let path = format!("/subscriptions/{}", id(&created));
+    for unknown in ["", "colour", "Name"] {
+        let problem = world.call(Method::PATCH, &path, Some(json!({unknown: null}))).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], unknown, "{problem}");
+    }
+    let document = world.get("/openapi.json").await;
+    let fields = document["components"]["schemas"]["SubscriptionPatch"]["properties"].as_object().unwrap();
+    let nulls = fields.keys().filter(|field| *field != "target_url").map(|field| (field.clone(), Value::Null));
+    let reset = world.call(Method::PATCH, &path, Some(Value::Object(nulls.collect()))).await.expect(200);
+    assert_eq!((reset.get("name"), &reset["timeout_ms"]), (None, &json!(15_000)));
     world.finish().await;
 }
 
