@@ -33,7 +33,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// The bytes that those like this one may have under way, and which others count with them against which limit.
+    /// The bytes that may be under way from this one, and from all who have as little or as much to show.
     fn limits(self) -> (usize, usize) {
         match self {
             Self::Key => (KEYED_BYTES_MAX, KEYED_BYTES_MAX),

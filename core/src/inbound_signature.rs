@@ -95,15 +95,6 @@ impl Provider {
         }
     }
 
-    /// Whether it signs a timestamp, so that an old request can be told from a new one.
-    #[must_use]
-    pub fn has_timestamp(self) -> bool {
-        match self {
-            Self::Standard | Self::Stripe | Self::Slack => true,
-            Self::Github | Self::Shopify => false,
-        }
-    }
-
     /// Whether a request offers such a signature, right or wrong.
     pub fn is_offered<'h>(self, header: impl Fn(&str) -> Option<&'h str>) -> bool {
         header(self.header()).is_some() || self == Self::Standard && header("svix-signature").is_some()

@@ -91,16 +91,24 @@ const VECTORS: [(Provider, &str, Headers, &str, i64); 7] = [
     ),
 ];
 
+/// Whether it signs a timestamp, so that an old request can be told from a new one.
+fn has_timestamp(provider: Provider) -> bool {
+    match provider {
+        Provider::Standard | Provider::Stripe | Provider::Slack => true,
+        Provider::Github | Provider::Shopify => false,
+    }
+}
+
 #[test]
 fn vectors_of_the_providers() {
     for (provider, secret, headers, payload, now) in VECTORS {
         let verified = verify(provider, secret, headers, payload, now);
-        assert_eq!(verified.as_ref().map(|one| one.once.is_some()), Ok(provider.has_timestamp()), "{provider}");
+        assert_eq!(verified.as_ref().map(|one| one.once.is_some()), Ok(has_timestamp(provider)), "{provider}");
         assert_eq!(verify(provider, "YW5vdGhlciBzZWNyZXQ=", headers, payload, now), Err(Refused::Wrong), "{provider}");
         assert_eq!(verify(provider, secret, headers, &format!("{payload} "), now), Err(Refused::Wrong), "{provider}");
         assert!(matches!(verify(provider, secret, &[], payload, now), Err(Refused::Unreadable(_))), "{provider}");
         for (shift, stale) in [(300, false), (-300, false), (301, true), (-301, true)] {
-            let expected = stale && provider.has_timestamp();
+            let expected = stale && has_timestamp(provider);
             let got = verify(provider, secret, headers, payload, now + shift);
             assert_eq!(got == Err(Refused::Stale), expected, "{provider} {shift}");
         }
