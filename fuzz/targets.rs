@@ -5,13 +5,17 @@ use std::str::FromStr;
 
 use chrono::DateTime;
 use postrider_core::{
-    attempt::parse_retry_after,
-    event_type::{EventType, EventTypePattern},
-    filter::PayloadFilter,
+    event::{
+        event_type::{EventType, EventTypePattern},
+        filter::PayloadFilter,
+    },
     id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
-    inbound_signature::{Provider, Refused},
-    seal::Keyring,
-    signing_secret::SigningSecret,
+    queue::attempt::parse_retry_after,
+    trust::{
+        inbound_signature::{Provider, Refused},
+        seal::Keyring,
+        signing_secret::SigningSecret,
+    },
 };
 use serde_json::Value;
 

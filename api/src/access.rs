@@ -1,18 +1,24 @@
 //! What a caller may reach. Here, and nowhere else, it is decided which tenant's things a key opens: a handler gets a
 //! typed id only from [`Access::find`], and the tenant of a list or a creation only from here.
 
+pub mod auth;
+pub mod ingest_credential;
+pub mod ingest_limits;
+
 use postrider_core::{
     Error,
-    api_key::{ApiKey, Scope},
-    audit::Actor,
+    access::{
+        api_key::{ApiKey, Scope},
+        audit::Actor,
+        tenancy::Owned,
+    },
     id::KeyId,
-    settings::{TENANT_CHARACTERS_MAX, TENANT_DEFAULT},
-    tenancy::Owned,
+    subscription::settings::{TENANT_CHARACTERS_MAX, TENANT_DEFAULT},
     validation::{self, Problems},
 };
 use sqlx::PgPool;
 
-use crate::problem::ApiError;
+use crate::serve::problem::ApiError;
 
 /// What a caller may reach, and who it is.
 #[derive(Clone, Debug)]

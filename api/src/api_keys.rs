@@ -8,24 +8,28 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    api_key::{self, ApiKey, NewApiKey, Scope},
-    changes::Change,
+    access::{
+        api_key::{self, ApiKey, NewApiKey, Scope},
+        ingest_limit::PER_SECOND_MAX,
+    },
+    announce::changes::Change,
+    event::idempotency::Made,
     id::KeyId,
-    idempotency::Made,
-    rate_limit::PER_SECOND_MAX,
-    settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
+    subscription::settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
     validation::{self, Problems},
 };
 use serde::Deserialize;
 
 use crate::{
-    App, Tag,
-    auth::{Admin, Key},
-    body::{Input, JsonBody},
-    list::{self, List, Wanted},
-    once::kept,
-    problem::ApiError,
-    publish::is_again,
+    access::auth::{Admin, Key},
+    app::{App, Tag},
+    events::publish::is_again,
+    serve::{
+        body::{Input, JsonBody},
+        list::{self, List, Wanted},
+        once::kept,
+        problem::ApiError,
+    },
 };
 
 /// The API key routes.

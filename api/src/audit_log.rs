@@ -3,16 +3,18 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json};
 use postrider_core::{
-    audit::{self, Entry, Filter},
+    access::audit::{self, Entry, Filter},
     id::AuditId,
 };
 use serde_json::Value;
 
 use crate::{
-    App, Tag,
-    auth::{Admin, Key},
-    list::{self, List, Wanted},
-    problem::ApiError,
+    access::auth::{Admin, Key},
+    app::{App, Tag},
+    serve::{
+        list::{self, List, Wanted},
+        problem::ApiError,
+    },
 };
 
 /// The audit log's route.

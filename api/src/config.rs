@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use postrider_core::{
-    config::{Environment, Stage},
     database::DatabaseConfig,
-    network::TargetPolicy,
-    seal::Keyring,
+    process::config::{Environment, Stage},
+    trust::{seal::Keyring, target_policy::TargetPolicy},
 };
 
-use crate::auth::AdminKey;
+use crate::access::auth::AdminKey;
 
 /// The key that the examples use; accepted in development only.
 const EXAMPLE_ADMIN_KEY: &str = "pr_dev_admin";

@@ -7,21 +7,27 @@ use poem_openapi::{
     payload::Json,
 };
 use postrider_core::{
-    dead_letter::{self, DeadLetter, Filter, Resolved},
-    delivery,
+    delivery::{
+        self,
+        dead_letter::{self, DeadLetter, Filter, Resolved},
+    },
     id::DeliveryId,
     page::Span,
 };
 use serde::Deserialize;
 
 use crate::{
-    App, Tag,
-    access::Access,
-    auth::{Key, Manage, Read},
-    body::{Input, JsonBody},
-    delivery_view::{DeliveryView, view as delivery_view},
-    list::{self, List, Wanted},
-    problem::ApiError,
+    access::{
+        Access,
+        auth::{Key, Manage, Read},
+    },
+    app::{App, Tag},
+    deliveries::view::{DeliveryView, view as delivery_view},
+    serve::{
+        body::{Input, JsonBody},
+        list::{self, List, Wanted},
+        problem::ApiError,
+    },
 };
 
 /// The dead-letter routes.

@@ -1,5 +1,8 @@
 //! `/deliveries`: what was owed to whom, how far it has come, and every attempt at it.
 
+pub mod inline;
+pub mod view;
+
 use chrono::{DateTime, Utc};
 use poem_openapi::{
     OpenApi,
@@ -8,23 +11,26 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    attempt, delivery,
-    delivery_list::{self, Filter},
+    delivery::{self, list as delivery_list, replay_now},
+    event::idempotency::Made,
     id::{DeliveryId, EventId, SubscriptionId},
-    idempotency::Made,
-    replay_now,
+    queue::attempt,
 };
 
 use crate::{
-    App, Tag,
-    auth::{Ingest, Key, Manage, Read},
-    body::JsonBody,
-    delivery_view::{AttemptList, DeliveryView, StatusName, attempt_view, view},
-    inline_deliveries::{self, InlineDeliveryInput, InlineResponse},
-    list::{self, List, Wanted},
-    once::kept,
-    problem::ApiError,
+    access::auth::{Ingest, Key, Manage, Read},
+    app::{App, Tag},
+    deliveries::{
+        inline::{InlineDeliveryInput, InlineResponse},
+        view::{AttemptList, DeliveryView, StatusName, attempt_view, view},
+    },
     replays::{Replayed, ReplayedResponse},
+    serve::{
+        body::JsonBody,
+        list::{self, List, Wanted},
+        once::kept,
+        problem::ApiError,
+    },
 };
 
 /// The delivery routes.
@@ -47,7 +53,7 @@ impl DeliveriesApi {
         idempotency_key: Header<Option<String>>,
         body: JsonBody<InlineDeliveryInput>,
     ) -> Result<InlineResponse, ApiError> {
-        let created = inline_deliveries::create(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
+        let created = inline::create(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
         Ok(InlineResponse::Accepted(Json(created)))
     }
 
@@ -83,7 +89,7 @@ impl DeliveriesApi {
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let pool = &self.0.pool;
-        let filter = Filter {
+        let filter = delivery_list::Filter {
             tenant_id: key.lists(tenant_id.0.as_deref())?,
             subscription: key.find_named(pool, "subscription_id", subscription_id.0.as_deref()).await?,
             event: key.find_named(pool, "event_id", event_id.0.as_deref()).await?,
@@ -111,7 +117,11 @@ impl DeliveriesApi {
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
         self.0.subscriptions.get(id).await?;
-        let filter = Filter { subscription: Some(id), status: status.0.map(Into::into), ..Filter::default() };
+        let filter = delivery_list::Filter {
+            subscription: Some(id),
+            status: status.0.map(Into::into),
+            ..delivery_list::Filter::default()
+        };
         self.page(&filter, limit.0, cursor.0).await
     }
 
@@ -132,7 +142,11 @@ impl DeliveriesApi {
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let id: EventId = key.find(&self.0.pool, &id.0).await?;
         postrider_core::event::get(&self.0.pool, id).await?;
-        let filter = Filter { event: Some(id), status: status.0.map(Into::into), ..Filter::default() };
+        let filter = delivery_list::Filter {
+            event: Some(id),
+            status: status.0.map(Into::into),
+            ..delivery_list::Filter::default()
+        };
         self.page(&filter, limit.0, cursor.0).await
     }
 
@@ -199,7 +213,7 @@ impl DeliveriesApi {
 impl DeliveriesApi {
     async fn page(
         &self,
-        filter: &Filter,
+        filter: &delivery_list::Filter,
         limit: Option<u32>,
         cursor: Option<String>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {

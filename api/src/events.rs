@@ -1,5 +1,9 @@
 //! `/events`: what was accepted, its payload as it came, who wants it and why, and once more.
 
+pub mod body;
+pub mod ingest;
+pub mod publish;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -10,27 +14,33 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    audience::{Facts, explain},
-    event::{self, Event, Filter},
-    event_type::EventType,
-    filter::Check,
+    delivery::replay_now::{self, To},
+    event::{
+        self, Event, Filter,
+        audience::{Facts, explain},
+        event_type::EventType,
+        filter::Check,
+        idempotency::Made,
+    },
     id::{EventId, SubscriptionId},
-    idempotency::Made,
-    replay_now::{self, To},
     subscription::State,
 };
 use serde::Deserialize;
 
 use crate::{
-    App, Tag,
-    auth::{Ingest, Key, Manage, Read},
-    body::{Input, JsonBody},
-    event_body::{BatchInput, EventInput},
-    list::{self, List, Wanted},
-    once::kept,
-    problem::ApiError,
-    publish::{self, BatchResponse, PublishResponse},
+    access::auth::{Ingest, Key, Manage, Read},
+    app::{App, Tag},
+    events::{
+        body::{BatchInput, EventInput},
+        publish::{BatchResponse, PublishResponse},
+    },
     replays::{Replayed, ReplayedResponse},
+    serve::{
+        body::{Input, JsonBody},
+        list::{self, List, Wanted},
+        once::kept,
+        problem::ApiError,
+    },
 };
 
 /// The event routes.

@@ -1,9 +1,12 @@
 //! Is the api alive, is it ready, what has it counted.
 
 use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
-use postrider_core::maintenance::ping;
+use postrider_core::upkeep::maintenance::ping;
 
-use crate::{App, Tag, problem::ApiError};
+use crate::{
+    app::{App, Tag},
+    serve::problem::ApiError,
+};
 
 /// The routes that watch over the process; open to everybody, and they tell nothing of any tenant.
 pub struct HealthApi(pub App);

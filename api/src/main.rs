@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use api::config::Config;
-use postrider_core::process;
+use postrider_core::process::run::run;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::run(Config::from, api::run).await
+    run(Config::from, api::run).await
 }

@@ -8,22 +8,23 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    event_type::EventTypePattern,
+    delivery::replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, Standing, State},
+    event::{event_type::EventTypePattern, idempotency::Made},
     id::{DeliveryId, ReplayId, SubscriptionId},
-    idempotency::Made,
-    replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, Standing, State},
-    settings::EVENT_TYPES_MAX,
+    subscription::settings::EVENT_TYPES_MAX,
     validation::Problems,
 };
 use serde::Deserialize;
 
 use crate::{
-    App, Tag,
-    auth::{Key, Manage, Read},
-    body::{Input, JsonBody},
-    list::{self, List, Wanted},
-    once::kept,
-    problem::ApiError,
+    access::auth::{Key, Manage, Read},
+    app::{App, Tag},
+    serve::{
+        body::{Input, JsonBody},
+        list::{self, List, Wanted},
+        once::kept,
+        problem::ApiError,
+    },
 };
 
 /// The replay routes.

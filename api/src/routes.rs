@@ -10,13 +10,20 @@ use poem::{
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
-use postrider_core::inbound_signature::Provider;
+use postrider_core::trust::inbound_signature::Provider;
 
 use crate::{
-    App, api_keys::ApiKeysApi, audit_log::AuditLogApi, auth::Authenticator, body::PayloadBytesMax, body_room::BodyRoom,
-    dead_letters::DeadLettersApi, deliveries::DeliveriesApi, document, events::EventsApi, health::HealthApi,
-    ingest::IngestApi, ingest_limits::Standings, once, pages, problem::ApiError, replays::ReplaysApi,
-    subscription_secrets::SecretsApi, subscriptions::SubscriptionsApi,
+    access::{auth::Authenticator, ingest_limits::Standings},
+    api_keys::ApiKeysApi,
+    app::App,
+    audit_log::AuditLogApi,
+    dead_letters::DeadLettersApi,
+    deliveries::DeliveriesApi,
+    events::{EventsApi, ingest::IngestApi},
+    health::HealthApi,
+    replays::ReplaysApi,
+    serve::{body::PayloadBytesMax, body_room::BodyRoom, document, once, pages, problem::ApiError},
+    subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
 /// How long a request may take, reading its body included.

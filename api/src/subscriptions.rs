@@ -1,5 +1,11 @@
 //! `/subscriptions`: managing who wants which events where.
 
+pub mod body;
+pub mod retry_policy_body;
+pub mod secrets;
+pub mod signature_body;
+pub mod view;
+
 use poem_openapi::{
     ApiResponse, OpenApi,
     param::{Header, Path, Query},
@@ -7,23 +13,28 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
+    event::idempotency::Made,
     id::SubscriptionId,
-    idempotency::Made,
-    signing_secret::SigningSecret,
-    subscription::{StateChange, Subscription},
-    subscriptions::Filter,
+    subscription::{StateChange, Subscription, store::Filter},
+    trust::signing_secret::SigningSecret,
 };
 
 use crate::{
-    App, Tag,
-    access::Access,
-    auth::{Key, Manage, Read},
-    body::{JsonBody, MergePatch, from_value},
-    list::{self, List, Wanted},
-    once::kept,
-    problem::ApiError,
-    subscription_body::{SubscriptionInput, SubscriptionPatch},
-    subscription_view::{StateName, SubscriptionView},
+    access::{
+        Access,
+        auth::{Key, Manage, Read},
+    },
+    app::{App, Tag},
+    serve::{
+        body::{JsonBody, MergePatch, from_value},
+        list::{self, List, Wanted},
+        once::kept,
+        problem::ApiError,
+    },
+    subscriptions::{
+        body::{SubscriptionInput, SubscriptionPatch},
+        view::{StateName, SubscriptionView},
+    },
 };
 
 /// The subscription routes.

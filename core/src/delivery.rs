@@ -1,11 +1,20 @@
 //! Deliveries as people see them: one, many, and what a person may do to one. How they are claimed and finished is
 //! the business of [`crate::queue`].
 
+pub mod dead_letter;
+pub mod destination;
+pub mod inline;
+pub mod list;
+pub mod outbox;
+pub mod replay;
+pub mod replay_now;
+pub mod replay_walk;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, Result, id::DeliveryId, queue, settings::LEASE_MARGIN_MS, words::words};
+use crate::{Error, Result, id::DeliveryId, queue, subscription::settings::LEASE_MARGIN_MS, words::words};
 
 words! {
     /// Where a delivery stands.

@@ -1,5 +1,5 @@
 //! The few meanings an error of ours can have. It knows nothing of HTTP; a receiver's failure is not an error but an
-//! [`crate::attempt::Outcome`].
+//! [`crate::queue::attempt::Outcome`].
 
 use crate::validation::Problems;
 

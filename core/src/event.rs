@@ -1,5 +1,11 @@
 //! Events: what producers post. Immutable once accepted; the payload is kept byte for byte.
 
+pub mod audience;
+pub mod event_type;
+pub mod filter;
+pub(crate) mod filter_parser;
+pub mod idempotency;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event_type::EventType,
+    event::event_type::EventType,
     id::{EventId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };

@@ -1,6 +1,12 @@
 //! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements themselves
 //! are functions in the database (`migrations/0003_lanes.sql`, `0006_fan_out.sql`); here is the typed way to call them.
-//! How events get in stands in [`crate::accept`].
+//! How events get in stands in [`crate::queue::accept`].
+
+pub mod accept;
+pub mod attempt;
+pub mod intake;
+pub mod retry_policy;
+pub mod waker;
 
 use std::time::Duration;
 
@@ -9,7 +15,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
-use crate::{Result, attempt::Outcome, database::bounded};
+use crate::{Result, database::bounded, queue::attempt::Outcome};
 
 /// What the wake-up channel's name ends in.
 pub const WAKE_CHANNEL: &str = "wake";

@@ -1,18 +1,27 @@
 //! A subscription: who wants which events where, and the states it goes through. How it is kept stands in
-//! [`crate::subscriptions`], the rules of each setting in [`crate::settings`].
+//! [`crate::subscription::store`], the rules of each setting in [`crate::subscription::settings`].
+
+pub mod cache;
+pub mod previous_secret;
+pub(crate) mod row;
+pub mod secret_rotation;
+pub mod settings;
+pub mod store;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    audience::{Facts, wants},
+    event::audience::{Facts, wants},
     id::SubscriptionId,
-    inbound_signature::{Provider, Refused, Verified},
-    ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
-    settings::Settings,
-    signature::SignatureScheme,
-    signing_secret::{SecretKind, SigningSecret, SigningSecrets},
+    subscription::settings::Settings,
+    trust::{
+        inbound_signature::{Provider, Refused, Verified},
+        ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
+        signature::SignatureScheme,
+        signing_secret::{SecretKind, SigningSecret, SigningSecrets},
+    },
     words::words,
 };
 

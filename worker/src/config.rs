@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use postrider_core::{config::Environment, database::DatabaseConfig, network::TargetPolicy, seal::Keyring};
+use postrider_core::{
+    database::DatabaseConfig,
+    process::config::Environment,
+    trust::{seal::Keyring, target_policy::TargetPolicy},
+};
 use reqwest::Certificate;
 
 /// A worker's configuration.

@@ -8,17 +8,19 @@ use std::{
 
 use postrider_core::{
     Result,
-    attempt::{ErrorKind, Failure, Outcome},
-    audit::Actor,
-    destination::Destination,
+    access::audit::Actor,
+    delivery::{
+        destination::Destination,
+        inline::{self, InlineDelivery},
+    },
     id::{DeliveryId, SubscriptionId},
-    inline_delivery::{self, InlineDelivery},
-    queue::{Claimed, Counts, Disposition, Record},
-    retry_policy::{Next, is_hopeless, next_step},
-    seal::Keyring,
-    subscription::{StateChange, Subscription},
-    subscription_cache::SubscriptionCache,
-    subscriptions::Subscriptions,
+    queue::{
+        Claimed, Counts, Disposition, Record,
+        attempt::{ErrorKind, Failure, Outcome},
+        retry_policy::{Next, is_hopeless, next_step},
+    },
+    subscription::{StateChange, Subscription, cache::SubscriptionCache, store::Subscriptions},
+    trust::seal::Keyring,
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +119,7 @@ impl Courier {
         if let Some(id) = claimed.subscription_id {
             return Ok(self.cache.get(SubscriptionId(id)).await?.map(Owner::Subscription));
         }
-        let inline = inline_delivery::get(&self.pool, &self.keyring, DeliveryId(claimed.delivery_id)).await?;
+        let inline = inline::get(&self.pool, &self.keyring, DeliveryId(claimed.delivery_id)).await?;
         Ok(inline.map(Owner::Inline))
     }
 

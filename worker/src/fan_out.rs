@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postrider_core::{outbox, queue, replay_walk, subscription_cache::SubscriptionCache};
+use postrider_core::{
+    delivery::{outbox, replay_walk},
+    queue,
+    subscription::cache::SubscriptionCache,
+};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 

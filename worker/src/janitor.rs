@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use chrono::{Days, Utc};
 use croner::Cron;
-use postrider_core::{Result, audit, idempotency, maintenance, partition, previous_secret};
+use postrider_core::{
+    Result,
+    access::audit,
+    event::idempotency,
+    subscription::previous_secret,
+    upkeep::{maintenance, partition},
+};
 use sqlx::PgPool;
 
 use crate::config::Config;

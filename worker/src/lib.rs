@@ -24,15 +24,14 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use postrider_core::{
-    Result, changes,
+    Result,
+    announce::{changes, notify::listen},
     database::Session,
-    invariants::{self, Violation},
-    notify::listen,
-    outbox,
+    delivery::{outbox, replay_walk},
     queue::{self, Look, Record, WAKE_CHANNEL},
-    rekey, replay_walk,
-    subscription_cache::SubscriptionCache,
-    subscriptions::Subscriptions,
+    subscription::{cache::SubscriptionCache, store::Subscriptions},
+    trust::rekey,
+    upkeep::invariants::{self, Violation},
 };
 use sqlx::PgPool;
 use tokio::{

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use postrider_core::process;
+use postrider_core::process::run::run;
 use worker::config::Config;
 
 #[global_allocator]
@@ -16,9 +16,9 @@ const EXIT_USAGE: u8 = 2;
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => process::run(Config::from, worker::run).await,
-        ["doctor"] => process::run(Config::from, |config, _, _| worker::doctor(config)).await,
-        ["rekey"] => process::run(Config::from, |config, _, _| worker::rekey(config)).await,
+        [] => run(Config::from, worker::run).await,
+        ["doctor"] => run(Config::from, |config, _, _| worker::doctor(config)).await,
+        ["rekey"] => run(Config::from, |config, _, _| worker::rekey(config)).await,
         _ => {
             eprintln!("usage: worker [doctor|rekey]");
             ExitCode::from(EXIT_USAGE)

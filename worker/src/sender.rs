@@ -10,15 +10,19 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use postrider_core::{
-    attempt::{
-        ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
-        Response, parse_retry_after,
-    },
-    destination::Destination,
+    delivery::destination::Destination,
     id::{DeliveryId, EventId},
-    network::{TargetPolicy, Unreachable},
-    queue::{Claimed, ClaimedEvent},
-    signature::Message,
+    queue::{
+        Claimed, ClaimedEvent,
+        attempt::{
+            ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
+            Response, parse_retry_after,
+        },
+    },
+    trust::{
+        signature::Message,
+        target_policy::{TargetPolicy, Unreachable},
+    },
 };
 use reqwest::{
     Certificate, Client,

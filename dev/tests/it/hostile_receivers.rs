@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use postrider_core::attempt::RESPONSE_BODY_BYTES_MAX;
+use postrider_core::queue::attempt::RESPONSE_BODY_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{

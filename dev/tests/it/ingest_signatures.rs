@@ -7,8 +7,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::{
-    authorizing::key,
-    signing::openssl_hmac,
+    access::key,
+    signatures::openssl_hmac,
     world::{KEY, World, answer, id},
 };
 

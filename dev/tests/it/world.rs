@@ -8,7 +8,7 @@ use dev::{
     postgres::{Durability, Postgres, state_directory},
     receiver::{Keep, Received, Receiver},
 };
-use postrider_core::{config::Environment, database::DatabaseConfig, invariants};
+use postrider_core::{database::DatabaseConfig, process::config::Environment, upkeep::invariants};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -275,7 +275,7 @@ pub fn worker(env: &HashMap<String, String>) -> Worker {
 
 pub fn client() -> reqwest::Client {
     // Whichever part of this process comes first sets the provider.
-    drop(worker::sender::Sender::new(postrider_core::network::TargetPolicy::default(), Vec::new()));
+    drop(worker::sender::Sender::new(postrider_core::trust::target_policy::TargetPolicy::default(), Vec::new()));
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 

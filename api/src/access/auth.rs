@@ -1,0 +1,176 @@
+//! Who asks: an API key with its scope on every route. What the caller may then reach is the business of
+//! [`crate::access`], what else opens ingest, of [`crate::access::ingest_credential`].
+
+use std::marker::PhantomData;
+
+use chrono::Utc;
+use poem::{Request, RequestBody, http::header::AUTHORIZATION};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaSecurityScheme, Registry},
+};
+use postrider_core::access::api_key::{ApiKeyCache, Digest, Scope, digest};
+use subtle::ConstantTimeEq;
+
+use crate::{
+    access::{Access, ingest_limits::IngestLimits},
+    serve::problem::ApiError,
+};
+
+/// The name of this way to authenticate, in the `OpenAPI` document.
+pub(crate) const API_KEY: &str = "ApiKey";
+
+/// The bootstrap key with the scope `admin`, as its SHA-256: comparing digests takes the same time whatever differs.
+#[derive(Clone)]
+pub struct AdminKey(Digest);
+
+impl AdminKey {
+    /// The key with this text.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(digest(text))
+    }
+
+    fn is(&self, text: &str) -> bool {
+        Self::new(text).0.ct_eq(&self.0).into()
+    }
+}
+
+impl std::fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminKey(…)")
+    }
+}
+
+/// Knows all keys.
+#[derive(Clone)]
+pub struct Authenticator {
+    /// The key from the environment.
+    pub admin_key: AdminKey,
+    /// The keys from the database.
+    pub keys: ApiKeyCache,
+    /// How many requests may post events.
+    pub limits: IngestLimits,
+}
+
+impl Authenticator {
+    /// What the key in a request reaches; `None` where the request has none, or one that is not valid.
+    pub(crate) async fn identify(&self, request: &Request) -> Result<Option<Access>, ApiError> {
+        let Some(text) = bearer(request) else { return Ok(None) };
+        if self.admin_key.is(text) {
+            return Ok(Some(Access::admin()));
+        }
+        Ok(self.keys.get(text, Utc::now()).await?.map(|key| Access::of(&key)))
+    }
+
+    /// What a key with that scope reaches.
+    async fn access(&self, request: &Request, scope: Scope) -> Result<Access, ApiError> {
+        let Some(access) = self.identify(request).await? else { return Err(ApiError::no_key(request)) };
+        if !access.may(scope) {
+            return Err(ApiError::forbidden(scope));
+        }
+        if scope == Scope::Ingest {
+            self.limits.ask_key(request, &access)?;
+        }
+        Ok(access)
+    }
+}
+
+impl ApiError {
+    /// No valid key came with the request.
+    pub(crate) fn no_key(request: &Request) -> Self {
+        Self::unauthorized(if bearer(request).is_some() {
+            "this key is not known, or not valid any more"
+        } else {
+            "send the API key as `Authorization: Bearer pr_…`"
+        })
+    }
+}
+
+/// A scope, as a type.
+pub trait Asks: Send + Sync {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+/// Everything, API keys and the audit log included.
+pub struct Admin;
+/// Reading and changing.
+pub struct Manage;
+/// Posting events and inline deliveries.
+pub struct Ingest;
+/// Reading.
+pub struct Read;
+
+impl Asks for Admin {
+    const SCOPE: Scope = Scope::Admin;
+}
+impl Asks for Manage {
+    const SCOPE: Scope = Scope::Manage;
+}
+impl Asks for Ingest {
+    const SCOPE: Scope = Scope::Ingest;
+}
+impl Asks for Read {
+    const SCOPE: Scope = Scope::Read;
+}
+
+/// Proof that a request came with a key that has a scope: a handler that takes it cannot run without.
+pub struct Key<S>(Access, PhantomData<S>);
+
+impl<S> std::ops::Deref for Key<S> {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        &self.0
+    }
+}
+
+impl<'a, S: Asks> ApiExtractor<'a> for Key<S> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_api_key(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![API_KEY]
+    }
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        Ok(Self(authenticator(request).access(request, S::SCOPE).await?, PhantomData))
+    }
+}
+
+pub(crate) fn register_api_key(registry: &mut Registry) {
+    registry.create_security_scheme(
+        API_KEY,
+        MetaSecurityScheme {
+            ty: "http",
+            description: Some(
+                "An API key, `pr_…`. Scopes: `read` for GET, `manage` for changes, `ingest` for posting events and \
+                 inline deliveries, `admin` for API keys and the audit log; `admin` includes all, `manage` includes `read`",
+            ),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: Some("pr_…"),
+            flows: None,
+            openid_connect_url: None,
+        },
+    );
+}
+
+/// The token of an `Authorization: Bearer` header; the scheme's name in any case (RFC 9110 §11.1).
+fn bearer(request: &Request) -> Option<&str> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+pub(crate) fn authenticator(request: &Request) -> &Authenticator {
+    request.data().expect("the routes carry the authenticator")
+}

@@ -1,0 +1,170 @@
+//! What opens a subscription's ingest: a key, a signature, either or nothing, as its owner decided. It is judged when
+//! the subscription is known, and a signature when the body is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use poem::{Request, RequestBody, http::HeaderMap};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaSecurityScheme, Registry},
+};
+use postrider_core::{
+    Error,
+    access::api_key::Scope,
+    subscription::Subscription,
+    trust::{
+        inbound_signature::{Provider, Refused, Verified},
+        ingest_auth::IngestAuth,
+    },
+};
+
+use crate::{
+    access::{
+        Access,
+        auth::{API_KEY, authenticator, register_api_key},
+    },
+    serve::problem::ApiError,
+};
+
+/// Bytes of a payload whose signature is verified on the spot, at most.
+const VERIFIED_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
+
+/// What an ingest request offers as its authority.
+pub struct IngestCredential<'a> {
+    request: &'a Request,
+    /// What a valid key in it reaches.
+    access: Option<Access>,
+}
+
+/// What is left to ask of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// Nothing: its key opens it.
+    ByKey,
+    /// Nothing: it is open to all.
+    ToAll,
+    /// That its signature fits its body.
+    IfSigned,
+}
+
+impl IngestCredential<'_> {
+    /// Whether it opens this subscription's ingest, as far as can be told without the body. A request that opens it
+    /// already is counted against the limits.
+    ///
+    /// # Errors
+    /// Unauthorized, also where there is no such subscription and no key that might know; not found where it is another
+    /// tenant's; forbidden; too many requests.
+    pub fn opens(&self, subscription: Option<&Subscription>) -> Result<Opens, ApiError> {
+        let Some(subscription) = subscription else {
+            return Err(match &self.access {
+                Some(access) if access.may(Scope::Ingest) => ApiError::not_found("subscription"),
+                Some(_) => ApiError::forbidden(Scope::Ingest),
+                None => unauthorized(),
+            });
+        };
+        let (auth, provider) = (subscription.settings.ingest_auth, subscription.ingest_provider());
+        let is_signed = provider.is_offered(|name| self.request.header(name));
+        let opens = match (auth, &self.access) {
+            (IngestAuth::None, _) => Opens::ToAll,
+            (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(access)) if access.may(Scope::Ingest) => {
+                if !access.reaches(&subscription.tenant_id) {
+                    return Err(ApiError::not_found("subscription"));
+                }
+                authenticator(self.request).limits.ask_key(self.request, access)?;
+                Opens::ByKey
+            }
+            (IngestAuth::Signature | IngestAuth::KeyOrSignature, _) if is_signed => return Ok(Opens::IfSigned),
+            (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(_)) => return Err(ApiError::forbidden(Scope::Ingest)),
+            (IngestAuth::Key | IngestAuth::KeyOrSignature | IngestAuth::Signature, _) => {
+                return Err(unauthorized());
+            }
+        };
+        self.count(subscription)?;
+        Ok(opens)
+    }
+
+    /// Judges the signature, and counts the request against the limit if it fits.
+    ///
+    /// # Errors
+    /// Unauthorized; too many requests.
+    pub async fn verify(&self, subscription: &Arc<Subscription>, payload: &Bytes) -> Result<Verified, ApiError> {
+        let verified = if payload.len() > VERIFIED_AT_ONCE_BYTES_MAX {
+            // It takes milliseconds, in which others would wait.
+            let (subscription, payload) = (Arc::clone(subscription), payload.clone());
+            let headers = self.request.headers().clone();
+            let verifying = move || verify(&subscription, &headers, &payload);
+            tokio::task::spawn_blocking(verifying).await.map_err(Error::internal)?
+        } else {
+            verify(subscription, self.request.headers(), payload)
+        };
+        let verified = verified.map_err(|refused| ApiError::unauthorized(refused.to_string()))?;
+        self.count(subscription)?;
+        Ok(verified)
+    }
+
+    fn count(&self, subscription: &Subscription) -> Result<(), ApiError> {
+        authenticator(self.request).limits.ask_subscription(self.request, subscription)
+    }
+}
+
+fn verify(subscription: &Subscription, headers: &HeaderMap, payload: &[u8]) -> Result<Verified, Refused> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    subscription.verify_ingest(header, payload, Utc::now())
+}
+
+/// The same for every subscription, and for none: who may not post does not learn what there is.
+fn unauthorized() -> ApiError {
+    ApiError::unauthorized(
+        "send a valid API key as `Authorization: Bearer pr_…`, or sign the body, as the subscription asks",
+    )
+}
+
+/// The name of a provider's signature among the ways to authenticate, and what it is.
+fn scheme_of(provider: Provider) -> (&'static str, &'static str) {
+    match provider {
+        Provider::Github => ("HubSignature", "`sha256=` and the hex HMAC-SHA256 of the body"),
+        Provider::Standard => {
+            ("StandardWebhooks", "A Standard Webhooks signature, with `webhook-id` and `webhook-timestamp`")
+        }
+        Provider::Stripe => ("StripeSignature", "`t=…,v1=…` as Stripe sends it"),
+        Provider::Shopify => ("ShopifySignature", "The base64 HMAC-SHA256 of the body"),
+        Provider::Slack => ("SlackSignature", "`v0=…` as Slack sends it, with `X-Slack-Request-Timestamp`"),
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IngestCredential<'a> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_api_key(registry);
+        for provider in Provider::ALL {
+            let (name, description) = scheme_of(provider);
+            registry.create_security_scheme(
+                name,
+                MetaSecurityScheme {
+                    ty: "apiKey",
+                    description: Some(description),
+                    name: Some(provider.header()),
+                    key_in: Some("header"),
+                    scheme: None,
+                    bearer_format: None,
+                    flows: None,
+                    openid_connect_url: None,
+                },
+            );
+        }
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        std::iter::once(API_KEY).chain(Provider::ALL.map(|provider| scheme_of(provider).0)).collect()
+    }
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> poem::Result<Self> {
+        Ok(Self { request, access: authenticator(request).identify(request).await? })
+    }
+}

@@ -1,0 +1,106 @@
+//! Rate limits of what posts events: of a key over all routes that take events, of a subscription at its ingest. How
+//! things stand is told with the answer, in `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
+
+use std::sync::{Arc, Mutex};
+
+use poem::{
+    Request,
+    http::{HeaderMap, HeaderValue},
+};
+use postrider_core::{
+    access::ingest_limit::{RateLimits, Standing},
+    subscription::Subscription,
+};
+use uuid::Uuid;
+
+use crate::{access::Access, serve::problem::ApiError};
+
+/// The window of every limit, in seconds.
+const WINDOW_SECONDS: u32 = 1;
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Limited {
+    Key(Uuid),
+    Subscription(Uuid),
+}
+
+impl Limited {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Subscription(_) => "subscription",
+        }
+    }
+}
+
+/// The limits of this process.
+#[derive(Clone, Default)]
+pub struct IngestLimits(RateLimits<Limited>);
+
+/// How the limits stand that a request has met; carried by the request, told with its answer.
+#[derive(Clone, Default)]
+pub struct Standings(Arc<Mutex<Vec<(&'static str, Standing)>>>);
+
+impl IngestLimits {
+    /// Asks for a request with this key.
+    ///
+    /// # Errors
+    /// Too many requests.
+    pub fn ask_key(&self, request: &Request, access: &Access) -> Result<(), ApiError> {
+        match access.rate_limit() {
+            Some((id, per_second)) => self.ask(request, Limited::Key(id.0), per_second),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for a request to this subscription's ingest.
+    ///
+    /// # Errors
+    /// Too many requests.
+    pub fn ask_subscription(&self, request: &Request, subscription: &Subscription) -> Result<(), ApiError> {
+        match subscription.settings.ingest_rate_limit_per_second {
+            Some(per_second) => self.ask(request, Limited::Subscription(subscription.id.0), per_second),
+            None => Ok(()),
+        }
+    }
+
+    fn ask(&self, request: &Request, limited: Limited, per_second: u32) -> Result<(), ApiError> {
+        let standing = self.0.ask(limited, per_second);
+        if let Some(Standings(met)) = request.data() {
+            met.lock().expect("nothing panics while it is held").push((limited.name(), standing));
+        }
+        if standing.is_admitted {
+            return Ok(());
+        }
+        metrics::counter!("postrider_ingest_rate_limited_total", "limit" => limited.name()).increment(1);
+        Err(ApiError::too_many_requests(limited.name(), per_second, whole_seconds(standing.wait).max(1)))
+    }
+}
+
+impl Standings {
+    /// Tells how things stand, if any limit was met.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        let met = self.0.lock().expect("nothing panics while it is held");
+        if met.is_empty() {
+            return;
+        }
+        let list = |item: &dyn Fn(&'static str, &Standing) -> String| {
+            met.iter().map(|(name, standing)| item(name, standing)).collect::<Vec<_>>().join(", ")
+        };
+        let policy = list(&|name, standing| format!("\"{name}\";q={};w={WINDOW_SECONDS}", standing.per_second));
+        let standing = list(&|name, standing| {
+            format!("\"{name}\";r={};t={}", standing.remaining, whole_seconds(standing.full_after))
+        });
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", standing)] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Rounded up, so that nobody comes too early.
+fn whole_seconds(time: std::time::Duration) -> u32 {
+    u32::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,119 @@
+//! What every route works with: connections, caches, keys and limits, put together once at the start of the process.
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use poem_openapi::Tags;
+use postrider_core::{
+    access::api_key::ApiKeyCache,
+    announce::changes::Change,
+    database::Session,
+    queue::intake::Intake,
+    subscription::{Subscription, cache::SubscriptionCache, store::Subscriptions},
+    trust::{seal::Keyring, target_policy::TargetPolicy, target_url::TargetUrl},
+};
+use sqlx::PgPool;
+use tokio::task::JoinHandle;
+
+use crate::{
+    access::{auth::AdminKey, ingest_limits::IngestLimits},
+    config::Config,
+    serve::{once::KeyTtl, problem::ApiError},
+};
+
+/// Connections for the management API, the cache and its listener.
+const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
+
+/// Connections that store inline deliveries.
+const INLINE_CONNECTIONS_MAX: u32 = 4;
+/// What the routes work with.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) pool: PgPool,
+    /// Stores inline deliveries.
+    pub(crate) inline: PgPool,
+    pub(crate) intake: Intake,
+    pub(crate) cache: SubscriptionCache,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) target_policy: TargetPolicy,
+    pub(crate) admin_key: AdminKey,
+    pub(crate) keys: ApiKeyCache,
+    pub(crate) limits: IngestLimits,
+    pub(crate) keyring: Keyring,
+    pub(crate) key_ttl: KeyTtl,
+    pub(crate) payload_bytes_max: usize,
+    pub(crate) metrics: Option<PrometheusHandle>,
+}
+
+/// Chapters of the `OpenAPI` document.
+#[derive(Tags)]
+pub(crate) enum Tag {
+    /// Events in.
+    Ingest,
+    /// Who wants which events where.
+    Subscriptions,
+    /// Publishing events, and what was accepted.
+    Events,
+    /// What is owed to whom, and every attempt at it.
+    Deliveries,
+    /// Deliveries that were given up.
+    #[oai(rename = "Dead letters")]
+    DeadLetters,
+    /// A subscription's past, delivered again.
+    Replays,
+    /// Who may do what, for which tenant.
+    #[oai(rename = "API keys")]
+    ApiKeys,
+    /// Who changed what.
+    #[oai(rename = "Audit log")]
+    AuditLog,
+    /// Watching over the process.
+    Health,
+}
+
+impl App {
+    /// Connects everything; the handle is the intake's writer, which ends when all clones of the app are gone and
+    /// what waited is stored.
+    #[must_use]
+    pub fn new(config: &Config, metrics: Option<PrometheusHandle>) -> (Self, JoinHandle<()>) {
+        let pool = config.database.pool(Session::Management, MANAGEMENT_CONNECTIONS_MAX);
+        let ingest = config.database.pool(Session::Ingest, 1);
+        let wake = config.database.pool(Session::Ingest, 1);
+        let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
+        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
+        let app = Self {
+            cache: SubscriptionCache::new(subscriptions.clone()),
+            keys: ApiKeyCache::new(pool.clone()),
+            limits: IngestLimits::default(),
+            pool,
+            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            keyring: config.keyring.clone(),
+            key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },
+            intake,
+            subscriptions,
+            target_policy: config.target_policy.clone(),
+            admin_key: config.admin_key.clone(),
+            payload_bytes_max: config.payload_bytes_max,
+            metrics,
+        };
+        (app, writer)
+    }
+}
+
+impl App {
+    /// Drops what this process remembers of a subscription that it has changed, so that who made the change sees it at
+    /// once; the others hear of it.
+    pub(crate) async fn forget(&self, subscription: &Subscription) {
+        let tenant_id = subscription.tenant_id.clone();
+        self.cache.hear(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
+    }
+
+    /// Judges where a target leads now, if it is a valid one; what else is wrong with it, the parsing tells.
+    pub(crate) async fn vet(&self, target_url: &str) -> Result<(), ApiError> {
+        match TargetUrl::parse(target_url, &self.target_policy) {
+            Ok(target) => {
+                let vetted = self.target_policy.vet(&target).await;
+                vetted.map_err(|blocked| ApiError::invalid("target_url", blocked.to_string()))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! HTTP in general: connections and their limits, bodies, lists, problems, pages, and the OpenAPI document. What a
+//! route means stands in the file of its noun.
+
+pub mod body;
+pub mod body_room;
+pub mod connection;
+pub mod document;
+pub mod list;
+pub mod once;
+pub mod pages;
+pub mod problem;
+pub mod server;

@@ -1,0 +1,150 @@
+//! Reading bodies, each up to a limit and all of them within a room that they share while they are under way: callers
+//! that send slowly hold what they have sent. Those who have shown no key have a smaller room of their own, and of that a
+//! share for each subscription.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, combinators::BoxBody};
+use poem::{Body, Request, http::header::CONTENT_LENGTH};
+use postrider_core::{Error, id::SubscriptionId};
+
+use crate::serve::problem::ApiError;
+
+/// Bytes of all bodies under way whose callers have shown a valid key, at most.
+const KEYED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of all other bodies under way, at most.
+const KEYLESS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of those to one subscription: room for one payload of the largest size that can be configured.
+const SUBSCRIPTION_BYTES_MAX: usize = 32 << 20;
+
+const FULL: Error = Error::Unavailable("too many bodies are under way; try again in a moment");
+
+/// Who sends a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// Somebody with a valid key.
+    Key,
+    /// Anybody, to this subscription.
+    Anybody(SubscriptionId),
+}
+
+impl Caller {
+    /// The bytes that may be under way from this one, and from all who have as little or as much to show.
+    fn limits(self) -> (usize, usize) {
+        match self {
+            Self::Key => (KEYED_BYTES_MAX, KEYED_BYTES_MAX),
+            Self::Anybody(_) => (SUBSCRIPTION_BYTES_MAX, KEYLESS_BYTES_MAX),
+        }
+    }
+}
+
+/// Bytes under way.
+#[derive(Clone, Debug, Default)]
+pub struct BodyRoom(Arc<Mutex<UnderWay>>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// By who sends them; nobody is here who sends nothing.
+    by_sender: HashMap<Caller, usize>,
+    keyless: usize,
+}
+
+/// What one body has taken of the room; given back when it is dropped.
+struct Taken {
+    room: BodyRoom,
+    from: Caller,
+    bytes: usize,
+}
+
+impl BodyRoom {
+    /// Takes more of the room for a body.
+    fn take(&self, taken: &mut Taken, bytes: usize) -> Result<(), Error> {
+        let (own_max, all_max) = taken.from.limits();
+        let mut under_way = self.0.lock().expect("nothing panics while it is held");
+        let own = under_way.by_sender.get(&taken.from).copied().unwrap_or_default() + bytes;
+        let all = if taken.from == Caller::Key { own } else { under_way.keyless + bytes };
+        if own > own_max || all > all_max {
+            return Err(FULL);
+        }
+        under_way.by_sender.insert(taken.from, own);
+        if taken.from != Caller::Key {
+            under_way.keyless = all;
+        }
+        taken.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut under_way = self.room.0.lock().expect("nothing panics while it is held");
+        if let Some(own) = under_way.by_sender.get_mut(&self.from) {
+            *own -= self.bytes;
+            if *own == 0 {
+                under_way.by_sender.remove(&self.from);
+            }
+        }
+        if self.from != Caller::Key {
+            under_way.keyless -= self.bytes;
+        }
+    }
+}
+
+/// The bytes of a body, of any type and at most `bytes_max` long.
+///
+/// # Errors
+/// Too large, or broken off; unavailable where too many bodies are under way.
+pub async fn read(request: &Request, body: Body, bytes_max: usize, from: Caller) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::payload_too_large(bytes_max);
+    let declared = request.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let room: &BodyRoom = request.data().expect("the routes carry the room");
+    let mut taken = Taken { room: room.clone(), from, bytes: 0 };
+    let mut bytes = BytesMut::new();
+    let mut body: BoxBody<_, _> = body.into();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(too_large());
+        }
+        room.take(&mut taken, chunk.len())?;
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_shows_no_key_leaves_room_for_those_who_do_and_for_other_subscriptions() {
+        let room = BodyRoom::default();
+        let (one, other, third) = (SubscriptionId::new(), SubscriptionId::new(), SubscriptionId::new());
+        let taken = |from, bytes| {
+            let mut taken = Taken { room: room.clone(), from, bytes: 0 };
+            room.take(&mut taken, bytes).map(|()| taken)
+        };
+        let first = taken(Caller::Anybody(one), SUBSCRIPTION_BYTES_MAX).expect("there is room");
+        assert!(taken(Caller::Anybody(one), 1).is_err(), "its share is used up");
+        let _second = taken(Caller::Anybody(other), SUBSCRIPTION_BYTES_MAX).expect("another's is not");
+        assert!(taken(Caller::Anybody(third), 1).is_err(), "the room for all of them is");
+        let _keyed = taken(Caller::Key, KEYED_BYTES_MAX).expect("it is apart");
+        assert!(taken(Caller::Key, 1).is_err());
+        drop(first);
+        drop(taken(Caller::Anybody(third), 1).expect("what is over is given back"));
+        let under_way = room.0.lock().expect("nothing panics");
+        assert_eq!(
+            (under_way.by_sender.len(), under_way.keyless),
+            (2, SUBSCRIPTION_BYTES_MAX),
+            "nothing is left behind"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! What all lists share: newest first, `limit` and `cursor` in, `data` and `next_cursor` out.
+
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+use chrono::{DateTime, Datelike, Utc};
+use poem_openapi::{
+    Object,
+    types::{ParseFromJSON, ToJSON, Type},
+};
+use postrider_core::{
+    page::{Found, Page, Span},
+    subscription::settings::parse_metadata,
+};
+use uuid::Uuid;
+
+use crate::serve::problem::ApiError;
+
+/// Items of a page where the caller does not say.
+const LIMIT_DEFAULT: u32 = 50;
+/// Items of a page, at most.
+const LIMIT_MAX: u32 = 250;
+
+/// A page of a list, the newest first.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct List<T: ParseFromJSON + ToJSON + Type + Send + Sync> {
+    /// The items.
+    data: Vec<T>,
+    /// Send it as `cursor` for the next page; absent on the last.
+    next_cursor: Option<String>,
+}
+
+/// A page that a caller asked for. One item more than its size is fetched, which tells whether there is a next page.
+pub struct Wanted {
+    limit: usize,
+    page: Page,
+}
+
+impl Wanted {
+    /// Reads `limit` and `cursor`; a cursor is the id of the last item of the page before.
+    ///
+    /// # Errors
+    /// Unprocessable.
+    pub fn parse<I: FromStr>(limit: Option<u32>, cursor: Option<&str>, uuid: fn(I) -> Uuid) -> Result<Self, ApiError> {
+        let limit = limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(ApiError::invalid("limit", format!("must be from 1 to {LIMIT_MAX}")));
+        }
+        let before = cursor.map(|cursor| cursor.parse().map(uuid)).transpose();
+        let before = before.map_err(|_| ApiError::invalid("cursor", "must be a next_cursor of this list"))?;
+        Ok(Self { limit: limit as usize, page: Page { before, limit: i64::from(limit) + 1 } })
+    }
+
+    /// What to fetch.
+    #[must_use]
+    pub fn page(&self) -> Page {
+        self.page
+    }
+
+    /// The answer, from what was fetched.
+    pub fn list<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
+        &self,
+        fetched: Vec<S>,
+        id: impl Fn(&S) -> I,
+        view: impl Fn(&S) -> T,
+    ) -> List<T> {
+        self.found(Found { items: fetched, examined_to: None }, id, |_| String::new(), view)
+    }
+
+    /// The answer, from a bounded look: where that ended early, the page may be short and there is a next one all the
+    /// same, which begins where the look ended.
+    pub fn found<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
+        &self,
+        found: Found<S>,
+        id: impl Fn(&S) -> I,
+        cursor: impl Fn(Uuid) -> String,
+        view: impl Fn(&S) -> T,
+    ) -> List<T> {
+        let mut items = found.items;
+        let more = items.len() > self.limit;
+        items.truncate(self.limit);
+        let last = items.last().filter(|_| more).map(|last| id(last).to_string());
+        let next_cursor = last.or_else(|| found.examined_to.map(cursor));
+        List { data: items.iter().map(view).collect(), next_cursor }
+    }
+}
+
+/// Checks that a time is one that things happen at: what is far from that, a database need not be able to store.
+///
+/// # Errors
+/// What is wrong.
+pub fn moment(time: DateTime<Utc>) -> Result<(), String> {
+    let known = (1970..=9999).contains(&time.year());
+    if known { Ok(()) } else { Err("must be in the years 1970 to 9999".to_owned()) }
+}
+
+/// The `since` and `until` of a list.
+///
+/// # Errors
+/// Unprocessable where the span ends before it begins.
+pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Result<Span, ApiError> {
+    for (field, time) in [("since", since), ("until", until)] {
+        time.map_or(Ok(()), moment).map_err(|why| ApiError::invalid(field, why))?;
+    }
+    if since.zip(until).is_some_and(|(since, until)| until < since) {
+        return Err(ApiError::invalid("until", "must not be before `since`"));
+    }
+    Ok(Span { since, until })
+}
+
+/// The `metadata` of a list: `key:value` each, all of which must be there.
+///
+/// # Errors
+/// Unprocessable.
+pub fn metadata(entries: Vec<String>) -> Result<Option<BTreeMap<String, String>>, ApiError> {
+    let entry = |entry: &String| entry.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let parsed: Option<BTreeMap<_, _>> = entries.iter().map(entry).collect();
+    let parsed = parsed.filter(|parsed| parsed.len() == entries.len());
+    let parsed = parsed.ok_or_else(|| ApiError::invalid("metadata", "must be `key:value`, each key once"))?;
+    let parsed = parse_metadata(parsed).map_err(|why| ApiError::invalid("metadata", why))?;
+    Ok(Some(parsed).filter(|entries| !entries.is_empty()))
+}
+
+/// A filter's word, or what is wrong with it.
+///
+/// # Errors
+/// Unprocessable.
+pub fn parsed<T: FromStr<Err: Display>>(field: &str, text: Option<&str>) -> Result<Option<T>, ApiError> {
+    text.map(str::parse).transpose().map_err(|why: T::Err| ApiError::invalid(field, why.to_string()))
+}

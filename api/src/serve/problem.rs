@@ -1,0 +1,270 @@
+//! Every answer that is not a success, as problem+json (RFC 9457): one variant per status. What is our own fault is
+//! logged here, once, and never shown.
+
+use poem::{IntoResponse, Response, http::StatusCode};
+use poem_openapi::{
+    ApiResponse, Object,
+    payload::Payload,
+    registry::{MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+use postrider_core::{Error, access::api_key::Scope, validation::Problems};
+
+/// Seconds after which a caller may try again when we are full or the database is away.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// What went wrong, as RFC 9457 puts it.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct Problem {
+    /// Always `about:blank`: the status and the code say it all.
+    #[oai(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What happened, for a person.
+    detail: String,
+    /// What happened, for a program: stable over versions.
+    #[oai(validator(pattern = "^[a-z_]+$"))]
+    code: String,
+    /// The fields that broke a rule, where that is what happened.
+    errors: Option<Vec<FieldError>>,
+}
+
+/// One broken rule.
+#[derive(Debug, Object)]
+pub struct FieldError {
+    /// The field's path in the request.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// An `application/problem+json` body.
+#[derive(Debug)]
+pub struct ProblemJson(Problem);
+
+impl Payload for ProblemJson {
+    const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        Problem::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+impl IntoResponse for ProblemJson {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(Self::CONTENT_TYPE).body(self.0.to_json_string())
+    }
+}
+
+/// An answer that is not a success.
+#[derive(Debug, ApiResponse)]
+pub enum ApiError {
+    /// The request cannot be understood.
+    #[oai(status = 400)]
+    BadRequest(ProblemJson),
+    /// No valid key, or no valid signature, came with the request.
+    #[oai(status = 401)]
+    Unauthorized(
+        ProblemJson,
+        /// How to authenticate.
+        #[oai(header = "WWW-Authenticate")]
+        String,
+    ),
+    /// The key lacks the scope that this asks for.
+    #[oai(status = 403)]
+    Forbidden(ProblemJson),
+    /// There is no such thing.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// The path is known, the method is not; `Allow` names those that are.
+    #[oai(status = 405)]
+    MethodNotAllowed(
+        ProblemJson,
+        /// The methods of this path.
+        #[oai(header = "Allow")]
+        String,
+    ),
+    /// The request did not arrive in time.
+    #[oai(status = 408)]
+    RequestTimeout(ProblemJson),
+    /// The thing is in a state that forbids this.
+    #[oai(status = 409)]
+    Conflict(ProblemJson),
+    /// The body is larger than the limit.
+    #[oai(status = 413)]
+    PayloadTooLarge(ProblemJson),
+    /// The request breaks rules; `errors` names each field.
+    #[oai(status = 422)]
+    Unprocessable(ProblemJson),
+    /// Too many requests for the limit of the key or of the subscription; `RateLimit` tells how things stand.
+    #[oai(status = 429)]
+    TooManyRequests(
+        ProblemJson,
+        /// Seconds after which to try again.
+        #[oai(header = "Retry-After")]
+        u32,
+    ),
+    /// Our fault.
+    #[oai(status = 500)]
+    Internal(ProblemJson),
+    /// We are full, or the database is away or slow; the same request may succeed in a moment. Where the connection broke
+    /// at the very commit, what was posted may be stored all the same.
+    #[oai(status = 503)]
+    Unavailable(
+        ProblemJson,
+        /// Seconds after which to try again.
+        #[oai(header = "Retry-After")]
+        u32,
+    ),
+}
+
+impl ApiError {
+    /// The request cannot be understood.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::BadRequest(problem(StatusCode::BAD_REQUEST, "bad_request", detail))
+    }
+
+    /// No valid key or signature.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        let problem = problem(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        Self::Unauthorized(problem, "Bearer realm=\"postrider\"".to_owned())
+    }
+
+    /// The key lacks this scope.
+    #[must_use]
+    pub fn forbidden(scope: Scope) -> Self {
+        let detail = format!("this key lacks the scope `{scope}`");
+        Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
+    }
+
+    /// There is no such thing.
+    #[must_use]
+    pub fn not_found(what: &str) -> Self {
+        Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", format!("no such {what}")))
+    }
+
+    /// The method is not one of these.
+    #[must_use]
+    pub fn method_not_allowed(allowed: &str) -> Self {
+        let detail = format!("this path knows {allowed}");
+        Self::MethodNotAllowed(
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail),
+            allowed.to_owned(),
+        )
+    }
+
+    /// The request did not arrive in time.
+    #[must_use]
+    pub fn request_timeout() -> Self {
+        let detail = "the request did not arrive in time";
+        Self::RequestTimeout(problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
+    }
+
+    /// The body is larger than this many bytes.
+    #[must_use]
+    pub fn payload_too_large(bytes_max: usize) -> Self {
+        let detail = format!("the body may be at most {bytes_max} bytes long");
+        Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+    }
+
+    /// A limit of so many requests a second is used up for so many seconds.
+    #[must_use]
+    pub fn too_many_requests(whose: &str, per_second: u32, retry_after: u32) -> Self {
+        let detail = format!("{per_second} requests a second may post events with this {whose}");
+        Self::TooManyRequests(problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail), retry_after)
+    }
+
+    /// One field breaks a rule.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Error::Invalid(Problems::one(field, message)).into()
+    }
+
+    /// Any error of the libraries' that nobody has answered for, in our shape; a client error of a kind that we do not
+    /// tell apart becomes a 400.
+    #[must_use]
+    pub fn from_status(status: StatusCode, detail: String) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound(problem(status, "not_found", "no such path")),
+            StatusCode::UNAUTHORIZED => Self::unauthorized(detail),
+            status if status.is_client_error() => Self::bad_request(detail),
+            _ => Error::internal(detail).into(),
+        }
+    }
+}
+
+/// A whole HTTP/1.1 answer, for a connection on which no request has come that could be answered.
+#[must_use]
+pub fn head_refused(status: StatusCode) -> Vec<u8> {
+    let (code, detail) = match status {
+        StatusCode::URI_TOO_LONG => ("uri_too_long", "the URI is too long"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("headers_too_large", "the request's head is too long, or has more than 100 headers")
+        }
+        StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "there are too many connections; try again in a moment"),
+        _ => ("bad_request", "this is not HTTP as it should be"),
+    };
+    let body = problem(status, code, detail).0.to_json_string();
+    let retry_after = match status {
+        StatusCode::SERVICE_UNAVAILABLE => format!("retry-after: {RETRY_AFTER_SECONDS}\r\n"),
+        _ => String::new(),
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\n{retry_after}x-content-type-options: \
+         nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+        ProblemJson::CONTENT_TYPE,
+        body.len()
+    );
+    answer.into_bytes()
+}
+
+fn problem(status: StatusCode, code: &str, detail: impl Into<String>) -> ProblemJson {
+    ProblemJson(Problem {
+        kind: "about:blank".to_owned(),
+        title: status.canonical_reason().unwrap_or("Error").to_owned(),
+        status: status.as_u16(),
+        detail: detail.into(),
+        code: code.to_owned(),
+        errors: None,
+    })
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound(what) => Self::not_found(what),
+            Error::Conflict(detail) => Self::Conflict(problem(StatusCode::CONFLICT, "conflict", detail)),
+            reused @ Error::KeyReused => {
+                Self::Conflict(problem(StatusCode::CONFLICT, "idempotency_key_reused", reused.to_string()))
+            }
+            Error::TooLarge(detail) => {
+                Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+            }
+            Error::Invalid(problems) => {
+                let mut answer = problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid", problems.to_string());
+                let field = |problem: postrider_core::validation::Problem| FieldError {
+                    field: problem.field,
+                    message: problem.message,
+                };
+                answer.0.errors = Some(problems.0.into_iter().map(field).collect());
+                Self::Unprocessable(answer)
+            }
+            Error::Unavailable(detail) => {
+                let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+                Self::Unavailable(problem, RETRY_AFTER_SECONDS)
+            }
+            Error::Internal(cause) => {
+                tracing::error!(%cause, "a request failed for our own fault");
+                let detail = "an error of ours; it has been logged";
+                Self::Internal(problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Serving HTTP to callers of whom nothing good is assumed: a limit of connections, a time for a request's head, an end
+//! for connections that say nothing, and a problem+json for what is not even HTTP. What is answered is the endpoint's
+//! business. HTTP/1.1 only: HTTP/2, where many requests share a connection, is for the proxy in front, with TLS.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use poem::{
+    Addr, Endpoint, EndpointExt,
+    http::{StatusCode, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::serve::{
+    connection::{Answer, Body, Life, Watched},
+    problem::head_refused,
+};
+
+/// How often connections are examined: they are closed so much later than they might be, at most.
+const EXAMINED_EVERY: Duration = Duration::from_secs(2);
+/// Bytes of a request's head, at most; and of a URI, a little less.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long nobody is accepted after accepting has failed, as it does while the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are being told that there are too many, at most; those beyond are just closed.
+const REFUSALS_MAX: usize = 64;
+/// How long telling them may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves until it is told to stop; then lets requests finish for as long as `patience` says.
+pub async fn serve<E>(
+    listener: TcpListener,
+    endpoint: E,
+    connections_max: usize,
+    stop: CancellationToken,
+    patience: Duration,
+) where
+    E: Endpoint + 'static,
+{
+    let endpoint = Arc::new(endpoint.map_to_response());
+    let (places, refusals) = (Arc::new(Semaphore::new(connections_max)), Arc::new(Semaphore::new(REFUSALS_MAX)));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                metrics::counter!("postrider_connections_refused_total", "reason" => "accept_failed").increment(1);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let connection = connection(stream, remote, Arc::clone(&endpoint), stop.clone());
+            connections.spawn(async move {
+                connection.await;
+                drop(place);
+            });
+        } else {
+            metrics::counter!("postrider_connections_refused_total", "reason" => "too_many").increment(1);
+            if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                connections.spawn(async move {
+                    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    drop(turn);
+                });
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(patience, async { while connections.join_next().await.is_some() {} }).await;
+    connections.shutdown().await;
+}
+
+/// One connection, from its first byte to its end.
+async fn connection<E>(stream: TcpStream, remote: SocketAddr, endpoint: Arc<E>, stop: CancellationToken)
+where
+    E: Endpoint<Output = poem::Response> + 'static,
+{
+    let Ok(local) = stream.local_addr() else { return };
+    let life = Arc::new(Life::default());
+    let watched = Watched::new(stream, Arc::clone(&life));
+    let serving = Arc::clone(&life);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (endpoint, under_way) = (Arc::clone(&endpoint), serving.begin());
+        let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(remote)));
+        async move {
+            let response = endpoint.get_response((request, addresses.0, addresses.1, Scheme::HTTP).into()).await;
+            let response: Response<Body> = response.into();
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, under_way)))
+        }
+    });
+    let mut builder = http1::Builder::new();
+    // The time of a head is ours to measure: the library's own runs while a connection rests between two requests too.
+    // Who has said everything may stop speaking, and still wants the answer.
+    builder.max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
+    let served = builder.serve_connection(TokioIo::new(watched), service);
+    let mut served = std::pin::pin!(served);
+    let mut examined = tokio::time::interval(EXAMINED_EVERY);
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            _ = &mut served => return,
+            () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                served.as_mut().graceful_shutdown();
+            }
+            _ = examined.tick() => {
+                if life.is_over() {
+                    return;
+                }
+                if life.is_old() && !is_stopping {
+                    is_stopping = true;
+                    served.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Tells a caller that there are too many, and waits a moment for them to read it.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(&head_refused(StatusCode::SERVICE_UNAVAILABLE)).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}

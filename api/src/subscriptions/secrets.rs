@@ -1,0 +1,190 @@
+//! A subscription's secrets: showing and replacing them, and the public half for everybody.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    Object, OpenApi,
+    param::{Header, Path},
+    payload::Json,
+    types::ToJSON,
+};
+use postrider_core::{
+    event::idempotency::Made,
+    id::SubscriptionId,
+    subscription::Subscription,
+    trust::signing_secret::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, SigningSecret, SigningSecrets},
+    validation::Problems,
+};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    access::auth::{Key, Manage},
+    app::{App, Tag},
+    serve::{
+        body::{Input, JsonBody},
+        once::kept,
+        problem::ApiError,
+    },
+    subscriptions::view::SubscriptionView,
+};
+
+/// The routes of secrets.
+pub struct SecretsApi(pub App);
+
+/// A subscription's secrets.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct SecretsView {
+    /// The one that signs: `whsec_` or `whsk_`, and base64.
+    secret: String,
+    /// Its public half, `whpk_` and base64, where it has one.
+    public_key: Option<String>,
+    /// Earlier ones that still sign, the latest first.
+    previous: Vec<PreviousView>,
+}
+
+/// A secret that has been replaced and still signs.
+#[derive(Debug, Object)]
+pub struct PreviousView {
+    /// The secret.
+    secret: String,
+    /// From when on it does not sign any more.
+    expires_at: DateTime<Utc>,
+}
+
+/// How a secret is replaced.
+#[derive(Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub struct RotationInput {
+    /// The new secret; made for you where absent.
+    secret: Option<String>,
+    /// Seconds for which the old secret goes on signing beside the new one, 0 to 604800 (7 days); 86400 (24 hours) where
+    /// absent. No earlier one signs for longer than that either; 0 ends all of them at once.
+    overlap_seconds: Option<u32>,
+}
+
+impl Input for RotationInput {
+    const MAY_BE_EMPTY: bool = true;
+}
+
+/// Public keys, as a JSON Web Key Set (RFC 7517).
+#[derive(Debug, Object)]
+pub struct JwksView {
+    /// One for each key that signs.
+    keys: Vec<JwkView>,
+}
+
+/// An Ed25519 public key (RFC 8037 §2).
+#[derive(Debug, Object)]
+pub struct JwkView {
+    /// `OKP`.
+    kty: String,
+    /// `Ed25519`.
+    crv: String,
+    /// The key, 32 bytes in base64url.
+    x: String,
+    /// `sig`.
+    #[oai(rename = "use")]
+    usage: String,
+    /// `EdDSA`.
+    alg: String,
+    /// The key's name: the first characters of its SHA-256 in base64url.
+    kid: String,
+}
+
+/// Characters of a public key's name.
+const KID_CHARACTERS: usize = 16;
+
+#[OpenApi(tag = "Tag::Subscriptions")]
+impl SecretsApi {
+    /// Show a subscription's secrets
+    #[oai(path = "/subscriptions/:id/secret", method = "get", operation_id = "get_subscription_secret")]
+    async fn show(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<SecretsView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        Ok(Json(SecretsView::of(&self.0.subscriptions.show_secrets(key.actor(), id).await?, Utc::now())))
+    }
+
+    /// Replace a subscription's secret
+    ///
+    /// The new secret signs from the next attempt on, in all processes, and the old one beside it until the overlap has
+    /// passed: `webhook-signature` then holds a signature of each. The schemes that have room for one signature send
+    /// those of earlier secrets in a header of their own, which ends in `-Previous`.
+    #[oai(path = "/subscriptions/:id/rotate-secret", method = "post", operation_id = "rotate_subscription_secret")]
+    async fn rotate(
+        &self,
+        key: Key<Manage>,
+        id: Path<String>,
+        /// At most 255 characters. A request with a key that was used before gets the answer it got then.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: JsonBody<RotationInput>,
+    ) -> Result<Json<SubscriptionView>, ApiError> {
+        let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
+        let tenant = self.0.subscriptions.get(id).await?.tenant_id;
+        let route = format!("POST /subscriptions/{id}/rotate-secret");
+        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
+        let mut problems = Problems::default();
+        let secret = body.value.secret.as_deref().map(SigningSecret::parse);
+        let secret = secret.and_then(|parsed| problems.take("secret", parsed));
+        let overlap = body.value.overlap_seconds.unwrap_or(OVERLAP_SECONDS_DEFAULT);
+        let within = overlap <= OVERLAP_SECONDS_MAX;
+        problems.require(within, "overlap_seconds", format!("must be from 0 to {OVERLAP_SECONDS_MAX}"));
+        problems.into_result()?;
+        let answer = |rotated: &Subscription| SubscriptionView::with_secret(rotated).to_json_string().into_bytes();
+        let made = self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, once.as_ref(), answer).await?;
+        Ok(Json(match made {
+            Made::New(rotated) => {
+                self.0.forget(&rotated).await;
+                SubscriptionView::with_secret(&rotated)
+            }
+            Made::Again(answer) => kept(&answer)?,
+        }))
+    }
+
+    /// Get a subscription's public keys
+    ///
+    /// Open to everybody, so that a receiver can fetch the keys that verify `v1a` signatures; during a rotation there
+    /// are several. 404 where the subscription signs with a shared secret.
+    #[oai(path = "/subscriptions/:id/jwks.json", method = "get", operation_id = "get_subscription_jwks")]
+    async fn jwks(&self, id: Path<String>) -> Result<Json<JwksView>, ApiError> {
+        let found = match id.0.parse() {
+            Ok(id) => self.0.cache.get(id).await?,
+            Err(_) => None,
+        };
+        // One without public keys looks like none: that it exists is nobody's business.
+        let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
+        let keys = subscription.secrets.active(Utc::now()).filter_map(SigningSecret::public_key);
+        let keys: Vec<_> = keys.map(JwkView::of).collect();
+        if keys.is_empty() { Err(ApiError::not_found("subscription")) } else { Ok(Json(JwksView { keys })) }
+    }
+}
+
+impl SecretsView {
+    fn of(secrets: &SigningSecrets, now: DateTime<Utc>) -> Self {
+        let previous = secrets
+            .overlapping(now)
+            .map(|previous| PreviousView { secret: previous.secret.reveal(), expires_at: previous.expires_at });
+        Self {
+            secret: secrets.current.reveal(),
+            public_key: secrets.current.public_key_text(),
+            previous: previous.collect(),
+        }
+    }
+}
+
+impl JwkView {
+    fn of(key: &[u8]) -> Self {
+        let mut kid = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(key));
+        kid.truncate(KID_CHARACTERS);
+        Self {
+            kty: "OKP".to_owned(),
+            crv: "Ed25519".to_owned(),
+            x: BASE64_URL_SAFE_NO_PAD.encode(key),
+            usage: "sig".to_owned(),
+            alg: "EdDSA".to_owned(),
+            kid,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Signatures as JSON, in both directions: the words of the schemes, and what a subscription's ingest takes.
+
+use poem_openapi::{Enum, Object};
+use postrider_core::{
+    trust::{
+        inbound_signature::Provider,
+        ingest_auth::{IngestAuth, IngestSignature},
+        signature::SignatureScheme,
+    },
+    validation::Problems,
+};
+use serde::{Deserialize, Serialize};
+
+/// How deliveries are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", remote = "SignatureScheme")]
+pub enum SignatureSchemeName {
+    /// Standard Webhooks `v1`, with a shared secret.
+    Standard,
+    /// Standard Webhooks `v1a`: Ed25519, verified with a public key.
+    StandardV1a,
+    /// `X-Hub-Signature-256`.
+    Github,
+    /// `X-Webhook-Signature` and `X-Webhook-Timestamp`.
+    Timestamped,
+}
+
+/// What opens a subscription's ingest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", remote = "IngestAuth")]
+pub enum IngestAuthName {
+    /// An API key with the scope `ingest`, or a valid signature.
+    KeyOrSignature,
+    /// An API key only.
+    Key,
+    /// A signature only.
+    Signature,
+    /// Nothing: whoever knows the URL can post.
+    None,
+}
+
+/// Whose way of signing it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", remote = "Provider")]
+pub enum ProviderName {
+    /// `X-Hub-Signature-256`, as GitHub makes it.
+    Github,
+    /// Standard Webhooks, `v1` and `v1a`; also with headers that begin with `svix-`.
+    Standard,
+    /// `Stripe-Signature`.
+    Stripe,
+    /// `X-Shopify-Hmac-Sha256`.
+    Shopify,
+    /// `X-Slack-Signature`.
+    Slack,
+}
+
+/// Whose signatures a subscription's ingest takes.
+#[derive(Clone, Debug, Serialize, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields)]
+pub struct IngestSignatureInput {
+    /// Whose way of signing it is.
+    pub provider: ProviderName,
+    /// 1 to 4 secrets as the provider shows them, any of which will do; kept sealed and never shown again. Of
+    /// `standard`, `whsec_…` or a public key, `whpk_…`. Where absent in a change, they stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Vec<String>>,
+    /// How far a signature's timestamp may be from the present, 1 to 1800; 300 where absent. Without meaning where the
+    /// provider signs no timestamp (`github`, `shopify`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance_seconds: Option<u32>,
+}
+
+/// Whose signatures a subscription's ingest takes.
+#[derive(Debug, Object)]
+pub struct IngestSignatureView {
+    /// Whose way of signing it is.
+    provider: ProviderName,
+    /// How many secrets there are.
+    secret_count: u32,
+    /// How far a signature's timestamp may be from the present.
+    tolerance_seconds: u32,
+}
+
+impl IngestSignatureInput {
+    /// What it is now, as if somebody had sent it; its secrets are left out, so they stay.
+    #[must_use]
+    pub fn of(current: &IngestSignature) -> Self {
+        let tolerance_seconds = Some(current.tolerance_seconds());
+        Self { provider: current.provider().into(), secrets: None, tolerance_seconds }
+    }
+
+    /// Checks it.
+    pub fn parse(self, current: Option<&IngestSignature>, problems: &mut Problems) -> Option<IngestSignature> {
+        let parsed = IngestSignature::parse(self.provider.into(), self.secrets, self.tolerance_seconds, current);
+        parsed.map_err(|(field, why)| problems.add(&format!("ingest_signature.{field}"), why)).ok()
+    }
+}
+
+impl IngestSignatureView {
+    /// As it may be shown at any time.
+    #[must_use]
+    pub fn of(signature: &IngestSignature) -> Self {
+        Self {
+            provider: signature.provider().into(),
+            secret_count: u32::try_from(signature.secret_count()).unwrap_or(u32::MAX),
+            tolerance_seconds: signature.tolerance_seconds(),
+        }
+    }
+}

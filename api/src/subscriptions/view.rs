@@ -1,0 +1,127 @@
+//! Subscriptions as they are shown: never with a secret, but in the answers that make one.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{Enum, Object};
+use postrider_core::subscription::{State, Subscription};
+
+use crate::subscriptions::{
+    body::FiltersBody,
+    retry_policy_body::RetryPolicyBody,
+    signature_body::{IngestAuthName, IngestSignatureView, SignatureSchemeName},
+};
+
+/// Whether deliveries are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+pub enum StateName {
+    /// Events are accepted and delivered.
+    Active,
+    /// Events are accepted and wait.
+    Paused,
+    /// Events are stored and not delivered; what was waiting waits on.
+    Disabled,
+}
+
+/// A subscription.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct SubscriptionView {
+    /// Its id.
+    pub id: String,
+    /// Whose it is.
+    pub tenant_id: String,
+    /// For people.
+    pub name: Option<String>,
+    /// Where deliveries go.
+    pub target_url: String,
+    /// Which events; empty means all.
+    pub event_types: Vec<String>,
+    /// What else an event must be like.
+    pub filters: FiltersBody,
+    /// Headers sent with each attempt; secret values as `[redacted]`.
+    pub headers: BTreeMap<String, String>,
+    /// Your own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// When a failed delivery is tried again.
+    pub retry_policy: RetryPolicyBody,
+    /// Milliseconds an attempt may take.
+    pub timeout_ms: u32,
+    /// Whether deliveries are made.
+    pub state: StateName,
+    /// Why it is disabled, where Postrider did it.
+    pub disabled_reason: Option<String>,
+    /// How deliveries are signed.
+    pub signature_scheme: SignatureSchemeName,
+    /// What deliveries are signed with; only in the answer that created or rotated it.
+    pub secret: Option<String>,
+    /// What verifies them, where that is not the secret: `whpk_` and base64.
+    pub public_key: Option<String>,
+    /// What opens its ingest.
+    pub ingest_auth: IngestAuthName,
+    /// Whose signatures its ingest takes, where that has been said.
+    pub ingest_signature: Option<IngestSignatureView>,
+    /// Requests a second that its ingest takes.
+    pub ingest_rate_limit_per_second: Option<u32>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl From<State> for StateName {
+    fn from(state: State) -> Self {
+        match state {
+            State::Active => Self::Active,
+            State::Paused => Self::Paused,
+            State::Disabled => Self::Disabled,
+        }
+    }
+}
+
+impl From<StateName> for State {
+    fn from(name: StateName) -> Self {
+        match name {
+            StateName::Active => Self::Active,
+            StateName::Paused => Self::Paused,
+            StateName::Disabled => Self::Disabled,
+        }
+    }
+}
+
+impl SubscriptionView {
+    /// A subscription as it may be shown at any time.
+    #[must_use]
+    pub fn of(subscription: &Subscription) -> Self {
+        let settings = &subscription.settings;
+        Self {
+            id: subscription.id.to_string(),
+            tenant_id: subscription.tenant_id.clone(),
+            name: settings.name.clone(),
+            target_url: settings.target_url.as_str().to_owned(),
+            event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            filters: FiltersBody::of(&settings.filters),
+            headers: settings.headers.redacted(),
+            metadata: settings.metadata.clone(),
+            retry_policy: RetryPolicyBody::of(&settings.retry_policy),
+            timeout_ms: settings.timeout_ms,
+            state: subscription.state.into(),
+            disabled_reason: subscription.disabled_reason.clone(),
+            signature_scheme: settings.signature_scheme.into(),
+            secret: None,
+            public_key: subscription.secrets.current.public_key_text(),
+            ingest_auth: settings.ingest_auth.into(),
+            ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureView::of),
+            ingest_rate_limit_per_second: settings.ingest_rate_limit_per_second,
+            created_at: subscription.created_at,
+            updated_at: subscription.updated_at,
+        }
+    }
+
+    /// A subscription with its secret, for the answer that created or rotated it.
+    #[must_use]
+    pub fn with_secret(subscription: &Subscription) -> Self {
+        Self { secret: Some(subscription.secrets.current.reveal()), ..Self::of(subscription) }
+    }
+}

@@ -1,0 +1,333 @@
+//! API keys: who may do what, for which tenant. A key's text is shown once and kept nowhere; the database has its
+//! SHA-256, which is also what it is looked up by.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    access::audit::{self, Actor, Change},
+    announce::{cache::Watched, changes},
+    event::idempotency::{self, Made, Once},
+    id::KeyId,
+    page::Page,
+    trust::seal::Keyring,
+    words::words,
+};
+
+/// What every key begins with.
+pub const PREFIX: &str = "pr_";
+/// Random bytes of a key.
+const KEY_BYTES: usize = 32;
+/// Characters of a key by which people recognize it.
+const HINT_CHARACTERS: usize = 9;
+/// Keys kept in memory, at most; those that are nobody's count too.
+const KEYS_MAX: u64 = 50_000;
+
+/// SHA-256 of a key's text.
+pub type Digest = [u8; 32];
+
+/// The digest by which a key is known.
+#[must_use]
+pub fn digest(text: &str) -> Digest {
+    Sha256::digest(text).into()
+}
+
+words! {
+    /// What a key is good for.
+    pub enum Scope {
+        /// Everything, API keys and the audit log included.
+        Admin = "admin",
+        /// Subscriptions, deliveries, dead letters and replays: reading and changing.
+        Manage = "manage",
+        /// Posting events and inline deliveries.
+        Ingest = "ingest",
+        /// Reading, except secrets.
+        Read = "read",
+    }
+}
+
+impl Scope {
+    /// Whether a key with this scope may do what asks for that one.
+    #[must_use]
+    pub fn includes(self, asked: Self) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Manage => matches!(asked, Self::Manage | Self::Read),
+            Self::Ingest | Self::Read => self == asked,
+        }
+    }
+}
+
+/// A key, without its text.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose things it opens; `None` for everybody's.
+    pub tenant_id: Option<String>,
+    /// For people.
+    pub name: String,
+    /// What it is good for.
+    pub scopes: Vec<Scope>,
+    /// Its first characters.
+    pub hint: String,
+    /// Requests a second that post events with it.
+    pub rate_limit_per_second: Option<u32>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, about a minute late.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+impl ApiKey {
+    fn audited(&self) -> Value {
+        let scopes: Vec<_> = self.scopes.iter().map(|scope| scope.as_str()).collect();
+        json!({
+            "name": self.name, "scopes": scopes, "hint": self.hint, "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at, "rate_limit_per_second": self.rate_limit_per_second,
+        })
+    }
+}
+
+/// A key about to be created.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    /// Whose things it opens; `None` for everybody's.
+    pub tenant_id: Option<String>,
+    /// For people.
+    pub name: String,
+    /// What it is good for.
+    pub scopes: Vec<Scope>,
+    /// Requests a second that post events with it.
+    pub rate_limit_per_second: Option<u32>,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+struct Row {
+    id: Uuid,
+    tenant_id: Option<String>,
+    name: String,
+    scopes: Vec<String>,
+    hint: String,
+    rate_limit_per_second: Option<i32>,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    last_used_at: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for ApiKey {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let scopes = row.scopes.iter().map(|scope| scope.parse()).collect::<std::result::Result<_, String>>();
+        Ok(Self {
+            id: KeyId(row.id),
+            tenant_id: row.tenant_id,
+            name: row.name,
+            scopes: scopes.map_err(Error::internal)?,
+            hint: row.hint,
+            rate_limit_per_second: row.rate_limit_per_second.map(i32::unsigned_abs),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            revoked_at: row.revoked_at,
+        })
+    }
+}
+
+/// Creates a key; or answers what was answered when this was asked before. `answer` makes the answer that is kept.
+pub async fn create(
+    pool: &PgPool,
+    keyring: &Keyring,
+    actor: Actor,
+    new: &NewApiKey,
+    once: Option<&Once>,
+    answer: impl Fn(&ApiKey, &str) -> Vec<u8>,
+) -> Result<Made<(ApiKey, String)>> {
+    let mut transaction = pool.begin().await?;
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
+        return Ok(Made::Again(answer));
+    }
+    let id = KeyId::new();
+    let text = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_BYTES]>()));
+    let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
+    let digest = digest(&text);
+    sqlx::query!(
+        "INSERT INTO api_keys (id, tenant_id, name, scopes, digest, hint, expires_at, rate_limit_per_second)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        id.0,
+        new.tenant_id,
+        new.name,
+        &scopes,
+        digest.as_slice(),
+        &text[..HINT_CHARACTERS],
+        new.expires_at,
+        new.rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX))
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let key = fetch(&mut transaction, id).await?;
+    let after = Some(key.audited());
+    note(&mut transaction, actor, "api_key.created", &key, None, after).await?;
+    idempotency::finish(&mut transaction, keyring, once, || answer(&key, &text)).await?;
+    transaction.commit().await?;
+    Ok(Made::New((key, text)))
+}
+
+/// Keys, the newest first, revoked ones included; of one tenant, or all.
+pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<Vec<ApiKey>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
+           FROM api_keys
+          WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
+          ORDER BY id DESC
+          LIMIT $3",
+        tenant_id,
+        page.before,
+        page.limit
+    );
+    rows.fetch_all(pool).await?.into_iter().map(ApiKey::try_from).collect()
+}
+
+/// Makes a key open nothing any more, from now on and everywhere; once is enough. Answers it and its digest.
+pub async fn revoke(pool: &PgPool, actor: Actor, id: KeyId) -> Result<(ApiKey, Digest)> {
+    let mut transaction = pool.begin().await?;
+    let before = fetch(&mut transaction, id).await?;
+    let digest = sqlx::query_scalar!(
+        "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING digest",
+        id.0
+    );
+    let digest = digest.fetch_one(&mut *transaction).await?;
+    let after = fetch(&mut transaction, id).await?;
+    if before.revoked_at.is_none() {
+        let (was, is) = (Some(before.audited()), Some(after.audited()));
+        note(&mut transaction, actor, "api_key.revoked", &after, was, is).await?;
+    }
+    transaction.commit().await?;
+    let digest = Digest::try_from(digest).map_err(|_| Error::internal("a digest is not 32 bytes long"))?;
+    Ok((after, digest))
+}
+
+async fn fetch(connection: &mut PgConnection, id: KeyId) -> Result<ApiKey> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
+           FROM api_keys WHERE id = $1",
+        id.0
+    );
+    row.fetch_optional(connection).await?.ok_or(Error::NotFound("API key"))?.try_into()
+}
+
+async fn note(
+    connection: &mut PgConnection,
+    actor: Actor,
+    action: &'static str,
+    key: &ApiKey,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> Result<()> {
+    let tenant_id = key.tenant_id.as_deref();
+    audit::record(connection, Change { tenant_id, actor, action, target_id: key.id.to_string(), before, after }).await
+}
+
+/// Keys in memory, by the digest of their text, and when each was last used.
+#[derive(Clone)]
+pub struct ApiKeyCache {
+    pool: PgPool,
+    by_digest: Watched<Digest, Option<Arc<ApiKey>>>,
+    used: Arc<Mutex<HashMap<Uuid, DateTime<Utc>>>>,
+}
+
+impl ApiKeyCache {
+    /// An empty one.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, by_digest: Watched::new(KEYS_MAX, |_| 1), used: Arc::default() }
+    }
+
+    /// The key with this text, if there is one and it is valid at that moment; notes that it was used.
+    ///
+    /// # Errors
+    /// When it has to be loaded and cannot be.
+    pub async fn get(&self, text: &str, now: DateTime<Utc>) -> Result<Option<Arc<ApiKey>>> {
+        let digest = digest(text);
+        let load = async {
+            let row = sqlx::query_as!(
+                Row,
+                "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                revoked_at
+                   FROM api_keys WHERE digest = $1 AND revoked_at IS NULL",
+                digest.as_slice()
+            );
+            row.fetch_optional(&self.pool).await?.map(|row| ApiKey::try_from(row).map(Arc::new)).transpose()
+        };
+        let key = self.by_digest.get(&digest, load).await?;
+        let valid = key.filter(|key| key.expires_at.is_none_or(|expires_at| now < expires_at));
+        if let Some(key) = &valid {
+            self.used.lock().expect("nothing panics while it is held").insert(key.id.0, now);
+        }
+        Ok(valid)
+    }
+
+    /// Drops what a change touches.
+    pub async fn hear(&self, change: &changes::Change) {
+        match change {
+            changes::Change::ApiKey(digest) => self.by_digest.forget(digest).await,
+            changes::Change::Subscription { .. } => {}
+            changes::Change::Anything => self.by_digest.forget_all(),
+        }
+    }
+
+    /// Writes down when keys were last used, since the last call.
+    pub async fn write_down_uses(&self) -> Result<()> {
+        let used = std::mem::take(&mut *self.used.lock().expect("nothing panics while it is held"));
+        if used.is_empty() {
+            return Ok(());
+        }
+        let (ids, times): (Vec<_>, Vec<_>) = used.into_iter().unzip();
+        sqlx::query!(
+            "UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, i.used_at)
+               FROM unnest($1::uuid[], $2::timestamptz[]) AS i (id, used_at)
+              WHERE k.id = i.id",
+            &ids,
+            &times
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes() {
+        use Scope::{Admin, Ingest, Manage, Read};
+        let granted = |scope: Scope| Scope::ALL.into_iter().filter(|asked| scope.includes(*asked)).collect::<Vec<_>>();
+        assert_eq!(granted(Admin), [Admin, Manage, Ingest, Read]);
+        assert_eq!(granted(Manage), [Manage, Read]);
+        assert_eq!(granted(Ingest), [Ingest]);
+        assert_eq!(granted(Read), [Read]);
+    }
+}

@@ -1,0 +1,5 @@
+//! How processes learn of changes: the database announces each change, listeners hear it, caches drop what it touches.
+
+pub mod cache;
+pub mod changes;
+pub mod notify;

@@ -1,0 +1,79 @@
+//! Hearing of changes: the database announces every change of what processes keep in memory, on one channel.
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::announce::notify::{Heard, listen};
+
+/// What the channel's name ends in.
+pub const CHANNEL: &str = "changes";
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A subscription of a tenant.
+    Subscription {
+        /// Which.
+        id: Uuid,
+        /// Whose.
+        tenant_id: String,
+    },
+    /// An API key, by the digest of its text.
+    ApiKey([u8; 32]),
+    /// Nobody knows: announcements may have been missed.
+    Anything,
+}
+
+impl Change {
+    fn parse(text: &str) -> Self {
+        let subscription = |rest: &str| {
+            let (id, tenant) = rest.split_once(' ')?;
+            Some(Self::Subscription { id: id.parse().ok()?, tenant_id: tenant.to_owned() })
+        };
+        let api_key = |rest: &str| {
+            let mut digest = [0; 32];
+            hex::decode_to_slice(rest.strip_prefix("\\x")?, &mut digest).ok()?;
+            Some(Self::ApiKey(digest))
+        };
+        match text.split_once(' ') {
+            Some(("subscription", rest)) => subscription(rest),
+            Some(("api_key", rest)) => api_key(rest),
+            _ => None,
+        }
+        .unwrap_or(Self::Anything)
+    }
+}
+
+/// Tells of every change for as long as the task lives.
+pub async fn follow<F: Future<Output = ()>>(pool: PgPool, channel: String, hear: impl Fn(Change) -> F) {
+    // Unbounded, but drained at once: dropping what has changed takes no I/O.
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let listener = listen(pool, channel, move |heard| {
+        let _ = sender.send(match heard {
+            Heard::Notification(payload) => Change::parse(payload),
+            Heard::Gap => Change::Anything,
+        });
+    });
+    let tell = async {
+        while let Some(change) = receiver.recv().await {
+            hear(change).await;
+        }
+    };
+    tokio::join!(listener, tell);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements() {
+        let id = Uuid::from_u128(7);
+        let change = Change::Subscription { id, tenant_id: "acme & co".to_owned() };
+        assert_eq!(Change::parse(&format!("subscription {id} acme & co")), change);
+        assert_eq!(Change::parse(&format!("api_key \\x{}", "ab".repeat(32))), Change::ApiKey([0xab; 32]));
+        for text in ["", "subscription", "subscription x y", "api_key \\xab", "weather fine"] {
+            assert_eq!(Change::parse(text), Change::Anything, "{text}");
+        }
+    }
+}

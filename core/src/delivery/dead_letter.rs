@@ -1,0 +1,176 @@
+//! Dead letters: deliveries that ran out of attempts or were refused for good, until somebody retries them, marks them
+//! resolved, or purges the list. Purging forgets the entry in this list; the delivery and its log stay until retention.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    access::audit::{self, Actor, Change},
+    delivery::{self, Delivery},
+    id::{DeliveryId, SubscriptionId},
+    page::{EXAMINED_MAX, Found, Page},
+};
+
+/// Dead letters that one bulk call retries or purges, at most; the caller calls again while it counts so many.
+pub const BULK_MAX: i64 = 10_000;
+
+/// A dead letter.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// The delivery that died.
+    pub delivery: Delivery,
+    /// When it died.
+    pub dead_at: DateTime<Utc>,
+    /// When somebody marked it resolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+}
+
+/// Whether dead letters that were marked resolved are meant too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Only those that still want attention.
+    Excluded,
+    /// All of them.
+    Included,
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only this subscription's.
+    pub subscription: Option<SubscriptionId>,
+    /// Only those that died at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Only those that died before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// Whether resolved ones are meant too.
+    pub resolved: Resolved,
+}
+
+/// Dead letters, by the newest delivery first.
+pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<DeadLetter>> {
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT delivery_id AS id, created_at, resolved_at FROM dead_letters
+                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($7::text IS NULL OR tenant_id = $7)
+                  AND ($2::uuid IS NULL OR delivery_id < $2)
+                ORDER BY delivery_id DESC LIMIT $3)
+           (SELECT x.id AS "id!", x.created_at AS "created_at!", x.resolved_at, false AS "last!" FROM looked_at x
+             WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
+               AND ($6 OR x.resolved_at IS NULL)
+             ORDER BY x.id DESC LIMIT $8)
+           UNION ALL
+           (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)"#,
+        filter.subscription.map(|id| id.0),
+        page.before,
+        EXAMINED_MAX,
+        filter.since,
+        filter.until,
+        filter.resolved == Resolved::Included,
+        filter.tenant_id,
+        page.limit
+    );
+    let rows = rows.fetch_all(pool).await?;
+    let (_, examined_to) = page.split(rows.iter().map(|row| (row.id, row.last)));
+    let entries: Vec<_> = rows.into_iter().filter(|row| !row.last).collect();
+    let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+    let deliveries = delivery::views(pool, &ids).await?;
+    // Both are in the same order; a delivery that retention has just removed is missing from the second.
+    let mut deliveries = deliveries.into_iter().peekable();
+    let letters = entries.into_iter().filter_map(|entry| {
+        let delivery = deliveries.next_if(|delivery| delivery.id.0 == entry.id)?;
+        Some(DeadLetter { delivery, dead_at: entry.created_at, resolved_at: entry.resolved_at })
+    });
+    Ok(Found { items: letters.collect(), examined_to })
+}
+
+/// One dead letter.
+pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
+    let entry = sqlx::query!("SELECT created_at, resolved_at FROM dead_letters WHERE delivery_id = $1", id.0);
+    let entry = entry.fetch_optional(pool).await?.ok_or(Error::NotFound("dead letter"))?;
+    let delivery = delivery::get(pool, id).await?;
+    Ok(DeadLetter { delivery, dead_at: entry.created_at, resolved_at: entry.resolved_at })
+}
+
+/// Marks one resolved; once is enough.
+pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
+    sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
+        .execute(pool)
+        .await?;
+    get(pool, id).await
+}
+
+/// Puts dead letters back for a fresh round of attempts, the oldest first and [`BULK_MAX`] at most, and answers how
+/// many. Those whose event or subscription is gone are left.
+pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<usize> {
+    let mut transaction = pool.begin().await?;
+    let ids = sqlx::query_scalar!(
+        "SELECT x.delivery_id FROM dead_letters x
+          WHERE ($1::uuid IS NULL OR x.subscription_id = $1)
+            AND ($2::timestamptz IS NULL OR x.created_at >= $2) AND ($3::timestamptz IS NULL OR x.created_at < $3)
+            AND ($4 OR x.resolved_at IS NULL)
+            AND (x.subscription_id IS NULL
+                 OR EXISTS (SELECT FROM subscriptions s WHERE s.id = x.subscription_id AND s.deleted_at IS NULL))
+            AND ($6::text IS NULL OR x.tenant_id = $6)
+            AND (SELECT true FROM deliveries d, LATERAL (SELECT FROM events e WHERE e.id = d.event_id OFFSET 0) e
+                  WHERE d.id = x.delivery_id)
+          ORDER BY x.delivery_id
+          LIMIT $5
+            FOR UPDATE OF x SKIP LOCKED",
+        filter.subscription.map(|id| id.0),
+        filter.since,
+        filter.until,
+        filter.resolved == Resolved::Included,
+        BULK_MAX,
+        filter.tenant_id
+    );
+    let ids: Vec<Uuid> = ids.fetch_all(&mut *transaction).await?;
+    let reopened = delivery::reopen(&mut transaction, &ids).await?;
+    note(&mut transaction, actor, "dead_letters.retried", filter, reopened as u64).await?;
+    transaction.commit().await?;
+    Ok(reopened)
+}
+
+/// Forgets dead letters that died before a time, [`BULK_MAX`] at most, and answers how many.
+pub async fn purge(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<u64> {
+    let mut transaction = pool.begin().await?;
+    let purged = sqlx::query!(
+        "DELETE FROM dead_letters
+          WHERE delivery_id IN (SELECT x.delivery_id FROM dead_letters x
+                                 WHERE ($1::uuid IS NULL OR x.subscription_id = $1)
+                                   AND ($2::timestamptz IS NULL OR x.created_at >= $2)
+                                   AND ($3::timestamptz IS NULL OR x.created_at < $3)
+                                   AND ($4 OR x.resolved_at IS NULL)
+                                   AND ($6::text IS NULL OR x.tenant_id = $6)
+                                 ORDER BY x.delivery_id LIMIT $5 FOR UPDATE SKIP LOCKED)",
+        filter.subscription.map(|id| id.0),
+        filter.since,
+        filter.until,
+        filter.resolved == Resolved::Included,
+        BULK_MAX,
+        filter.tenant_id
+    );
+    let count = purged.execute(&mut *transaction).await?.rows_affected();
+    note(&mut transaction, actor, "dead_letters.purged", filter, count).await?;
+    transaction.commit().await?;
+    Ok(count)
+}
+
+/// Writes into the audit log what was done to many at once.
+async fn note(
+    connection: &mut PgConnection,
+    actor: Actor,
+    action: &'static str,
+    filter: &Filter,
+    count: u64,
+) -> Result<()> {
+    let subscription = filter.subscription.map(|id| id.to_string());
+    let after = serde_json::json!({"since": filter.since, "until": filter.until, "count": count});
+    let target_id = subscription.unwrap_or_else(|| "dead_letters".to_owned());
+    let tenant_id = filter.tenant_id.as_deref();
+    audit::record(connection, Change { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
+}

@@ -1,0 +1,159 @@
+//! Inline deliveries: an event owed to one URL, without a subscription. Everything that a subscription would say about
+//! it comes with the request, and is kept beside the delivery for as long as that lives.
+
+use sha2::{Digest, Sha256};
+use sqlx::{PgPool, types::Json};
+use uuid::{Builder, Uuid, Variant, Version};
+
+use crate::{
+    Error, Result,
+    database::bounded,
+    delivery::destination::Destination,
+    id::DeliveryId,
+    queue::{
+        accept::{Accepted, NewEvent, again, stored_metadata},
+        retry_policy::RetryPolicy,
+    },
+    subscription::settings::{CustomHeaders, lease_ms},
+    trust::{
+        seal::Keyring,
+        signature::SignatureScheme,
+        signing_secret::{SigningSecret, SigningSecrets},
+        target_url::TargetUrl,
+    },
+};
+
+/// Where an inline delivery goes and how.
+#[derive(Clone, Debug)]
+pub struct InlineDelivery {
+    /// Where it goes.
+    pub target_url: TargetUrl,
+    /// What it is signed with; unsigned where there is nothing.
+    pub secrets: Option<SigningSecrets>,
+    /// How it is signed.
+    pub signature_scheme: SignatureScheme,
+    /// Sent with each attempt, besides Postrider's own.
+    pub headers: CustomHeaders,
+    /// When to try again.
+    pub retry_policy: RetryPolicy,
+    /// Milliseconds an attempt may take.
+    pub timeout_ms: u32,
+}
+
+/// What became of an inline delivery.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What became of its event.
+    pub accepted: Accepted,
+    /// Its lane.
+    pub lane_id: Uuid,
+    /// Lanes that were armed, which owe a wake-up.
+    pub armed: Vec<Uuid>,
+}
+
+impl InlineDelivery {
+    /// Where and how an attempt is made.
+    #[must_use]
+    pub fn destination(&self) -> Destination<'_> {
+        Destination {
+            target_url: &self.target_url,
+            secrets: self.secrets.as_ref(),
+            signature_scheme: self.signature_scheme,
+            headers: &self.headers,
+            retry_policy: &self.retry_policy,
+            timeout_ms: self.timeout_ms,
+        }
+    }
+
+    /// The lane it waits in: one for each tenant, origin (RFC 6454) and timeout, because a lane has one length of
+    /// leases.
+    fn lane(&self, tenant_id: &str) -> Uuid {
+        let origin = self.target_url.as_url().origin().ascii_serialization();
+        let digest = Sha256::digest(format!("{origin} {} {tenant_id}", self.timeout_ms));
+        let bytes = <[u8; 16]>::try_from(&digest[..16]).expect("a digest is longer");
+        Builder::from_bytes(bytes).with_variant(Variant::RFC4122).with_version(Version::Custom).into_uuid()
+    }
+}
+
+/// Stores an event that is owed to one URL. When it returns well, it is on disk.
+pub async fn accept(
+    pool: &PgPool,
+    keyring: &Keyring,
+    event: &NewEvent,
+    delivery: (DeliveryId, &InlineDelivery),
+    key_ttl_seconds: u32,
+) -> Result<Stored> {
+    let (id, inline) = delivery;
+    let lane_id = inline.lane(&event.tenant_id);
+    let sealed = |secret: &[u8]| keyring.seal(secret, id.0.as_bytes());
+    let answer = event.key.as_ref().map(|key| {
+        let mut answer = vec![key.verdict];
+        answer.extend_from_slice(id.0.as_bytes());
+        answer
+    });
+    let row = sqlx::query!(
+        r#"SELECT armed AS "armed!", known AS "known: Vec<Option<Uuid>>",
+                  known_fingerprints AS "fingerprints: Vec<Option<Vec<u8>>>",
+                  known_answers AS "answers: Vec<Option<Vec<u8>>>"
+             FROM accept_inline($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                                $20, $21)"#,
+        event.id.0,
+        event.tenant_id,
+        event.event_type.as_str(),
+        event.content_type,
+        &*event.payload,
+        stored_metadata(&event.metadata) as _,
+        event.deliver_at,
+        event.expires_at,
+        event.key.as_ref().map(|key| key.text.as_str()),
+        event.key.as_ref().map(|key| key.fingerprint.as_slice()),
+        answer,
+        i64::from(key_ttl_seconds) * 1000,
+        id.0,
+        lane_id,
+        inline.target_url.as_str(),
+        inline.retry_policy.stored() as _,
+        i32::try_from(inline.timeout_ms).unwrap_or(i32::MAX),
+        i32::try_from(lease_ms(inline.timeout_ms)).unwrap_or(i32::MAX),
+        inline.secrets.as_ref().map(|secrets| sealed(secrets.current.reveal().as_bytes())),
+        sealed(&inline.headers.to_json()),
+        inline.signature_scheme.as_str(),
+    );
+    let row = bounded!(pool, row.fetch_one)?;
+    let (known, fingerprints, answers) =
+        (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
+    let accepted = again(
+        event.key.as_ref(),
+        known.first().copied().flatten(),
+        fingerprints.first().and_then(Option::as_deref),
+        answers.first().and_then(Option::as_deref),
+    );
+    match accepted {
+        Accepted::KeyReused => Err(Error::KeyReused),
+        accepted => Ok(Stored { accepted, lane_id, armed: row.armed }),
+    }
+}
+
+/// Where an inline delivery goes and how; `None` where it is not one, or gone.
+pub async fn get(pool: &PgPool, keyring: &Keyring, id: DeliveryId) -> Result<Option<InlineDelivery>> {
+    let row = sqlx::query!(
+        r#"SELECT target_url, retry_policy AS "retry_policy: Json<RetryPolicy>", timeout_ms, secret, headers,
+                  signature_scheme
+             FROM inline_deliveries WHERE delivery_id = $1"#,
+        id.0
+    );
+    let Some(row) = bounded!(pool, row.fetch_optional)? else {
+        return Ok(None);
+    };
+    let open = |sealed: &[u8]| keyring.open(sealed, id.0.as_bytes()).map_err(Error::internal);
+    let secret = row.secret.as_deref().map(open).transpose()?;
+    let secret = secret.map(|text| SigningSecret::parse(&String::from_utf8_lossy(&text)).map_err(Error::internal));
+    Ok(Some(InlineDelivery {
+        target_url: TargetUrl::from_stored(&row.target_url).map_err(Error::internal)?,
+        secrets: secret.transpose()?.map(SigningSecrets::only),
+        signature_scheme: row.signature_scheme.parse().map_err(Error::internal)?,
+        headers: CustomHeaders::from_json(&open(&row.headers)?).map_err(Error::internal)?,
+        retry_policy: row.retry_policy.map(|policy| policy.0).unwrap_or_default(),
+        timeout_ms: row.timeout_ms.unsigned_abs(),
+    }))
+}

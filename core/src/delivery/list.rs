@@ -1,0 +1,215 @@
+//! Lists of deliveries: the page's ids from whichever index knows most of what is asked, by a bounded look, then their
+//! views. What is asked of the event is a scalar subquery, because an EXISTS may be planned as a join that reads all events.
+
+use std::collections::BTreeMap;
+
+use sqlx::{PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    Result,
+    delivery::{Delivery, Status, views},
+    event::event_type::EventType,
+    id::{EventId, ReplayId, SubscriptionId},
+    page::{EXAMINED_MAX, Found, Page, Span},
+};
+
+/// Which deliveries a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only this subscription's.
+    pub subscription: Option<SubscriptionId>,
+    /// Only those of this event.
+    pub event: Option<EventId>,
+    /// Only those that this replay made.
+    pub replay: Option<ReplayId>,
+    /// Only those that stand so.
+    pub status: Option<Status>,
+    /// Only those of events of exactly this type.
+    pub event_type: Option<EventType>,
+    /// Only those of events with these entries in their metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Only those that came to be in this time.
+    pub span: Span,
+}
+
+/// Deliveries, the newest first.
+pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Delivery>> {
+    let rows = match (filter.event, filter.status) {
+        (Some(event), _) => of_event(pool, event, filter, page).await?,
+        (None, None | Some(Status::Succeeded | Status::Canceled)) => of_all(pool, filter, page).await?,
+        (None, Some(Status::DeadLetter)) => dead(pool, filter, page).await?,
+        // The queue does not know tenants, and nobody should learn of another's backlog by a cursor.
+        (None, Some(Status::Pending | Status::InFlight))
+            if filter.tenant_id.is_some() && filter.subscription.is_none() =>
+        {
+            of_all(pool, filter, page).await?
+        }
+        (None, Some(Status::Pending | Status::InFlight)) => unfinished(pool, filter, page).await?,
+    };
+    let (ids, examined_to) = page.split(rows.into_iter());
+    Ok(Found { items: views(pool, &ids).await?, examined_to })
+}
+
+type Rows = Vec<(Uuid, bool)>;
+
+/// From the records themselves.
+async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+    let (first, end) = filter.span.ids();
+    let asks_more = filter.status.is_some() || filter.event_type.is_some() || filter.metadata.is_some();
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT id, event_id, status FROM deliveries
+                WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
+                  AND ($3::uuid IS NULL OR replay_id = $3)
+                  AND ($4::uuid IS NULL OR id >= $4) AND ($5::uuid IS NULL OR id < $5) AND ($6::uuid IS NULL OR id < $6)
+                ORDER BY id DESC LIMIT $7)
+           (SELECT d.id AS "id!", false AS "last!" FROM looked_at d
+             WHERE ($8::text IS NULL
+                    OR $8 = CASE WHEN d.status = 'pending' AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
+                                                                  FROM queue q WHERE q.delivery_id = d.id)
+                                 THEN 'in_flight' ELSE d.status::text END)
+               AND ($9::text IS NULL
+                    OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))
+               AND ($10::jsonb IS NULL
+                    OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
+             ORDER BY d.id DESC LIMIT $11)
+           UNION ALL
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)"#,
+        filter.tenant_id,
+        filter.subscription.map(|id| id.0),
+        filter.replay.map(|id| id.0),
+        first,
+        end,
+        page.before,
+        if asks_more { EXAMINED_MAX } else { page.limit },
+        filter.status.map(Status::as_str),
+        filter.event_type.as_ref().map(EventType::as_str),
+        filter.metadata.as_ref().map(Json) as _,
+        page.limit,
+    );
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
+}
+
+/// From the side table of dead letters.
+async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+    let (first, end) = filter.span.ids();
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT delivery_id AS id FROM dead_letters
+                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($6::text IS NULL OR tenant_id = $6)
+                  AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
+                  AND ($4::uuid IS NULL OR delivery_id < $4)
+                ORDER BY delivery_id DESC LIMIT $5)
+           (SELECT x.id AS "id!", false AS "last!"
+              FROM looked_at x
+             CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
+             WHERE ($7::uuid IS NULL OR d.replay_id = $7)
+               AND ($8::text IS NULL
+                    OR (SELECT e.event_type = $8 FROM events e WHERE e.id = d.event_id))
+               AND ($9::jsonb IS NULL
+                    OR (SELECT e.metadata @> $9 FROM events e WHERE e.id = d.event_id))
+             ORDER BY x.id DESC LIMIT $10)
+           UNION ALL
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+        filter.subscription.map(|id| id.0),
+        first,
+        end,
+        page.before,
+        EXAMINED_MAX,
+        filter.tenant_id,
+        filter.replay.map(|id| id.0),
+        filter.event_type.as_ref().map(EventType::as_str),
+        filter.metadata.as_ref().map(Json) as _,
+        page.limit,
+    );
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
+}
+
+/// From the queue, which knows whether a worker is at one.
+async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+    let (first, end) = filter.span.ids();
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT delivery_id AS id, lease_token, due_at FROM queue
+                WHERE ($1::uuid IS NULL OR lane_id = $1)
+                  AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
+                  AND ($4::uuid IS NULL OR delivery_id < $4)
+                ORDER BY delivery_id DESC LIMIT $5)
+           (SELECT x.id AS "id!", false AS "last!"
+              FROM looked_at x
+             CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
+             WHERE (x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()) = $6
+               AND ($7::text IS NULL OR d.tenant_id = $7) AND ($8::uuid IS NULL OR d.replay_id = $8)
+               AND ($9::text IS NULL
+                    OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))
+               AND ($10::jsonb IS NULL
+                    OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
+             ORDER BY x.id DESC LIMIT $11)
+           UNION ALL
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+        filter.subscription.map(|id| id.0),
+        first,
+        end,
+        page.before,
+        EXAMINED_MAX,
+        filter.status == Some(Status::InFlight),
+        filter.tenant_id,
+        filter.replay.map(|id| id.0),
+        filter.event_type.as_ref().map(EventType::as_str),
+        filter.metadata.as_ref().map(Json) as _,
+        page.limit,
+    );
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
+}
+
+/// Of one event: those that were made with it stand together in the primary key; its replays have an index. What else
+/// is asked of the event itself can only be true for all of them or none.
+async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) -> Result<Rows> {
+    let (first, end) = filter.span.ids();
+    let (with_it, up_to) = event.delivery_ids();
+    let rows = sqlx::query!(
+        r#"WITH looked_at AS MATERIALIZED (
+               SELECT * FROM (
+                   (SELECT id, tenant_id, subscription_id, replay_id, status FROM deliveries
+                     WHERE id >= $2 AND id <= $3 AND event_id = $1 AND NOT is_replay
+                       AND ($4::uuid IS NULL OR id < $4)
+                     ORDER BY id DESC LIMIT $5)
+                   UNION ALL
+                   (SELECT id, tenant_id, subscription_id, replay_id, status FROM deliveries
+                     WHERE event_id = $1 AND is_replay AND ($4::uuid IS NULL OR id < $4)
+                     ORDER BY id DESC LIMIT $5)) x
+                ORDER BY id DESC LIMIT $5)
+           (SELECT d.id AS "id!", false AS "last!"
+              FROM looked_at d
+              LEFT JOIN LATERAL (SELECT y.lease_token IS NOT NULL AND y.due_at > clock_timestamp() AS leased
+                                   FROM queue y WHERE y.delivery_id = d.id OFFSET 0) q ON true
+             WHERE ($6::text IS NULL OR d.tenant_id = $6) AND ($7::uuid IS NULL OR d.subscription_id = $7)
+               AND ($8::uuid IS NULL OR d.replay_id = $8)
+               AND ($9::text IS NULL OR CASE WHEN q.leased THEN 'in_flight' ELSE d.status::text END = $9)
+               AND ($10::uuid IS NULL OR d.id >= $10) AND ($11::uuid IS NULL OR d.id < $11)
+               AND EXISTS (SELECT FROM events e
+                            WHERE e.id = $1 AND ($12::text IS NULL OR e.event_type = $12)
+                              AND ($13::jsonb IS NULL OR e.metadata @> $13))
+             ORDER BY d.id DESC LIMIT $14)
+           UNION ALL
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+        event.0,
+        with_it,
+        up_to,
+        page.before,
+        EXAMINED_MAX,
+        filter.tenant_id,
+        filter.subscription.map(|id| id.0),
+        filter.replay.map(|id| id.0),
+        filter.status.map(Status::as_str),
+        first,
+        end,
+        filter.event_type.as_ref().map(EventType::as_str),
+        filter.metadata.as_ref().map(Json) as _,
+        page.limit,
+    );
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
+}

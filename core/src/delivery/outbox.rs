@@ -1,0 +1,205 @@
+//! The outbox: events that were published by SQL, in transactions of somebody else's. After the commit a worker fans
+//! them out, which is the same as accepting them, and takes them off. A fan-out that is too wide for one transaction is
+//! done in parts; the mark where it stands is written with each part.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    event::{audience::Facts, event_type::EventType},
+    id::{DeliveryId, EventId, SubscriptionId},
+    queue::accept::{NewDelivery, NewEvent, Unity, accept},
+    subscription::cache::SubscriptionCache,
+};
+
+/// What the channel's name ends in on which publications are announced.
+pub const CHANNEL: &str = "outbox";
+/// Events taken at once, at most.
+const EVENTS_PER_STEP_MAX: i64 = 32;
+/// How long one with which something is wrong is left alone.
+const RETRY_AFTER_SECONDS: f64 = 30.0;
+/// Deliveries made in one transaction, at most.
+const DELIVERIES_PER_STEP_MAX: usize = 10_000;
+/// The content type of what is published by SQL.
+const CONTENT_TYPE: &str = "application/json";
+
+/// What one step came to.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// Events that were fanned out, or a part of one.
+    pub events: usize,
+    /// Lanes that were armed, which owe a wake-up.
+    pub armed: Vec<Uuid>,
+    /// A delivery of each lane that something was put into.
+    pub put: BTreeMap<Uuid, Uuid>,
+}
+
+struct Row {
+    event_id: Uuid,
+    tenant_id: String,
+    event_type: String,
+    payload: Vec<u8>,
+    metadata: Option<Json<BTreeMap<String, String>>>,
+    ordering_key: Option<String>,
+    deliver_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    fanned_out_to: Option<Uuid>,
+}
+
+/// Fans out what waits, in one transaction that many workers may run at once: no two take the same event. Nothing is
+/// left where it answers no events. `pool` is of [`crate::database::Session::FanOut`].
+///
+/// One with which something is wrong is left alone for a while, so that it does not stop the others.
+pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
+    let mut first = None;
+    match step_of(pool, cache, EVENTS_PER_STEP_MAX, &mut first).await {
+        // Whatever it is: what cannot be done together may be done one by one.
+        Err(error) => tracing::warn!(?error, "a fan-out failed"),
+        done => return done,
+    }
+    match step_of(pool, cache, 1, &mut first).await {
+        Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
+            sqlx::query!(
+                "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE event_id = $1",
+                first,
+                RETRY_AFTER_SECONDS
+            )
+            .execute(pool)
+            .await?;
+            let event_id = first.map(EventId);
+            tracing::error!(?error, ?event_id, "a published event cannot be fanned out; it is tried again later");
+            Ok(Step { events: 1, ..Step::default() })
+        }
+        done => done,
+    }
+}
+
+/// A step of so many events at most; `first` tells the first that was taken.
+async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
+    let mut transaction = pool.begin().await?;
+    match take(&mut transaction, cache, events_max, first).await {
+        Ok(step) => {
+            transaction.commit().await?;
+            Ok(step)
+        }
+        Err(error) => {
+            // Waited for, so that what was taken is free for the next look.
+            transaction.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn take(
+    transaction: &mut sqlx::PgTransaction<'_>,
+    cache: &SubscriptionCache,
+    events_max: i64,
+    first: &mut Option<Uuid>,
+) -> Result<Step> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
+                  expires_at, fanned_out_to
+             FROM outbox WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
+        events_max
+    );
+    let rows = rows.fetch_all(&mut **transaction).await?;
+    *first = rows.first().map(|row| row.event_id);
+    let mut whole = Vec::new();
+    let mut room = DELIVERIES_PER_STEP_MAX;
+    for row in rows {
+        let (begun_to, event) = (row.fanned_out_to, event_of(row)?);
+        let audience = cache.audience(&event.tenant_id).await?;
+        let facts = Facts::new(&event.event_type, &event.metadata, &event.payload);
+        let mut wanting: Vec<_> = audience.wanting(&facts).collect();
+        wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
+        if begun_to.is_none() && wanting.len() <= room {
+            room -= wanting.len();
+            whole.push(owing(event, &wanting));
+        } else if whole.is_empty() {
+            return store_part(transaction, begun_to, event, wanting).await;
+        } else {
+            break; // The next step begins with it.
+        }
+    }
+    if whole.is_empty() {
+        return Ok(Step::default());
+    }
+    let events: Vec<_> = whole.iter().collect();
+    let armed = accept(&mut **transaction, &events, Unity::Apart, 0).await?.armed;
+    let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
+    sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
+    Ok(Step { events: whole.len(), armed, put: put(&whole) })
+}
+
+/// Stores the next part of a wide fan-out: the first together with the event, the others by themselves.
+async fn store_part(
+    transaction: &mut sqlx::PgTransaction<'_>,
+    begun_to: Option<Uuid>,
+    event: NewEvent,
+    mut wanting: Vec<SubscriptionId>,
+) -> Result<Step> {
+    wanting.sort_unstable();
+    let rest = wanting.split_off(wanting.len().min(DELIVERIES_PER_STEP_MAX));
+    let event = owing(event, &wanting);
+    let subscriptions: Vec<_> = wanting.iter().map(|id| id.0).collect();
+    let count = subscriptions.len();
+    let armed = if begun_to.is_none() {
+        accept(&mut **transaction, &[&event], Unity::Apart, 0).await?.armed
+    } else {
+        let armed = sqlx::query_scalar!(
+            r#"SELECT owe($1, $2, $3, $4, $4, $5, $6, $7, false, NULL) AS "armed!""#,
+            &event.deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>(),
+            &vec![event.id.0; count],
+            &vec![event.tenant_id.as_str(); count] as _,
+            &subscriptions,
+            &vec![None::<i32>; count] as _,
+            &vec![event.deliver_at; count] as _,
+            &vec![None::<Uuid>; count] as _,
+        );
+        armed.fetch_one(&mut **transaction).await?
+    };
+    let moved = if rest.is_empty() {
+        sqlx::query!("DELETE FROM outbox WHERE event_id = $1", event.id.0).execute(&mut **transaction).await?
+    } else {
+        let mark = subscriptions.last();
+        sqlx::query!("UPDATE outbox SET fanned_out_to = $2 WHERE event_id = $1", event.id.0, mark)
+            .execute(&mut **transaction)
+            .await?
+    };
+    debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
+    Ok(Step { events: 1, armed, put: put(&[event]) })
+}
+
+fn owing(mut event: NewEvent, subscriptions: &[SubscriptionId]) -> NewEvent {
+    let delivery = |id: &SubscriptionId| NewDelivery { id: DeliveryId::of(event.id), subscription_id: *id };
+    event.deliveries = subscriptions.iter().map(delivery).collect();
+    event
+}
+
+fn put(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {
+    let deliveries = events.iter().flat_map(|event| &event.deliveries);
+    deliveries.map(|delivery| (delivery.subscription_id.0, delivery.id.0)).collect()
+}
+
+fn event_of(row: Row) -> Result<NewEvent> {
+    Ok(NewEvent {
+        id: EventId(row.event_id),
+        tenant_id: row.tenant_id,
+        event_type: row.event_type.parse::<EventType>().map_err(Error::internal)?,
+        posted_to: None,
+        content_type: CONTENT_TYPE.to_owned(),
+        payload: row.payload.into(),
+        metadata: row.metadata.map(|metadata| metadata.0).unwrap_or_default(),
+        external_id: None,
+        ordering_key: row.ordering_key,
+        deliver_at: row.deliver_at,
+        expires_at: row.expires_at,
+        key: None,
+        deliveries: Vec::new(),
+    })
+}

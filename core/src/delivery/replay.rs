@@ -1,0 +1,296 @@
+//! Replays: a person asks for a fresh delivery of what has been. A replay is a new delivery that points to what it
+//! replays; what it replays stays as it is. Of one delivery or one event it is made at once ([`crate::delivery::replay_now`]); of
+//! a subscription's range it is a thing of its own, with progress, a rate and an end, and stands here
+//! ([`crate::delivery::replay_walk`] makes it go on).
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    access::audit::{self, Actor, Change},
+    event::{
+        event_type::EventTypePattern,
+        idempotency::{self, Made, Once},
+    },
+    id::{ReplayId, SubscriptionId},
+    page::{Page, Span, id_floor},
+    trust::seal::Keyring,
+    words::words,
+};
+
+/// Deliveries a second that a replay makes, at most and by default.
+pub const RATE_MAX: u32 = 1000;
+/// Deliveries a second where nothing is said.
+pub const RATE_DEFAULT: u32 = 100;
+/// Deliveries that a cancellation calls off in one transaction, at most.
+const CALLED_OFF_AT_ONCE_MAX: usize = 5_000;
+
+words! {
+    /// What is replayed: how an event stands with the subscription.
+    pub enum Standing {
+        /// Its delivery succeeded.
+        Succeeded = "succeeded",
+        /// Its delivery was given up.
+        DeadLetter = "dead_letter",
+        /// Its delivery was called off.
+        Canceled = "canceled",
+        /// The subscription wants it and there is no delivery: it came before the subscription, or while that was disabled.
+        Missed = "missed",
+    }
+}
+
+words! {
+    /// How far a replay has come.
+    pub enum State {
+        /// It goes on.
+        Running = "running",
+        /// Everything has been looked at.
+        Completed = "completed",
+        /// Somebody has stopped it, or its subscription was deleted or disabled.
+        Canceled = "canceled",
+    }
+}
+
+/// A range about to be replayed.
+#[derive(Clone, Debug)]
+pub struct NewReplay {
+    /// To whom.
+    pub subscription_id: SubscriptionId,
+    /// From when on.
+    pub since: DateTime<Utc>,
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// Of which types; empty means every type.
+    pub event_types: Vec<EventTypePattern>,
+    /// Of which standing; never empty.
+    pub statuses: Vec<Standing>,
+    /// Deliveries a second, at most.
+    pub rate_per_second: u32,
+}
+
+/// A replay of a range.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Its id.
+    pub id: ReplayId,
+    /// Whose it is.
+    pub tenant_id: String,
+    /// To whom.
+    pub subscription_id: Uuid,
+    /// From when on.
+    pub since: DateTime<Utc>,
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// Of which types; empty means every type.
+    pub event_types: Vec<String>,
+    /// Of which standing.
+    pub statuses: Vec<String>,
+    /// Deliveries a second, at most.
+    pub rate_per_second: i32,
+    /// How far it has come.
+    pub state: State,
+    /// Deliveries and events looked at.
+    pub examined_count: i64,
+    /// Deliveries made.
+    pub replayed_count: i64,
+    /// Part of the range that has been looked at, 0 to 1.
+    pub progress: f64,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When it came to its end.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Creates a replay of a range; a worker begins with it within a second.
+///
+/// # Errors
+/// A conflict where the subscription is disabled.
+pub async fn create(
+    pool: &PgPool,
+    keyring: &Keyring,
+    actor: Actor,
+    new: &NewReplay,
+    once: Option<&Once>,
+    answer: impl Fn(&Replay) -> Vec<u8>,
+) -> Result<Made<Replay>> {
+    let mut transaction = pool.begin().await?;
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
+        return Ok(Made::Again(answer));
+    }
+    let subscription = sqlx::query!(
+        r#"SELECT tenant_id, state = 'disabled' AS "disabled!" FROM subscriptions WHERE id = $1 AND deleted_at IS NULL"#,
+        new.subscription_id.0
+    );
+    let subscription = subscription.fetch_optional(&mut *transaction).await?.ok_or(Error::NotFound("subscription"))?;
+    if subscription.disabled {
+        return Err(Error::Conflict("the subscription is disabled; enable it first".to_owned()));
+    }
+    let id = ReplayId::new();
+    let walking = if new.statuses == [Standing::Missed] { "events" } else { "deliveries" };
+    let statuses: Vec<_> = new.statuses.iter().map(|standing| standing.as_str().to_owned()).collect();
+    sqlx::query!(
+        "INSERT INTO replays (id, tenant_id, subscription_id, since, until, event_types, statuses, rate_per_second,
+                              walking, position)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        id.0,
+        subscription.tenant_id,
+        new.subscription_id.0,
+        new.since,
+        new.until,
+        &new.event_types.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        &statuses,
+        i32::try_from(new.rate_per_second).unwrap_or(i32::MAX),
+        walking,
+        id_floor(new.since),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let replay = fetch(&mut transaction, id).await?;
+    note(&mut transaction, actor, "replay.created", &replay).await?;
+    idempotency::finish(&mut transaction, keyring, once, || answer(&replay)).await?;
+    transaction.commit().await?;
+    Ok(Made::New(replay))
+}
+
+/// One replay.
+pub async fn get(pool: &PgPool, id: ReplayId) -> Result<Replay> {
+    fetch(&mut *pool.acquire().await?, id).await
+}
+
+/// Replays, the newest first.
+pub async fn list(
+    pool: &PgPool,
+    tenant_id: Option<&str>,
+    subscription: Option<SubscriptionId>,
+    page: Page,
+) -> Result<Vec<Replay>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM replays
+          WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
+            AND ($3::uuid IS NULL OR id < $3)
+          ORDER BY id DESC
+          LIMIT $4",
+        tenant_id,
+        subscription.map(|id| id.0),
+        page.before,
+        page.limit
+    );
+    let mut connection = pool.acquire().await?;
+    let ids = ids.fetch_all(&mut *connection).await?;
+    fetch_many(&mut connection, &ids).await
+}
+
+/// Stops a replay: no further delivery is made, and those that it has made and that are still waiting are called off.
+/// Stopping one that is at its end changes nothing.
+pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay> {
+    let mut transaction = pool.begin().await?;
+    let canceled = sqlx::query!(
+        "UPDATE replays SET state = 'canceled', finished_at = clock_timestamp() WHERE id = $1 AND state = 'running'",
+        id.0
+    );
+    let canceled = canceled.execute(&mut *transaction).await?.rows_affected() == 1;
+    let replay = fetch(&mut transaction, id).await?;
+    if canceled {
+        note(&mut transaction, actor, "replay.canceled", &replay).await?;
+    }
+    transaction.commit().await?;
+    while canceled && call_off(pool, id).await? == CALLED_OFF_AT_ONCE_MAX {}
+    Ok(replay)
+}
+
+/// Calls off deliveries of a replay that are waiting; answers how many.
+async fn call_off(pool: &PgPool, id: ReplayId) -> Result<usize> {
+    let mut transaction = pool.begin().await?;
+    // The queue's row is locked first, as everywhere.
+    let called_off = sqlx::query_scalar!(
+        "DELETE FROM queue
+          WHERE delivery_id IN (SELECT q.delivery_id
+                                  FROM (SELECT id FROM deliveries WHERE replay_id = $1 AND status = 'pending'
+                                         ORDER BY id DESC) d
+                                  JOIN queue q ON q.delivery_id = d.id
+                                 WHERE q.lease_token IS NULL OR q.due_at <= clock_timestamp()
+                                 LIMIT $2 FOR UPDATE OF q SKIP LOCKED)
+         RETURNING delivery_id",
+        id.0,
+        i64::try_from(CALLED_OFF_AT_ONCE_MAX).unwrap_or(i64::MAX)
+    );
+    let called_off = called_off.fetch_all(&mut *transaction).await?;
+    sqlx::query!(
+        "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
+        &called_off
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(called_off.len())
+}
+
+async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str, replay: &Replay) -> Result<()> {
+    let after = serde_json::json!({
+        "subscription_id": SubscriptionId(replay.subscription_id).to_string(),
+        "since": replay.since, "until": replay.until, "event_types": replay.event_types, "statuses": replay.statuses,
+        "rate_per_second": replay.rate_per_second, "state": replay.state.as_str(),
+    });
+    let (tenant_id, target_id) = (Some(replay.tenant_id.as_str()), replay.id.to_string());
+    audit::record(connection, Change { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
+}
+
+async fn fetch(connection: &mut PgConnection, id: ReplayId) -> Result<Replay> {
+    fetch_many(connection, &[id.0]).await?.pop().ok_or(Error::NotFound("replay"))
+}
+
+async fn fetch_many(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Replay>> {
+    let rows = sqlx::query!(
+        r#"SELECT id, tenant_id, subscription_id, since, until, event_types, statuses, rate_per_second,
+                  state::text AS "state!", walking, position, examined_count, replayed_count, created_at, finished_at
+             FROM replays WHERE id = ANY ($1) ORDER BY id DESC LIMIT 1000"#,
+        ids
+    );
+    let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
+        let state = row.state.parse().map_err(Error::internal)?;
+        let statuses = row.statuses;
+        Ok(Replay {
+            id: ReplayId(row.id),
+            tenant_id: row.tenant_id,
+            subscription_id: row.subscription_id,
+            since: row.since,
+            until: row.until,
+            event_types: row.event_types,
+            rate_per_second: row.rate_per_second,
+            state,
+            examined_count: row.examined_count,
+            replayed_count: row.replayed_count,
+            progress: progress(state, &statuses, &row.walking, row.position, (row.since, row.until)),
+            statuses,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+        })
+    });
+    rows.collect()
+}
+
+/// The part of the range that has been looked at; where both deliveries and events are walked, each is a half.
+fn progress(
+    state: State,
+    statuses: &[String],
+    walking: &str,
+    position: Uuid,
+    (since, until): (DateTime<Utc>, DateTime<Utc>),
+) -> f64 {
+    if state == State::Completed {
+        return 1.0;
+    }
+    let span = Span { since: Some(since), until: Some(until) };
+    let (Some(first), Some(end)) = span.ids() else { return 0.0 };
+    // In whole seconds, which fit.
+    let seconds = |id: Uuid| f64::from(u32::try_from((id.as_u128() >> 80) / 1000).unwrap_or(u32::MAX));
+    let walked = ((seconds(position) - seconds(first)) / (seconds(end) - seconds(first)).max(1.0)).clamp(0.0, 1.0);
+    match (walking, statuses) {
+        (_, [only]) if only == Standing::Missed.as_str() => walked,
+        ("events", _) => 0.5 + walked / 2.0,
+        (_, statuses) if statuses.iter().any(|status| status == Standing::Missed.as_str()) => walked / 2.0,
+        _ => walked,
+    }
+}

@@ -1,0 +1,225 @@
+//! Replays that are made at once: of one delivery, or of one event to those who want it.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    delivery::{self, Status},
+    event::{
+        self,
+        audience::Facts,
+        event_type::EventType,
+        idempotency::{self, Made, Once},
+    },
+    id::{DeliveryId, EventId, SubscriptionId},
+    queue::{self, accept::DELIVERIES_PER_REQUEST_MAX},
+    subscription::{State, cache::SubscriptionCache, settings::lease_ms},
+    trust::seal::Keyring,
+};
+
+/// Which subscriptions an event is replayed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// All that want it now.
+    All,
+    /// Those that want it now and have no delivery of it.
+    Missing,
+}
+
+/// Makes a fresh delivery of what a finished delivery delivered, to the same place; answers its id. Where it was a dead
+/// letter, that is resolved.
+///
+/// # Errors
+/// A conflict where it is not finished, or where its event or its subscription is gone.
+pub async fn of_delivery(
+    pool: &PgPool,
+    keyring: &Keyring,
+    id: DeliveryId,
+    once: Option<&Once>,
+    answer: impl Fn(DeliveryId) -> Vec<u8>,
+) -> Result<Made<DeliveryId>> {
+    // Read before the transaction begins: nobody holds one connection while waiting for another.
+    let replayed = delivery::get(pool, id).await?;
+    let mut transaction = pool.begin().await?;
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
+        return Ok(Made::Again(answer));
+    }
+    match replayed.status {
+        Status::Pending | Status::InFlight => {
+            return Err(Error::Conflict("the delivery is not finished; retry it instead".to_owned()));
+        }
+        Status::Succeeded | Status::DeadLetter | Status::Canceled => {}
+    }
+    if replayed.event_type.is_none() {
+        return Err(Error::Conflict("its event does not exist any more".to_owned()));
+    }
+    refuse_expired(replayed.expires_at)?;
+    let fresh = DeliveryId::new();
+    let event = EventId(replayed.event_id);
+    let lane = match replayed.subscription_id.map(SubscriptionId) {
+        Some(subscription) => {
+            require_enabled(&mut transaction, subscription).await?;
+            Lane { id: subscription.0, subscription: Some(subscription), timeout_ms: None }
+        }
+        None => copy_inline(&mut transaction, keyring, id, fresh).await?,
+    };
+    // Before the lane, as everybody who locks both.
+    sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
+        .execute(&mut *transaction)
+        .await?;
+    owe(&mut transaction, &replayed.tenant_id, event, &[(fresh, lane, Some(id))]).await?;
+    idempotency::finish(&mut transaction, keyring, once, || answer(fresh)).await?;
+    transaction.commit().await?;
+    Ok(Made::New(fresh))
+}
+
+/// Makes fresh deliveries of an event; answers their ids.
+///
+/// # Errors
+/// A conflict where the event has expired.
+pub async fn of_event(
+    pool: &PgPool,
+    keyring: &Keyring,
+    cache: &SubscriptionCache,
+    (id, to): (EventId, To),
+    once: Option<&Once>,
+    answer: impl Fn(&[DeliveryId]) -> Vec<u8>,
+) -> Result<Made<Vec<DeliveryId>>> {
+    let event = event::get(pool, id).await?;
+    if event.is_inline {
+        return Err(Error::Conflict("the event was for one URL only; replay its delivery".to_owned()));
+    }
+    let (_, payload) = event::payload(pool, id).await?;
+    let event_type: EventType = event.event_type.parse().map_err(Error::internal)?;
+    let metadata = event.metadata.map(|metadata| metadata.0).unwrap_or_default();
+    let facts = Facts::new(&event_type, &metadata, &payload);
+    let audience = cache.audience(&event.tenant_id).await?;
+    let wanting = audience.wanting(&facts).filter(|id| event.subscription_id.is_none_or(|posted_to| posted_to == id.0));
+    let wanting: Vec<_> = wanting.collect();
+    if wanting.len() > DELIVERIES_PER_REQUEST_MAX {
+        return Err(Error::TooLarge(format!("a request may cause at most {DELIVERIES_PER_REQUEST_MAX} deliveries")));
+    }
+
+    let mut transaction = pool.begin().await?;
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
+        return Ok(Made::Again(answer));
+    }
+    refuse_expired(event.expires_at)?;
+    let (first, last) = id.delivery_ids();
+    let delivered = sqlx::query!(
+        r#"SELECT d.id AS "id!", d.subscription_id AS "subscription_id!" FROM (
+               (SELECT id, subscription_id FROM deliveries
+                 WHERE id >= $2 AND id <= $3 AND event_id = $1 AND NOT is_replay)
+               UNION ALL
+               (SELECT id, subscription_id FROM deliveries WHERE event_id = $1 AND is_replay)) d
+            WHERE d.subscription_id IS NOT NULL
+            ORDER BY d.id"#,
+        id.0,
+        first,
+        last
+    );
+    let delivered: HashMap<_, _> =
+        delivered.fetch_all(&mut *transaction).await?.into_iter().map(|row| (row.subscription_id, row.id)).collect();
+    let chosen = wanting.into_iter().filter(|id| to == To::All || !delivered.contains_key(&id.0));
+    let chosen: Vec<_> = chosen
+        .map(|id| {
+            let lane = Lane { id: id.0, subscription: Some(id), timeout_ms: None };
+            (DeliveryId::new(), lane, delivered.get(&id.0).copied().map(DeliveryId))
+        })
+        .collect();
+    owe(&mut transaction, &event.tenant_id, id, &chosen).await?;
+    let ids: Vec<_> = chosen.iter().map(|(id, ..)| *id).collect();
+    idempotency::finish(&mut transaction, keyring, once, || answer(&ids)).await?;
+    transaction.commit().await?;
+    Ok(Made::New(ids))
+}
+
+struct Lane {
+    id: Uuid,
+    subscription: Option<SubscriptionId>,
+    /// Of a lane of inline deliveries.
+    timeout_ms: Option<u32>,
+}
+
+/// Stores replays of one event, and wakes the workers when the transaction commits.
+async fn owe(
+    connection: &mut PgConnection,
+    tenant_id: &str,
+    event: EventId,
+    replays: &[(DeliveryId, Lane, Option<DeliveryId>)],
+) -> Result<()> {
+    if replays.is_empty() {
+        return Ok(());
+    }
+    let lease = |lane: &Lane| lane.timeout_ms.map(|timeout| i32::try_from(lease_ms(timeout)).unwrap_or(i32::MAX));
+    sqlx::query!(
+        "SELECT owe($1, $2, $3, $4, $5, $6, $7, $8, true, NULL)",
+        &replays.iter().map(|(id, ..)| id.0).collect::<Vec<_>>(),
+        &vec![event.0; replays.len()],
+        &vec![tenant_id; replays.len()] as _,
+        &replays.iter().map(|(_, lane, _)| lane.subscription.map(|id| id.0)).collect::<Vec<_>>() as _,
+        &replays.iter().map(|(_, lane, _)| lane.id).collect::<Vec<_>>(),
+        &replays.iter().map(|(_, lane, _)| lease(lane)).collect::<Vec<_>>() as _,
+        &vec![None::<DateTime<Utc>>; replays.len()] as _,
+        &replays.iter().map(|(_, _, of)| of.map(|id| id.0)).collect::<Vec<_>>() as _,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    queue::call_workers(connection).await
+}
+
+/// Copies where an inline delivery goes to another; its secrets are sealed anew, because they belong to one delivery.
+async fn copy_inline(
+    connection: &mut PgConnection,
+    keyring: &Keyring,
+    from: DeliveryId,
+    to: DeliveryId,
+) -> Result<Lane> {
+    let row = sqlx::query!(
+        "SELECT lane_id, timeout_ms, secret, headers FROM inline_deliveries WHERE delivery_id = $1",
+        from.0
+    );
+    let row = row.fetch_optional(&mut *connection).await?.ok_or(Error::NotFound("delivery"))?;
+    let again = |sealed: &[u8]| {
+        let opened = keyring.open(sealed, from.0.as_bytes()).map_err(Error::internal)?;
+        Ok::<_, Error>(keyring.seal(&opened, to.0.as_bytes()))
+    };
+    sqlx::query!(
+        "INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, secret,
+                                        headers)
+         SELECT $2, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, $3, $4
+           FROM inline_deliveries WHERE delivery_id = $1",
+        from.0,
+        to.0,
+        row.secret.as_deref().map(again).transpose()?,
+        again(&row.headers)?,
+    )
+    .execute(connection)
+    .await?;
+    Ok(Lane { id: row.lane_id, subscription: None, timeout_ms: Some(row.timeout_ms.unsigned_abs()) })
+}
+
+async fn require_enabled(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
+    let state = sqlx::query_scalar!(
+        r#"SELECT state::text AS "state!" FROM subscriptions WHERE id = $1 AND deleted_at IS NULL"#,
+        id.0
+    );
+    match state.fetch_optional(connection).await? {
+        None => Err(Error::Conflict("its subscription does not exist any more".to_owned())),
+        Some(state) if state == State::Disabled.as_str() => {
+            Err(Error::Conflict("its subscription is disabled; enable it first".to_owned()))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn refuse_expired(expires_at: Option<DateTime<Utc>>) -> Result<()> {
+    if expires_at.is_some_and(|expires_at| expires_at <= Utc::now()) {
+        return Err(Error::Conflict("the event has expired".to_owned()));
+    }
+    Ok(())
+}

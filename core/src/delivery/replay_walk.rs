@@ -1,0 +1,282 @@
+//! How a replay of a range goes on, a step at a time: look at the next rows, make deliveries of those that are meant,
+//! note the place, in one transaction. A worker that dies in the middle leaves it where the last step ended, so nothing
+//! is doubled and nothing left out.
+//!
+//! Deliveries are walked by the subscription's index; where missed events are asked for, the tenant's events follow.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{PgConnection, PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    delivery::replay::Standing,
+    event::{
+        self,
+        audience::{Facts, wants},
+        event_type::{EventType, EventTypePattern},
+    },
+    id::{DeliveryId, EventId, SubscriptionId},
+    page::id_floor,
+    queue,
+    subscription::{State, Subscription, cache::SubscriptionCache},
+};
+
+/// Rows that one step looks at, at most.
+const EXAMINED_PER_STEP_MAX: u16 = 1000;
+/// How long a replay whose step has failed rests.
+const RETRY_AFTER_SECONDS: f64 = 10.0;
+/// Deliveries that one step makes are due within this time: the shorter, the sooner a cancellation shows.
+const STEP_MS: i64 = 500;
+
+/// A replay whose next step is due; its row is locked.
+struct Due {
+    id: Uuid,
+    tenant_id: String,
+    subscription_id: Uuid,
+    until: DateTime<Utc>,
+    event_types: Vec<String>,
+    statuses: Vec<String>,
+    rate_per_second: i32,
+    walking: String,
+    position: Uuid,
+    now: DateTime<Utc>,
+}
+
+/// What a step has looked at.
+struct Looked {
+    /// Of which event a delivery is made, and which delivery that replays.
+    chosen: Vec<(Uuid, Option<Uuid>)>,
+    examined: usize,
+    /// The last row looked at; `None` where there was none.
+    position: Option<Uuid>,
+    /// Whether nothing is left to walk.
+    at_end: bool,
+}
+
+/// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
+/// [`crate::database::Session::FanOut`].
+pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
+    let mut transaction = pool.begin().await?;
+    let due = sqlx::query_as!(
+        Due,
+        r#"SELECT id, tenant_id, subscription_id, until, event_types, statuses, rate_per_second, walking, position,
+                  clock_timestamp() AS "now!"
+             FROM replays
+            WHERE state = 'running' AND next_step_at <= clock_timestamp()
+            ORDER BY next_step_at LIMIT 1 FOR UPDATE SKIP LOCKED"#
+    );
+    let Some(due) = due.fetch_optional(&mut *transaction).await? else {
+        return Ok(None);
+    };
+    match go_on(pool, cache, &mut transaction, &due).await {
+        Ok(made) => {
+            transaction.commit().await?;
+            Ok(Some(made))
+        }
+        Err(error) => {
+            transaction.rollback().await?;
+            // It rests for a while, because others wait behind it.
+            sqlx::query!(
+                "UPDATE replays SET next_step_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
+                due.id,
+                RETRY_AFTER_SECONDS
+            )
+            .execute(pool)
+            .await?;
+            Err(error)
+        }
+    }
+}
+
+async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgConnection, due: &Due) -> Result<usize> {
+    // Two replays of one subscription take turns, so that each sees what the other has made.
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
+        due.subscription_id.to_string()
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let subscription = cache.get(SubscriptionId(due.subscription_id)).await?;
+    let Some(subscription) = subscription.filter(|subscription| subscription.state != State::Disabled) else {
+        finish(transaction, due, "canceled").await?;
+        return Ok(0);
+    };
+    let make_max = usize::try_from(i64::from(due.rate_per_second) * STEP_MS / 1000).unwrap_or(1).max(1);
+    let looked = if due.walking == "deliveries" {
+        look_at_deliveries(transaction, due, make_max).await?
+    } else {
+        look_at_events(pool, transaction, due, &subscription, make_max).await?
+    };
+    owe(transaction, due, &looked.chosen).await?;
+    let made = looked.chosen.len();
+    let pause =
+        Duration::from_secs(1) * u32::try_from(made).unwrap_or(u32::MAX) / due.rate_per_second.unsigned_abs().max(1);
+    let missed_follow = due.walking == "deliveries" && due.statuses.iter().any(|one| one == Standing::Missed.as_str());
+    let (walking, position) = match (looked.at_end, missed_follow) {
+        (true, true) => ("events", None),
+        _ => (due.walking.as_str(), looked.position),
+    };
+    sqlx::query!(
+        "UPDATE replays
+            SET walking = $2, position = coalesce($3, CASE WHEN walking <> $2 THEN uuid_floor(since) ELSE position END),
+                examined_count = examined_count + $4, replayed_count = replayed_count + $5,
+                next_step_at = clock_timestamp() + make_interval(secs => $6)
+          WHERE id = $1",
+        due.id,
+        walking,
+        position,
+        i64::try_from(looked.examined).unwrap_or(i64::MAX),
+        i64::try_from(made).unwrap_or(i64::MAX),
+        pause.as_secs_f64(),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if looked.at_end && !missed_follow {
+        finish(transaction, due, "completed").await?;
+    }
+    Ok(made)
+}
+
+async fn finish(connection: &mut PgConnection, due: &Due, state: &str) -> Result<()> {
+    sqlx::query!(
+        "UPDATE replays SET state = $2::text::replay_state, finished_at = clock_timestamp() WHERE id = $1",
+        due.id,
+        state
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The next events that the subscription was owed, by the first delivery of each. How an event stands with the
+/// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is gone or has expired
+/// stands in no way.
+async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: usize) -> Result<Looked> {
+    let rows = sqlx::query!(
+        r#"SELECT d.id, d.event_id, e.event_type AS "event_type?", coalesce(l.id, d.id) AS "latest!",
+                  (coalesce(l.status, d.status)::text = ANY ($4)
+                   AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())) AS "meant!"
+             FROM (SELECT id, event_id, subscription_id, status FROM deliveries
+                    WHERE subscription_id = $1 AND id > $2 AND id < $3 AND replay_of IS NULL
+                    ORDER BY id LIMIT $5) d
+             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT r.id, r.status FROM deliveries r
+                                 WHERE r.event_id = d.event_id AND r.is_replay AND r.subscription_id = d.subscription_id
+                                   AND r.status <> 'canceled'
+                                 ORDER BY r.id DESC LIMIT 1) l ON true
+            ORDER BY d.id"#,
+        due.subscription_id,
+        due.position,
+        id_floor(due.until),
+        &due.statuses,
+        i64::from(EXAMINED_PER_STEP_MAX),
+    );
+    let rows = rows.fetch_all(connection).await?;
+    let patterns = EventTypePattern::from_stored(&due.event_types)?;
+    let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
+    let all = rows.len();
+    for row in rows {
+        looked.examined += 1;
+        looked.position = Some(row.id);
+        if row.meant && row.event_type.is_some_and(|event_type| is_of(&patterns, &event_type)) {
+            looked.chosen.push((row.event_id, Some(row.latest)));
+            if looked.chosen.len() == make_max {
+                break;
+            }
+        }
+    }
+    looked.at_end = looked.examined == all && all < usize::from(EXAMINED_PER_STEP_MAX);
+    Ok(looked)
+}
+
+/// The next of the tenant's events that the subscription wants now and has no delivery of.
+async fn look_at_events(
+    pool: &PgPool,
+    connection: &mut PgConnection,
+    due: &Due,
+    subscription: &Subscription,
+    make_max: usize,
+) -> Result<Looked> {
+    let rows = sqlx::query!(
+        r#"SELECT e.id, e.event_type, e.metadata AS "metadata: Json<BTreeMap<String, String>>",
+                  ((e.subscription_id IS NULL OR e.subscription_id = $1)
+                   AND NOT e.is_inline
+                   AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())
+                   AND NOT EXISTS (SELECT FROM outbox o WHERE o.event_id = e.id)
+                   AND NOT EXISTS (SELECT FROM deliveries d
+                                    WHERE d.id >= (left(e.id::text, 19) || '8000-000000000000')::uuid
+                                      AND d.id <= (left(e.id::text, 19) || 'bfff-ffffffffffff')::uuid
+                                      AND d.event_id = e.id AND d.subscription_id = $1)
+                   AND NOT EXISTS (SELECT FROM deliveries d
+                                    WHERE d.event_id = e.id AND d.is_replay AND d.subscription_id = $1
+                                      AND d.status <> 'canceled')) AS "missed!"
+             FROM (SELECT id, event_type, metadata, subscription_id, expires_at, is_inline FROM events
+                    WHERE tenant_id = $2 AND id > $3 AND id < $4
+                    ORDER BY id LIMIT $5) e
+            ORDER BY e.id"#,
+        due.subscription_id,
+        due.tenant_id,
+        due.position,
+        id_floor(due.until),
+        i64::from(EXAMINED_PER_STEP_MAX),
+    );
+    let rows = rows.fetch_all(connection).await?;
+    let patterns = EventTypePattern::from_stored(&due.event_types)?;
+    let settings = &subscription.settings;
+    let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
+    let all = rows.len();
+    for row in rows {
+        looked.examined += 1;
+        looked.position = Some(row.id);
+        if !row.missed || !is_of(&patterns, &row.event_type) {
+            continue;
+        }
+        let event_type: EventType = row.event_type.parse().map_err(|why: String| Error::internal(why))?;
+        let metadata = row.metadata.map(|metadata| metadata.0).unwrap_or_default();
+        // A payload may be large: it is read only where a filter looks at it and nothing else speaks against it.
+        let payload = if settings.filters.payload.is_some() {
+            event::payload(pool, EventId(row.id)).await.map(|(_, payload)| payload).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        if wants(&settings.event_types, &settings.filters, &Facts::new(&event_type, &metadata, &payload)) {
+            looked.chosen.push((row.id, None));
+            if looked.chosen.len() == make_max {
+                break;
+            }
+        }
+    }
+    looked.at_end = looked.examined == all && all < usize::from(EXAMINED_PER_STEP_MAX);
+    Ok(looked)
+}
+
+/// Makes deliveries, due one after the other at the replay's rate, and wakes the workers when the transaction commits.
+async fn owe(connection: &mut PgConnection, due: &Due, chosen: &[(Uuid, Option<Uuid>)]) -> Result<()> {
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let apart = TimeDelta::microseconds(1_000_000 / i64::from(due.rate_per_second).max(1));
+    let due_ats = (0..).map(|place: i32| due.now + apart * place).take(chosen.len());
+    sqlx::query!(
+        "SELECT owe($1, $2, $3, $4, $4, $5, $6, $7, true, $8)",
+        &chosen.iter().map(|_| DeliveryId::new().0).collect::<Vec<_>>(),
+        &chosen.iter().map(|(event, _)| *event).collect::<Vec<_>>(),
+        &vec![due.tenant_id.as_str(); chosen.len()] as _,
+        &vec![due.subscription_id; chosen.len()],
+        &vec![None::<i32>; chosen.len()] as _,
+        &due_ats.collect::<Vec<_>>(),
+        &chosen.iter().map(|(_, of)| *of).collect::<Vec<_>>() as _,
+        due.id,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    queue::call_workers(connection).await
+}
+
+fn is_of(patterns: &[EventTypePattern], event_type: &str) -> bool {
+    patterns.is_empty()
+        || event_type.parse().is_ok_and(|event_type| patterns.iter().any(|pattern| pattern.matches(&event_type)))
+}

@@ -1,0 +1,203 @@
+//! Who wants an event: the rule, the index over a tenant's subscriptions that makes it fast, and the explanation of one
+//! case. It does not load anything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+use crate::{
+    event::{
+        event_type::{EventType, EventTypePattern},
+        filter::{Check, Filters},
+    },
+    id::SubscriptionId,
+};
+
+/// Payload filters that are evaluated between two other things that a thread does, at most.
+const PAYLOAD_FILTERS_FAST_MAX: usize = 16;
+
+/// What filters look at. The payload is parsed when the first of them asks.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The event's type.
+    pub event_type: &'a EventType,
+    /// Its metadata.
+    pub metadata: &'a BTreeMap<String, String>,
+    payload: &'a [u8],
+    parsed: OnceLock<Option<Value>>,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of an event.
+    #[must_use]
+    pub fn new(event_type: &'a EventType, metadata: &'a BTreeMap<String, String>, payload: &'a [u8]) -> Self {
+        Self { event_type, metadata, payload, parsed: OnceLock::new() }
+    }
+
+    /// The payload as JSON; `None` where it is something else.
+    fn json(&self) -> Option<&Value> {
+        self.parsed.get_or_init(|| serde_json::from_slice(self.payload).ok()).as_ref()
+    }
+}
+
+/// What a subscription wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Whose wish it is.
+    pub id: SubscriptionId,
+    /// Which types; empty means all.
+    pub event_types: Vec<EventTypePattern>,
+    /// What else it asks.
+    pub filters: Filters,
+}
+
+/// Whether an event of these facts is wanted.
+#[must_use]
+pub fn wants(event_types: &[EventTypePattern], filters: &Filters, facts: &Facts<'_>) -> bool {
+    (event_types.is_empty() || event_types.iter().any(|pattern| pattern.matches(facts.event_type)))
+        && passes(filters, facts)
+}
+
+fn passes(filters: &Filters, facts: &Facts<'_>) -> bool {
+    filters.metadata.iter().all(|(key, value)| facts.metadata.get(key) == Some(value))
+        && filters.payload.as_ref().is_none_or(|filter| facts.json().is_some_and(|payload| filter.matches(payload)))
+}
+
+/// Everything that a subscription asks of an event, and whether it holds.
+#[must_use]
+pub fn explain(event_types: &[EventTypePattern], filters: &Filters, facts: &Facts<'_>) -> Vec<Check> {
+    let patterns: Vec<_> = event_types.iter().map(ToString::to_string).collect();
+    let mut checks = vec![Check {
+        rule: if patterns.is_empty() {
+            "event_type is anything".to_owned()
+        } else {
+            format!("event_type is one of {}", patterns.join(", "))
+        },
+        holds: event_types.is_empty() || event_types.iter().any(|pattern| pattern.matches(facts.event_type)),
+        found: Some(facts.event_type.as_str().to_owned()),
+    }];
+    checks.extend(filters.metadata.iter().map(|(key, value)| Check {
+        rule: format!("metadata.{key} is {value}"),
+        holds: facts.metadata.get(key) == Some(value),
+        found: facts.metadata.get(key).cloned(),
+    }));
+    match (&filters.payload, facts.json()) {
+        (None, _) => {}
+        (Some(filter), Some(payload)) => checks.extend(filter.explain(payload)),
+        (Some(_), None) => checks.push(Check { rule: "payload is JSON".to_owned(), holds: false, found: None }),
+    }
+    checks
+}
+
+/// A tenant's subscriptions, by what they want.
+#[derive(Debug, Default)]
+pub struct Audience {
+    wishes: Vec<Wish>,
+    /// Places of those that name a type exactly.
+    exactly: HashMap<EventType, Vec<usize>>,
+    /// How many look at the payload.
+    payload_filters: usize,
+    /// Places of those that have a pattern for more than one type, or none at all.
+    widely: Vec<usize>,
+}
+
+impl Audience {
+    /// Puts wishes in order.
+    #[must_use]
+    pub fn new(wishes: Vec<Wish>) -> Self {
+        let mut audience = Self::default();
+        for (place, wish) in wishes.iter().enumerate() {
+            if wish.event_types.is_empty() || wish.event_types.iter().any(|one| one.exact().is_none()) {
+                audience.widely.push(place);
+                continue;
+            }
+            for exact in wish.event_types.iter().filter_map(EventTypePattern::exact) {
+                let places = audience.exactly.entry(exact.clone()).or_default();
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        audience.payload_filters = wishes.iter().filter(|wish| wish.filters.payload.is_some()).count();
+        audience.wishes = wishes;
+        audience
+    }
+
+    /// How many subscriptions it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.wishes.len()
+    }
+
+    /// Whether matching an event may take so long that other work on the same thread would feel it.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.payload_filters > PAYLOAD_FILTERS_FAST_MAX
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wishes.is_empty()
+    }
+
+    /// Who wants an event of these facts.
+    pub fn wanting<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = SubscriptionId> + 's {
+        let exactly = self.exactly.get(facts.event_type).into_iter().flatten().map(|place| &self.wishes[*place]);
+        let widely = self.widely.iter().map(|place| &self.wishes[*place]);
+        let exactly = exactly.filter(|wish| passes(&wish.filters, facts));
+        let widely = widely.filter(|wish| wants(&wish.event_types, &wish.filters, facts));
+        exactly.chain(widely).map(|wish| wish.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::filter::PayloadFilter;
+
+    fn wish(number: u128, event_types: &[&str], metadata: &[(&str, &str)], payload: Option<Value>) -> Wish {
+        Wish {
+            id: SubscriptionId(Uuid::from_u128(number)),
+            event_types: event_types.iter().map(|text| text.parse().expect("a pattern")).collect(),
+            filters: Filters {
+                metadata: metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+                payload: payload.map(|filter| PayloadFilter::parse(&filter).expect("a filter")),
+            },
+        }
+    }
+
+    #[test]
+    fn the_index_finds_exactly_those_that_want_it() {
+        let wishes = vec![
+            wish(1, &["order.created"], &[], None),
+            wish(2, &["order.created", "order.created"], &[], None),
+            wish(3, &["order.paid"], &[], None),
+            wish(4, &["order.*"], &[], None),
+            wish(5, &["order.paid", "*"], &[], None),
+            wish(6, &[], &[("region", "eu")], None),
+            wish(7, &[], &[("region", "us")], None),
+            wish(8, &["order.created"], &[], Some(json!({"total": {"$gt": 5}}))),
+            wish(9, &["order.created"], &[], Some(json!({"total": {"$gt": 50}}))),
+        ];
+        let audience = Audience::new(wishes.clone());
+        let event_type = "order.created".parse().expect("a type");
+        let metadata = BTreeMap::from([("region".to_owned(), "eu".to_owned())]);
+        let facts = Facts::new(&event_type, &metadata, b"{\"total\": 10}");
+        let mut found: Vec<_> = audience.wanting(&facts).map(|id| id.0.as_u128()).collect();
+        found.sort_unstable();
+        assert_eq!(found, [1, 2, 4, 5, 6, 8]);
+        for wish in &wishes {
+            let holds = explain(&wish.event_types, &wish.filters, &facts).iter().all(|check| check.holds);
+            assert_eq!(holds, found.contains(&wish.id.0.as_u128()), "{wish:?}");
+        }
+        let not_json = Facts::new(&event_type, &metadata, b"plain");
+        assert!(audience.wanting(&not_json).all(|id| id.0.as_u128() != 8));
+    }
+}

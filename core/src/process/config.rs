@@ -1,0 +1,182 @@
+//! Reading configuration from the environment, and nowhere else: every mistake is collected, so that a person mends
+//! all of them at once. What each variable means stands where it is read and in the README's table.
+
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+use crate::{
+    database::DatabaseConfig,
+    trust::{dns::Names, seal::Keyring, target_policy::TargetPolicy},
+};
+
+type Lookup = dyn Fn(&str) -> Option<String>;
+
+/// The environment variables of this process, with a list of what is wrong with them.
+pub struct Environment {
+    lookup: Box<Lookup>,
+    problems: Vec<String>,
+}
+
+/// The key that stands in the project's `.env`.
+const EXAMPLE_ENCRYPTION_KEY: &str = "cG9zdHJpZGVyLWRldmVsb3BtZW50LWtleS0zMi1ieXQ=";
+
+/// Whether this process serves people or a developer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// `POSTRIDER_ENVIRONMENT=development`: known example secrets are accepted.
+    Development,
+    /// Anything else, and the default.
+    Production,
+}
+
+impl Environment {
+    /// The process's own environment, after a `.env` file in the working directory or above it, if there is one, has
+    /// filled in what is not set.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let loaded = dotenvy::dotenv();
+        let mut env = Self::new(|name| std::env::var(name).ok());
+        match loaded {
+            Err(error) if !error.not_found() => env.problem(format!(".env: {error}")),
+            _ => {}
+        }
+        env
+    }
+
+    /// Any other source of values.
+    pub fn new(lookup: impl Fn(&str) -> Option<String> + 'static) -> Self {
+        Self { lookup: Box::new(lookup), problems: Vec::new() }
+    }
+
+    /// A value, or its default where the variable is unset or empty.
+    pub fn get<T: FromStr<Err: Display>>(&mut self, name: &str, default: &str) -> Option<T> {
+        self.parse(name, default, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    /// Like [`Self::get`], with a parser of the caller's.
+    pub fn parse<T>(&mut self, name: &str, default: &str, parser: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
+    }
+
+    /// A value that has no default.
+    pub fn required<T>(&mut self, name: &str, parser: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let Some(text) = self.text(name) else {
+            self.problems.push(format!("{name}: must be set"));
+            return None;
+        };
+        parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
+    }
+
+    /// A number within bounds.
+    pub fn number(&mut self, name: &str, default: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<u32> {
+        self.parse(name, default, |text| {
+            let number = text.parse().ok().filter(|number| bounds.contains(number));
+            number.ok_or_else(|| format!("must be a whole number from {} to {}", bounds.start(), bounds.end()))
+        })
+    }
+
+    /// Whole seconds within bounds.
+    pub fn seconds(&mut self, name: &str, default: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<Duration> {
+        self.number(name, default, bounds).map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// Notes a mistake that concerns more than one value.
+    pub fn problem(&mut self, message: impl Into<String>) {
+        self.problems.push(message.into());
+    }
+
+    /// Hands over the configuration, or every mistake.
+    ///
+    /// # Errors
+    /// The mistakes, one sentence each.
+    pub fn finish<T>(self, config: Option<T>) -> Result<T, Vec<String>> {
+        match config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(self.problems),
+        }
+    }
+
+    /// `POSTRIDER_ENVIRONMENT`.
+    pub fn stage(&mut self) -> Option<Stage> {
+        self.parse("POSTRIDER_ENVIRONMENT", "production", |text| match text {
+            "development" => Ok(Stage::Development),
+            "production" => Ok(Stage::Production),
+            _ => Err("must be `development` or `production`".to_owned()),
+        })
+    }
+
+    /// `DATABASE_URL` and `POSTRIDER_DATABASE_SCHEMA`.
+    pub fn database(&mut self) -> Option<DatabaseConfig> {
+        let url = self.required("DATABASE_URL", |text| {
+            // The parser's own message may repeat the text, and the text holds a password.
+            let ours = text.starts_with("postgres://") || text.starts_with("postgresql://");
+            let parsed = text.parse().ok().filter(|_| ours);
+            parsed.ok_or_else(|| "must be a URL such as postgres://user:password@host:5432/database".to_owned())
+        });
+        let schema = self.parse("POSTRIDER_DATABASE_SCHEMA", "postrider", |text| {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            let valid = (1..=48).contains(&text.len())
+                && text.bytes().all(plain)
+                && !text.starts_with(|first: char| first.is_ascii_digit())
+                && !text.starts_with("pg_");
+            valid.then(|| text.to_owned()).ok_or_else(|| {
+                "must be 1 to 48 lower-case letters, digits or `_`, and begin with neither a digit nor `pg_`".to_owned()
+            })
+        });
+        Some(DatabaseConfig { options: url?, schema: schema? })
+    }
+
+    /// `POSTRIDER_ENCRYPTION_KEYS`. The example key is for development only.
+    pub fn keyring(&mut self, stage: Option<Stage>) -> Option<Keyring> {
+        self.required("POSTRIDER_ENCRYPTION_KEYS", |text| {
+            if text.contains(EXAMPLE_ENCRYPTION_KEY) && stage != Some(Stage::Development) {
+                return Err("is the example key; make one with `openssl rand -base64 32`".to_owned());
+            }
+            Keyring::parse(text)
+        })
+    }
+
+    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY`.
+    pub fn target_policy(&mut self) -> Option<TargetPolicy> {
+        let allowed_private = self.parse("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "", TargetPolicy::networks);
+        let is_https_only = self.parse("POSTRIDER_HTTPS_ONLY", "false", |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("must be `true` or `false`".to_owned()),
+        });
+        let (allowed_private, is_https_only) = (allowed_private?, is_https_only?);
+        Some(TargetPolicy { allowed_private, is_https_only, names: Names::default() })
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|text| !text.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_reported_and_no_secret() {
+        let mut env = Environment::new(|name| match name {
+            "DATABASE_URL" => Some("postgres//user:hunter2@host".to_owned()),
+            "POSTRIDER_DATABASE_SCHEMA" => Some("Robert'); --".to_owned()),
+            "POSTRIDER_ALLOWED_PRIVATE_NETWORKS" => Some("here".to_owned()),
+            _ => None,
+        });
+        let parts = (env.database().is_some(), env.keyring(None).is_some(), env.target_policy().is_some());
+        assert_eq!(parts, (false, false, false));
+        let problems = env.finish(Some(())).expect_err("four mistakes");
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert!(!problems.join(" ").contains("hunter2"));
+    }
+
+    #[test]
+    fn bounds() {
+        for (text, number) in [("1", Some(1)), ("9", Some(9)), ("0", None), ("10", None), ("x", None), ("", Some(5))] {
+            let mut env = Environment::new(move |_| Some(text.to_owned()));
+            assert_eq!(env.number("N", "5", 1..=9), number, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The life of one of our processes, from its environment to its exit code.
+
+use std::{fmt::Display, process::ExitCode};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::process::{config::Environment, telemetry};
+
+/// The exit code of a process that was configured wrongly.
+const EXIT_CONFIGURATION: u8 = 2;
+
+/// Reads the configuration, starts logs and metrics, runs until the work ends by itself or because it was told to stop.
+/// All mistakes of the configuration go to standard error, and nothing is started then.
+pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
+    parse: impl FnOnce(Environment) -> Result<C, Vec<String>>,
+    work: impl FnOnce(C, Option<PrometheusHandle>, CancellationToken) -> F,
+) -> ExitCode {
+    let mut env = Environment::of_process();
+    telemetry::init_logs(&mut env);
+    // Every connection is a file descriptor, and what shells hand on is often no more than 1024 of them.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of file descriptors could not be raised");
+    }
+    let config = match parse(env) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("configuration: {problem}");
+            }
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(stop.clone()));
+    match work(config, Some(telemetry::init_metrics()), stop).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Cancels the token at SIGTERM or SIGINT.
+async fn cancel_on_signal(stop: CancellationToken) {
+    let mut terminate = signal(SignalKind::terminate()).expect("a process may handle SIGTERM");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("a process may handle SIGINT");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop");
+    stop.cancel();
+}

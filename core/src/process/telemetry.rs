@@ -1,0 +1,67 @@
+//! Logs and metrics of a process: how both are switched on, once, in its main function.
+
+use std::{io::IsTerminal, time::Duration};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::process::config::Environment;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// Buckets of the duration histograms, in seconds.
+const DURATION_BUCKETS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0];
+/// How often what has been recorded is folded together.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Reads `POSTRIDER_LOG` (a filter such as `info,worker=debug`) and `POSTRIDER_LOG_FORMAT` and starts logging to
+/// standard error.
+pub fn init_logs(env: &mut Environment) -> Option<()> {
+    let filter = env.parse("POSTRIDER_LOG", "info,sqlx::postgres::notice=warn,poem::server=warn", |text| {
+        EnvFilter::try_new(text).map_err(|error| error.to_string())
+    });
+    let format = env.parse("POSTRIDER_LOG_FORMAT", "text", |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be `text` or `json`".to_owned()),
+    });
+    let registry = tracing_subscriber::registry().with(filter?);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // A second call in one process changes nothing.
+    let _ = match format? {
+        LogFormat::Text => registry.with(layer).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+    Some(())
+}
+
+/// Starts recording metrics, and a task that keeps what is recorded small where nobody asks for it; the handle renders
+/// them in the Prometheus text format.
+///
+/// # Panics
+/// When the process records metrics already, or outside a runtime.
+#[must_use]
+pub fn init_metrics() -> PrometheusHandle {
+    let seconds = Matcher::Suffix("_seconds".to_owned());
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(seconds, &DURATION_BUCKETS)
+        .expect("there are buckets")
+        .install_recorder()
+        .expect("nothing has been recorded before");
+    let kept = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            kept.run_upkeep();
+        }
+    });
+    handle
+}

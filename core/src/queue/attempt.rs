@@ -1,0 +1,167 @@
+//! One HTTP try of a delivery: what came of it, and the log of all tries. A failure of the receiver is a value here.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use crate::{Result, id::DeliveryId, words::words};
+
+/// Bytes of a response body that are read and kept; the rest is not read.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Response headers kept, at most, and bytes of each value.
+pub const RESPONSE_HEADERS_MAX: usize = 64;
+/// Bytes of a kept response header's value, at most.
+pub const RESPONSE_HEADER_BYTES_MAX: usize = 1024;
+
+/// Characters of what is told of a failure, at most: a receiver has a say in it, for example by its certificate.
+pub const FAILURE_CHARACTERS_MAX: usize = 1000;
+
+words! {
+    /// Why an attempt failed.
+    pub enum ErrorKind {
+        /// The receiver answered, and not with 2xx.
+        HttpStatus = "http_status",
+        /// No complete answer in time.
+        Timeout = "timeout",
+        /// The host's name did not resolve.
+        Dns = "dns",
+        /// No connection.
+        Connect = "connect",
+        /// No trust: the TLS handshake failed.
+        Tls = "tls",
+        /// The target is, or resolves to, an address that deliveries may not go to.
+        BlockedTarget = "blocked_target",
+        /// The connection broke, or what came back is not HTTP.
+        Protocol = "protocol",
+        /// The worker was told to stop while the request was under way.
+        Shutdown = "shutdown",
+        /// The worker itself was short of something: file descriptors, or room to look names up. Does not count.
+        WorkerBusy = "worker_busy",
+        /// The event has been removed, by retention or by hand.
+        PayloadGone = "payload_gone",
+    }
+}
+
+/// Why an attempt failed, with words for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: ErrorKind,
+    /// What happened, without secrets; cut off where it is too long.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of that kind.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if let Some((end, _)) = message.char_indices().nth(FAILURE_CHARACTERS_MAX) {
+            message.truncate(end);
+        }
+        Self { kind, message }
+    }
+}
+
+/// What the receiver answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP status, 100 to 999.
+    pub status_code: u16,
+    /// The first headers, in order.
+    pub headers: Vec<(String, String)>,
+    /// The head of the body.
+    pub body: Vec<u8>,
+    /// Whether there was more of it.
+    pub truncated: bool,
+}
+
+/// What came of an attempt. `failure` is `None` exactly when the receiver answered 2xx, and whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// When the request began, by the worker's clock.
+    pub started_at: DateTime<Utc>,
+    /// From then until the answer was read or the attempt failed.
+    pub duration: Duration,
+    /// The answer, where one arrived.
+    pub response: Option<Response>,
+    /// Why it counts as failed.
+    pub failure: Option<Failure>,
+    /// How long the receiver asked to be left alone, with 429 or 503.
+    pub retry_after: Option<Duration>,
+}
+
+/// Reads a `Retry-After` header: seconds, or an HTTP date (RFC 9110 §10.2.3). `None` where it is neither.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = DateTime::parse_from_rfc2822(value).ok()?;
+    Some((date.to_utc() - now).to_std().unwrap_or_default())
+}
+
+/// A logged attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// 1 is the first.
+    pub number: i16,
+    /// When the request began.
+    pub started_at: DateTime<Utc>,
+    /// Milliseconds; `None` where the worker died before it could measure.
+    pub duration_ms: Option<i32>,
+    /// HTTP status, where an answer arrived.
+    pub status_code: Option<i16>,
+    /// The word of an [`ErrorKind`], or `lease_lost`; `None` for a success.
+    pub error_kind: Option<String>,
+    /// What happened.
+    pub error: Option<String>,
+    /// The first response headers: name and value pairs.
+    pub response_headers: Option<sqlx::types::Json<Vec<(String, String)>>>,
+    /// The head of the response body.
+    pub response_body: Option<Vec<u8>>,
+    /// Whether there was more of it.
+    pub response_truncated: bool,
+}
+
+/// All attempts of a delivery, first to last. There are never more than a few more than
+/// [`crate::queue::retry_policy::ATTEMPTS_MAX`] a round.
+pub async fn list(pool: &PgPool, delivery: DeliveryId) -> Result<Vec<Attempt>> {
+    let attempts = sqlx::query_as!(
+        Attempt,
+        r#"SELECT number, started_at, duration_ms, status_code, error_kind, error,
+                  response_headers AS "response_headers: _", response_body, response_truncated
+             FROM attempts
+            WHERE delivery_id = $1
+            ORDER BY number
+            LIMIT 1000"#,
+        delivery.0
+    );
+    Ok(attempts.fetch_all(pool).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after() {
+        let now = DateTime::from_timestamp(784_111_777, 0).expect("in range"); // Sun, 06 Nov 1994 08:49:37 GMT
+        let cases = [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(parse_retry_after(text, now), seconds.map(Duration::from_secs), "{text:?}");
+        }
+    }
+}

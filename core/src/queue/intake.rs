@@ -1,0 +1,185 @@
+//! Group commit: one writer takes whatever events are waiting and stores them in one transaction; each caller is
+//! answered after that commit. There is no timer: a lone event waits for nobody, and batches grow by themselves while
+//! a commit is under way. After a commit the workers are woken by a connection of its own ([`crate::queue::waker`]).
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    database::bounded,
+    error::is_outage,
+    queue::{
+        accept::{Accepted, NewEvent, Unity, accept, is_key_reused},
+        waker::Waker,
+    },
+};
+
+/// Requests that may wait for the writer.
+pub const REQUESTS_WAITING_MAX: usize = 4096;
+/// Bytes of payload that may wait for the writer.
+pub const BYTES_WAITING_MAX: usize = 64 << 20;
+/// Requests written in one transaction, at most.
+const REQUESTS_PER_BATCH_MAX: usize = 256;
+/// Deliveries above which a transaction takes no further request in, so that one wide fan-out does not make others wait
+/// for more than itself.
+const DELIVERIES_PER_BATCH: usize = 2048;
+
+const FULL: Error = Error::Unavailable("too many events are waiting to be stored; try again in a moment");
+
+/// The way in for events.
+#[derive(Clone)]
+pub struct Intake {
+    requests: mpsc::Sender<Request>,
+    bytes: Arc<Semaphore>,
+    waker: Arc<Waker>,
+}
+
+/// One caller's events, stored together or not at all.
+struct Request {
+    events: Vec<NewEvent>,
+    reply: oneshot::Sender<Result<Vec<Accepted>>>,
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Request {
+    fn unity(&self) -> Unity {
+        if self.events.len() == 1 { Unity::Apart } else { Unity::Whole }
+    }
+
+    fn deliveries(&self) -> usize {
+        self.events.iter().map(|event| event.deliveries.len()).sum()
+    }
+}
+
+struct Writer {
+    pool: PgPool,
+    waker: Arc<Waker>,
+    key_ttl_seconds: u32,
+}
+
+impl Intake {
+    /// An intake and the tasks that make it work; they end when the intake is dropped, after what waits is stored.
+    /// `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`.
+    #[must_use]
+    pub fn start(ingest: PgPool, wake: PgPool, key_ttl_seconds: u32) -> (Self, tokio::task::JoinHandle<()>) {
+        let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let waker = Arc::new(Waker::default());
+        let calling = tokio::spawn(Arc::clone(&waker).run(wake));
+        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds };
+        let intake = Self { requests, bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)), waker: Arc::clone(&waker) };
+        let writer = tokio::spawn(async move {
+            writer.run(waiting).await;
+            // The last wake-up is sent before the process ends.
+            waker.close();
+            let _ = calling.await;
+        });
+        (intake, writer)
+    }
+
+    /// Stores one caller's events with what they owe. When it returns well, they are on disk.
+    ///
+    /// # Errors
+    /// At once where too much is waiting; after the fact where the database is away or refuses, or where a key has been
+    /// used for something else: then none of the events is stored.
+    pub async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>> {
+        let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+        let bytes = u32::try_from(bytes).map_err(|_| FULL)?;
+        let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| FULL)?;
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request { events, reply, _bytes: permit }).map_err(|_| FULL)?;
+        let accepted = answer.await.map_err(|_| Error::Unavailable("the server is stopping"))??;
+        if accepted.contains(&Accepted::KeyReused) { Err(Error::KeyReused) } else { Ok(accepted) }
+    }
+}
+
+impl Intake {
+    /// Wakes the workers for deliveries that were stored otherwise: the lanes that were armed, and lanes with what was
+    /// put there.
+    pub fn owe(&self, armed: &[Uuid], put: impl Iterator<Item = (Uuid, Uuid)>) {
+        self.waker.owe(armed, put);
+    }
+}
+
+impl Writer {
+    async fn run(&self, mut waiting: mpsc::Receiver<Request>) {
+        let mut taken = Vec::with_capacity(REQUESTS_PER_BATCH_MAX);
+        while waiting.recv_many(&mut taken, REQUESTS_PER_BATCH_MAX).await > 0 {
+            let mut rest = taken.drain(..).peekable();
+            while let Some(first) = rest.next() {
+                let mut deliveries = first.deliveries();
+                let mut batch = vec![first];
+                // A whole is undone as a whole, so nobody else's events are in its transaction.
+                if batch[0].unity() == Unity::Apart {
+                    while deliveries < DELIVERIES_PER_BATCH
+                        && let Some(next) = rest.next_if(|next| next.unity() == Unity::Apart)
+                    {
+                        deliveries += next.deliveries();
+                        batch.push(next);
+                    }
+                }
+                self.write(batch).await;
+            }
+        }
+    }
+
+    /// Stores a batch and answers everybody in it.
+    async fn write(&self, mut batch: Vec<Request>) {
+        match self.store(&batch).await {
+            Ok(accepted) => answer(batch, accepted),
+            Err(error) if is_outage(&error) || batch.len() == 1 => refuse(batch, &error),
+            // One row is poison; alone, it fails its own caller only.
+            Err(_) => {
+                batch.reverse();
+                while let Some(one) = batch.pop() {
+                    let one = vec![one];
+                    match self.store(&one).await {
+                        Ok(accepted) => answer(one, accepted),
+                        Err(error) => {
+                            refuse(one, &error);
+                            if is_outage(&error) {
+                                return refuse(batch, &error);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One transaction; afterwards the lanes it touched are handed to the waker.
+    async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
+        let events: Vec<_> = batch.iter().flat_map(|request| &request.events).collect();
+        metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
+        let unity = batch.first().map_or(Unity::Apart, Request::unity);
+        let stored = bounded!(self.pool, |connection| accept(connection, &events, unity, self.key_ttl_seconds))?;
+        let put = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
+        self.waker.owe(&stored.armed, put);
+        Ok(stored.accepted)
+    }
+}
+
+fn answer(batch: Vec<Request>, accepted: Vec<Accepted>) {
+    let mut accepted = accepted.into_iter();
+    for request in batch {
+        let _ = request.reply.send(Ok(accepted.by_ref().take(request.events.len()).collect()));
+    }
+}
+
+fn refuse(batch: Vec<Request>, error: &sqlx::Error) {
+    if !is_key_reused(error) {
+        tracing::error!(%error, requests = batch.len(), "events could not be stored");
+    }
+    for request in batch {
+        let _ = request.reply.send(Err(if is_key_reused(error) {
+            Error::KeyReused
+        } else if is_outage(error) {
+            Error::Unavailable("the database is not reachable, or too slow, at the moment")
+        } else {
+            Error::internal(error.to_string())
+        }));
+    }
+}

@@ -1,0 +1,251 @@
+//! What follows an attempt: the retry schedule of a subscription and the one rule that applies it. Pure: time and
+//! chance are handed in.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+
+use crate::queue::attempt::{ErrorKind, Outcome};
+
+/// Attempts of one delivery, at most, whatever its policy.
+pub const ATTEMPTS_MAX: u16 = 100;
+/// Seconds between two attempts, at most: 7 days.
+pub const DELAY_SECONDS_MAX: u32 = 7 * 24 * 3600;
+/// How far a `Retry-After` is believed: 24 hours.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// What is added to each delay at random, at most: a tenth of it, so that receivers are not hit in step. Never less
+/// than the delay itself.
+const JITTER_SHARE: f64 = 0.1;
+/// Lost leases (a worker died or stalled while sending) beyond the policy's attempts before a delivery that may be
+/// what kills the workers is given up.
+const LEASES_LOST_MAX: u16 = 3;
+
+/// Seconds between the attempts of the default schedule, from the Standard Webhooks recommendation: 10 attempts over
+/// about 75 hours.
+pub const DEFAULT_DELAYS_SECONDS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
+
+/// When a failed delivery is tried again, and how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// The waits between attempts.
+    pub schedule: Schedule,
+    /// What a 4xx answer means.
+    pub client_errors: ClientErrors,
+}
+
+/// The waits between the attempts of a delivery.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// One wait after each failed attempt but the last, in seconds.
+    Delays(Vec<u32>),
+    /// `initial_seconds`, then each time `factor` as long, never longer than `max_seconds`.
+    Exponential {
+        /// Attempts in all, the first included.
+        max_attempts: u16,
+        /// The first wait.
+        initial_seconds: u32,
+        /// What each wait is multiplied by; at least 1.
+        factor: f64,
+        /// The longest wait.
+        max_seconds: u32,
+    },
+}
+
+/// Whether a 4xx answer (other than 408, 409, 425 and 429, which speak of the moment) is worth a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientErrors {
+    /// Retried like any failure: receivers answer 404 and 401 during their own deployments.
+    Retry,
+    /// Final: the delivery becomes a dead letter at once.
+    GiveUp,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { schedule: Schedule::Delays(DEFAULT_DELAYS_SECONDS.to_vec()), client_errors: ClientErrors::Retry }
+    }
+}
+
+impl RetryPolicy {
+    /// The policy to store: none where it is the default, so that a better default reaches those who never chose.
+    #[must_use]
+    pub fn stored(&self) -> Option<Json<&Self>> {
+        Some(self).filter(|policy| **policy != Self::default()).map(Json)
+    }
+
+    /// Attempts in all, the first included.
+    #[must_use]
+    pub fn max_attempts(&self) -> u16 {
+        match &self.schedule {
+            Schedule::Delays(delays) => u16::try_from(delays.len()).unwrap_or(ATTEMPTS_MAX).saturating_add(1),
+            Schedule::Exponential { max_attempts, .. } => *max_attempts,
+        }
+    }
+
+    /// The wait after failed attempt number `attempt` (1 is the first), or `None` where that was the last.
+    #[must_use]
+    fn delay(&self, attempt: u16) -> Option<Duration> {
+        if attempt >= self.max_attempts() {
+            return None;
+        }
+        let seconds = match &self.schedule {
+            Schedule::Delays(delays) => f64::from(*delays.get(usize::from(attempt).saturating_sub(1))?),
+            Schedule::Exponential { initial_seconds, factor, max_seconds, .. } => {
+                let wait = f64::from(*initial_seconds) * factor.powi(i32::from(attempt) - 1);
+                wait.min(f64::from(*max_seconds))
+            }
+        };
+        Some(Duration::from_secs_f64(seconds))
+    }
+}
+
+/// What becomes of a delivery after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The receiver has it.
+    Done,
+    /// Try again after this wait.
+    Retry {
+        /// How long this delivery waits.
+        after: Duration,
+        /// How long its whole lane rests, where the receiver asked for it.
+        lane_rests: Option<Duration>,
+    },
+    /// It becomes a dead letter.
+    GiveUp {
+        /// How long its whole lane rests, where the receiver asked for it.
+        lane_rests: Option<Duration>,
+    },
+    /// It becomes a dead letter, and the receiver wants nothing more: the subscription is disabled.
+    GiveUpAndDisable,
+}
+
+/// Decides what follows an attempt.
+///
+/// `attempt` is its number within the policy's present round, 1 being the first; `jitter` is a random number in 0..1.
+#[must_use]
+pub fn next_step(policy: &RetryPolicy, attempt: u16, outcome: &Outcome, jitter: f64) -> Next {
+    let status = outcome.response.as_ref().map(|response| response.status_code);
+    match &outcome.failure {
+        None => return Next::Done,
+        Some(failure) if failure.kind == ErrorKind::PayloadGone => return Next::GiveUp { lane_rests: None },
+        Some(_) => {}
+    }
+    match status {
+        Some(410) => return Next::GiveUpAndDisable,
+        Some(408 | 409 | 425 | 429) => {}
+        Some(400..500) if policy.client_errors == ClientErrors::GiveUp => {
+            return Next::GiveUp { lane_rests: None };
+        }
+        _ => {}
+    }
+    let lane_rests = outcome.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
+    let Some(delay) = policy.delay(attempt) else {
+        return Next::GiveUp { lane_rests };
+    };
+    let scheduled = delay.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
+    Next::Retry { after: scheduled.max(lane_rests.unwrap_or_default()), lane_rests }
+}
+
+/// Whether an attempt should not be made at all, because earlier ones took their workers down with them.
+#[must_use]
+pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
+    attempt > policy.max_attempts() + LEASES_LOST_MAX
+}
+
+impl ErrorKind {
+    /// Whether the attempt failed for our own sake: then it is repeated at once and costs the delivery nothing.
+    #[must_use]
+    pub fn is_our_fault(self) -> bool {
+        match self {
+            Self::Shutdown | Self::WorkerBusy => true,
+            Self::HttpStatus
+            | Self::Timeout
+            | Self::Dns
+            | Self::Connect
+            | Self::Tls
+            | Self::BlockedTarget
+            | Self::Protocol
+            | Self::PayloadGone => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::attempt::{Failure, Response};
+
+    fn answered(status_code: u16, retry_after: Option<u64>) -> Outcome {
+        Outcome {
+            response: Some(Response { status_code, ..Response::default() }),
+            failure: (!(200..300).contains(&status_code)).then(|| Failure::new(ErrorKind::HttpStatus, "")),
+            retry_after: retry_after.map(Duration::from_secs),
+            ..Outcome::default()
+        }
+    }
+
+    fn given_up(rests: Option<u64>) -> Next {
+        Next::GiveUp { lane_rests: rests.map(Duration::from_secs) }
+    }
+
+    fn retry(seconds: u64, rests: Option<u64>) -> Next {
+        Next::Retry { after: Duration::from_secs(seconds), lane_rests: rests.map(Duration::from_secs) }
+    }
+
+    #[test]
+    fn table() {
+        let policy = RetryPolicy::default();
+        let strict = RetryPolicy { client_errors: ClientErrors::GiveUp, ..RetryPolicy::default() };
+        let cases = [
+            (&policy, 1, answered(200, None), Next::Done),
+            (&policy, 10, answered(204, None), Next::Done),
+            (&policy, 1, answered(500, None), retry(5, None)),
+            (&policy, 9, answered(500, None), retry(86_400, None)),
+            (&policy, 10, answered(500, None), given_up(None)),
+            (&policy, 11, answered(500, None), given_up(None)),
+            (&policy, 1, answered(301, None), retry(5, None)),
+            (&policy, 1, answered(404, None), retry(5, None)),
+            (&policy, 1, answered(410, None), Next::GiveUpAndDisable),
+            (&strict, 1, answered(404, None), given_up(None)),
+            (&policy, 10, answered(503, Some(60)), given_up(Some(60))),
+            (&strict, 1, answered(429, None), retry(5, None)),
+            (&strict, 1, answered(500, None), retry(5, None)),
+            (&policy, 1, answered(429, Some(60)), retry(60, Some(60))),
+            (&policy, 2, answered(503, Some(60)), retry(300, Some(60))),
+            (&policy, 1, answered(503, Some(9_999_999)), retry(86_400, Some(86_400))),
+        ];
+        for (policy, attempt, outcome, expected) in cases {
+            assert_eq!(next_step(policy, attempt, &outcome, 0.0), expected, "attempt {attempt}, {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn jitter_is_never_early_and_at_most_a_tenth() {
+        let policy = RetryPolicy::default();
+        for (jitter, millis) in [(0.0, 300_000), (0.5, 315_000), (1.0, 330_000), (7.0, 330_000)] {
+            let Next::Retry { after, .. } = next_step(&policy, 2, &answered(500, None), jitter) else {
+                panic!("a second attempt is not the last");
+            };
+            assert_eq!(after.as_millis(), millis);
+        }
+    }
+
+    #[test]
+    fn exponential() {
+        let schedule = Schedule::Exponential { max_attempts: 5, initial_seconds: 2, factor: 3.0, max_seconds: 20 };
+        let policy = RetryPolicy { schedule, client_errors: ClientErrors::Retry };
+        let delays: Vec<_> = (1..=5).map(|attempt| policy.delay(attempt).map(|wait| wait.as_secs())).collect();
+        assert_eq!(delays, [Some(2), Some(6), Some(18), Some(20), None]);
+    }
+
+    #[test]
+    fn a_delivery_that_kills_workers_ends() {
+        let policy = RetryPolicy { schedule: Schedule::Delays(vec![]), ..RetryPolicy::default() };
+        assert!(!is_hopeless(&policy, 4));
+        assert!(is_hopeless(&policy, 5));
+    }
+}

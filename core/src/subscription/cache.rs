@@ -1,0 +1,76 @@
+//! Subscriptions in memory, so that neither ingest nor delivery asks the database for what hardly changes: each by its
+//! id, and of each tenant what all of them want. Every change is announced by the database and drops what it touches at
+//! once in all processes.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    announce::{cache::Watched, changes::Change},
+    event::audience::Audience,
+    id::SubscriptionId,
+    subscription::{Subscription, store::Subscriptions},
+};
+
+/// Subscriptions kept in memory, at most.
+const SUBSCRIPTIONS_MAX: u64 = 50_000;
+/// Wishes of all tenants kept in memory, at most. A tenant with more subscriptions is read for each event anew.
+const WISHES_MAX: u64 = 500_000;
+
+/// A cache over [`Subscriptions`]. Ids that are nobody's are remembered too.
+#[derive(Clone)]
+pub struct SubscriptionCache {
+    store: Subscriptions,
+    by_id: Watched<Uuid, Option<Arc<Subscription>>>,
+    by_tenant: Watched<String, Arc<Audience>>,
+}
+
+impl SubscriptionCache {
+    /// An empty one.
+    #[must_use]
+    pub fn new(store: Subscriptions) -> Self {
+        let weigh = |audience: &Arc<Audience>| u32::try_from(audience.len() + 1).unwrap_or(u32::MAX);
+        Self { store, by_id: Watched::new(SUBSCRIPTIONS_MAX, |_| 1), by_tenant: Watched::new(WISHES_MAX, weigh) }
+    }
+
+    /// The subscription, or `None` where there is none.
+    ///
+    /// # Errors
+    /// When it has to be loaded and cannot be.
+    pub async fn get(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>> {
+        let load = async {
+            match self.store.get(id).await {
+                Ok(subscription) => Ok(Some(Arc::new(subscription))),
+                Err(Error::NotFound(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.by_id.get(&id.0, load).await
+    }
+
+    /// What the subscriptions of a tenant want.
+    ///
+    /// # Errors
+    /// When they have to be loaded and cannot be.
+    pub async fn audience(&self, tenant_id: &str) -> Result<Arc<Audience>> {
+        let load = async { self.store.audience(tenant_id).await.map(Arc::new) };
+        self.by_tenant.get(&tenant_id.to_owned(), load).await
+    }
+
+    /// Drops what a change touches.
+    pub async fn hear(&self, change: &Change) {
+        match change {
+            Change::Subscription { id, tenant_id } => {
+                self.by_id.forget(id).await;
+                self.by_tenant.forget(tenant_id).await;
+            }
+            Change::ApiKey(_) => {}
+            Change::Anything => {
+                self.by_id.forget_all();
+                self.by_tenant.forget_all();
+            }
+        }
+    }
+}

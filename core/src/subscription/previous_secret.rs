@@ -1,0 +1,66 @@
+//! Secrets that have been replaced: kept for as long as they sign beside the current one. Who asks for that stands in
+//! [`crate::subscription::secret_rotation`].
+
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    Error, Result,
+    id::SubscriptionId,
+    trust::{
+        seal::Keyring,
+        signing_secret::{PREVIOUS_SECRETS_MAX, SigningSecret},
+    },
+};
+
+/// Puts another secret into the place of the current one, under the caller's lock of the row.
+pub(crate) async fn replace(
+    connection: &mut PgConnection,
+    keyring: &Keyring,
+    id: SubscriptionId,
+    secret: &SigningSecret,
+    overlap_seconds: u32,
+) -> Result<()> {
+    let overlap = f64::from(overlap_seconds);
+    sqlx::query!(
+        "UPDATE previous_secrets SET expires_at = least(expires_at, now() + make_interval(secs => $2))
+          WHERE subscription_id = $1",
+        id.0,
+        overlap
+    )
+    .execute(&mut *connection)
+    .await?;
+    // What does not sign any more is not kept.
+    sqlx::query!("DELETE FROM previous_secrets WHERE subscription_id = $1 AND expires_at <= now()", id.0)
+        .execute(&mut *connection)
+        .await?;
+    if overlap_seconds > 0 {
+        let kept = sqlx::query!(
+            "INSERT INTO previous_secrets (subscription_id, secret, expires_at)
+             SELECT id, secret, now() + make_interval(secs => $2) FROM subscriptions
+              WHERE id = $1 AND (SELECT count(*) FROM previous_secrets WHERE subscription_id = $1) < $3",
+            id.0,
+            overlap,
+            i64::try_from(PREVIOUS_SECRETS_MAX).unwrap_or(i64::MAX)
+        );
+        if kept.execute(&mut *connection).await?.rows_affected() == 0 {
+            return Err(Error::Conflict(format!(
+                "{PREVIOUS_SECRETS_MAX} earlier secrets still sign; wait until one of them has expired, or end them \
+                 with `overlap_seconds` 0"
+            )));
+        }
+    }
+    sqlx::query!(
+        "UPDATE subscriptions SET secret = $2, updated_at = now() WHERE id = $1",
+        id.0,
+        keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes())
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets secrets that do not sign any more; answers how many.
+pub async fn retire(pool: &PgPool) -> Result<u64> {
+    let retired = sqlx::query!("DELETE FROM previous_secrets WHERE expires_at <= now()");
+    Ok(retired.execute(pool).await?.rows_affected())
+}

@@ -1,0 +1,101 @@
+//! A subscription as the database has it, and how it becomes one of ours: secrets opened, texts read once.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    event::{event_type::EventTypePattern, filter::Filters},
+    id::SubscriptionId,
+    queue::retry_policy::RetryPolicy,
+    subscription::{
+        Subscription,
+        settings::{CustomHeaders, Settings},
+    },
+    trust::{
+        ingest_auth::IngestSignature,
+        seal::Keyring,
+        signing_secret::{PreviousSecret, SigningSecret, SigningSecrets},
+        target_url::TargetUrl,
+    },
+};
+
+/// The columns of a subscription, secrets sealed.
+pub struct Row {
+    pub id: Uuid,
+    pub tenant_id: String,
+    pub name: Option<String>,
+    pub target_url: String,
+    pub event_types: Vec<String>,
+    pub metadata: Json<BTreeMap<String, String>>,
+    pub filters: Option<Value>,
+    pub retry_policy: Option<Json<RetryPolicy>>,
+    pub timeout_ms: i32,
+    pub state: String,
+    pub disabled_reason: Option<String>,
+    pub secret: Vec<u8>,
+    pub headers: Vec<u8>,
+    pub signature_scheme: String,
+    pub ingest_auth: String,
+    pub ingest_signature: Option<Vec<u8>>,
+    pub ingest_rate_limit_per_second: Option<i32>,
+    /// Secrets that have not expired, the latest first, and when each does.
+    pub previous_secrets: Vec<Vec<u8>>,
+    pub previous_expire_at: Vec<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Row {
+    /// The subscription.
+    pub fn open(self, keyring: &Keyring) -> Result<Subscription> {
+        let id = self.id;
+        let open = |sealed: &[u8]| keyring.open(sealed, id.as_bytes()).map_err(Error::internal);
+        let secret = |sealed: &[u8]| -> Result<SigningSecret> {
+            SigningSecret::parse(&String::from_utf8_lossy(&open(sealed)?)).map_err(Error::internal)
+        };
+        let previous = self.previous_secrets.iter().zip(self.previous_expire_at);
+        let previous = previous.map(|(sealed, expires_at)| Ok(PreviousSecret { secret: secret(sealed)?, expires_at }));
+        let ingest_signature = self.ingest_signature.map(|sealed| {
+            let json = keyring.open(&sealed, &ingest_signature_context(id)).map_err(Error::internal)?;
+            IngestSignature::from_json(&json).map_err(Error::internal)
+        });
+        Ok(Subscription {
+            id: SubscriptionId(id),
+            tenant_id: self.tenant_id,
+            settings: Settings {
+                name: self.name,
+                target_url: TargetUrl::from_stored(&self.target_url).map_err(Error::internal)?,
+                event_types: EventTypePattern::from_stored(&self.event_types)?,
+                filters: filters_of(self.filters)?,
+                headers: CustomHeaders::from_json(&open(&self.headers)?).map_err(Error::internal)?,
+                metadata: self.metadata.0,
+                retry_policy: self.retry_policy.map(|policy| policy.0).unwrap_or_default(),
+                timeout_ms: self.timeout_ms.unsigned_abs(),
+                signature_scheme: self.signature_scheme.parse().map_err(Error::internal)?,
+                ingest_auth: self.ingest_auth.parse().map_err(Error::internal)?,
+                ingest_signature: ingest_signature.transpose()?,
+                ingest_rate_limit_per_second: self.ingest_rate_limit_per_second.map(i32::unsigned_abs),
+            },
+            secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },
+            state: self.state.parse().map_err(Error::internal)?,
+            disabled_reason: self.disabled_reason,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+/// What the secrets of a subscription's ingest are sealed with, besides the key: they can stand nowhere else.
+pub fn ingest_signature_context(id: Uuid) -> Vec<u8> {
+    [id.as_bytes(), b"ingest_signature".as_slice()].concat()
+}
+
+/// Filters as they are stored.
+pub fn filters_of(stored: Option<Value>) -> Result<Filters> {
+    stored.map_or_else(|| Ok(Filters::default()), |json| Filters::from_json(&json).map_err(Error::internal))
+}

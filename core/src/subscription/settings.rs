@@ -1,0 +1,258 @@
+//! What a subscription's owner decides about it, each part parsed once into a type that cannot be wrong.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    event::{event_type::EventTypePattern, filter::Filters},
+    queue::retry_policy::RetryPolicy,
+    trust::{
+        ingest_auth::{IngestAuth, IngestSignature},
+        signature::{SIGNATURE_HEADERS, SignatureScheme},
+        target_url::TargetUrl,
+    },
+    validation,
+};
+
+/// The tenant of those who have only one.
+pub const TENANT_DEFAULT: &str = "default";
+/// Characters of a tenant's id, at most.
+pub const TENANT_CHARACTERS_MAX: usize = 64;
+/// Characters of a name, at most.
+pub const NAME_CHARACTERS_MAX: usize = 200;
+/// Event type patterns of a subscription, at most.
+pub const EVENT_TYPES_MAX: usize = 100;
+/// Entries of metadata, at most; characters of a key and of a value.
+pub const METADATA_ENTRIES_MAX: usize = 50;
+/// Characters of a metadata key, at most.
+pub const METADATA_KEY_CHARACTERS_MAX: usize = 64;
+/// Characters of a metadata value, at most.
+pub const METADATA_VALUE_CHARACTERS_MAX: usize = 512;
+/// Custom headers, at most, and bytes of all their names and values together.
+pub const HEADERS_MAX: usize = 32;
+/// Bytes of all custom headers' names and values together, at most.
+pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
+/// Milliseconds an attempt may take, by default and within these bounds.
+pub const TIMEOUT_MS_DEFAULT: u32 = 15_000;
+/// The shortest time an attempt may be given.
+pub const TIMEOUT_MS_MIN: u32 = 1_000;
+/// The longest time an attempt may be given.
+pub const TIMEOUT_MS_MAX: u32 = 60_000;
+/// How much longer than twice the timeout a lease lasts, so that a slow attempt is recorded before it is lost.
+pub(crate) const LEASE_MARGIN_MS: i32 = 5_000;
+/// What stands in an answer where a header's value is a secret.
+pub const REDACTED: &str = "[redacted]";
+
+/// Headers that are Postrider's or the transport's to set, in lower case; and everything that begins with `webhook-`.
+const RESERVED_HEADERS: [&str; 14] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "traceparent",
+    "tracestate",
+    "upgrade",
+    "user-agent",
+];
+
+/// Parts of a header's name that tell that its value is a secret.
+const SECRET_HEADER_WORDS: [&str; 7] = ["auth", "token", "secret", "key", "password", "cookie", "signature"];
+
+/// What a subscription's owner decides about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// For people.
+    pub name: Option<String>,
+    /// Where deliveries go.
+    pub target_url: TargetUrl,
+    /// Which events; empty means all.
+    pub event_types: Vec<EventTypePattern>,
+    /// What else an event must be like.
+    pub filters: Filters,
+    /// Sent with each attempt, besides Postrider's own.
+    pub headers: CustomHeaders,
+    /// The owner's own notes; never interpreted.
+    pub metadata: BTreeMap<String, String>,
+    /// When to try again.
+    pub retry_policy: RetryPolicy,
+    /// Milliseconds an attempt may take, connecting and reading the answer included.
+    pub timeout_ms: u32,
+    /// How deliveries are signed.
+    pub signature_scheme: SignatureScheme,
+    /// What opens its ingest.
+    pub ingest_auth: IngestAuth,
+    /// Whose signatures its ingest takes; `X-Hub-Signature-256` with its own secret where there is nothing.
+    pub ingest_signature: Option<IngestSignature>,
+    /// Requests a second that its ingest takes.
+    pub ingest_rate_limit_per_second: Option<u32>,
+}
+
+impl Settings {
+    /// How long a worker may keep a claimed delivery: a little over twice the timeout.
+    #[must_use]
+    pub fn lease_ms(&self) -> u32 {
+        lease_ms(self.timeout_ms)
+    }
+}
+
+/// How long a lease of an attempt with that timeout lasts.
+#[must_use]
+pub fn lease_ms(timeout_ms: u32) -> u32 {
+    2 * timeout_ms + LEASE_MARGIN_MS.unsigned_abs()
+}
+
+/// Headers of the owner's choosing, names in lower case. Its `Debug` form shows no secret value.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CustomHeaders(BTreeMap<String, String>);
+
+impl CustomHeaders {
+    /// Checks names and values. A value that reads [`REDACTED`] stands for the one in `current`: so what an answer
+    /// showed can be sent back as it is.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(entries: BTreeMap<String, String>, current: &Self) -> Result<Self, String> {
+        if entries.len() > HEADERS_MAX {
+            return Err(format!("must be at most {HEADERS_MAX}"));
+        }
+        if entries.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_BYTES_MAX {
+            return Err(format!("must be at most {HEADERS_BYTES_MAX} bytes in all"));
+        }
+        let mut headers = BTreeMap::new();
+        for (name, value) in entries {
+            let name = name.to_ascii_lowercase();
+            check_name(&name)?;
+            let value = if value == REDACTED {
+                let kept = current.0.get(&name).cloned();
+                kept.ok_or_else(|| format!("`{name}` has no value yet that `{REDACTED}` could stand for"))?
+            } else {
+                value
+            };
+            // RFC 9110 §5.5, without the obsolete bytes above ASCII.
+            if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || value.trim() != value {
+                return Err(format!("the value of `{name}` must be printable ASCII without spaces around it"));
+            }
+            if headers.insert(name.clone(), value).is_some() {
+                return Err(format!("`{name}` is there twice"));
+            }
+        }
+        Ok(Self(headers))
+    }
+
+    /// The headers that were valid when they were stored.
+    ///
+    /// # Errors
+    /// When the text is not what [`Self::to_json`] makes.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json).map(Self)
+    }
+
+    /// Their stored form, values in the clear: to be sealed.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).expect("a map of strings has a JSON form")
+    }
+
+    /// Names and values as they are sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Names and values as they may be shown: values of headers that sound secret are not.
+    #[must_use]
+    pub fn redacted(&self) -> BTreeMap<String, String> {
+        let shown = |(name, value): (&String, &String)| {
+            let secret = SECRET_HEADER_WORDS.iter().any(|word| name.contains(word));
+            (name.clone(), if secret { REDACTED.to_owned() } else { value.clone() })
+        };
+        self.0.iter().map(shown).collect()
+    }
+}
+
+impl std::fmt::Debug for CustomHeaders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.redacted().fmt(f)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(format!("`{}` is not a header name", name.escape_debug()));
+    }
+    let is_reserved = RESERVED_HEADERS.contains(&name)
+        || SIGNATURE_HEADERS.contains(&name)
+        || ["webhook-", "proxy-"].iter().any(|start| name.starts_with(start));
+    if is_reserved {
+        return Err(format!("`{name}` is set by Postrider and cannot be chosen"));
+    }
+    Ok(())
+}
+
+/// Checks an owner's notes.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    if entries.len() > METADATA_ENTRIES_MAX {
+        return Err(format!("must be at most {METADATA_ENTRIES_MAX} entries"));
+    }
+    for (key, value) in &entries {
+        validation::text(key, METADATA_KEY_CHARACTERS_MAX)
+            .map_err(|why| format!("the key `{}` {why}", key.escape_debug()))?;
+        if value.chars().count() > METADATA_VALUE_CHARACTERS_MAX || value.contains('\0') {
+            return Err(format!(
+                "the value of `{key}` must be at most {METADATA_VALUE_CHARACTERS_MAX} characters long, without NUL"
+            ));
+        }
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(entries: &[(&str, &str)], current: &CustomHeaders) -> Result<CustomHeaders, String> {
+        let entries = entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        CustomHeaders::parse(entries.collect(), current)
+    }
+
+    #[test]
+    fn secret_headers_are_hidden_and_survive_a_round_trip() {
+        let none = CustomHeaders::default();
+        let stored = headers(&[("Authorization", "Bearer x"), ("X-Team", "blue")], &none).expect("valid");
+        assert!(!format!("{stored:?}").contains("Bearer"));
+        let shown = stored.redacted();
+        assert_eq!(shown["authorization"], REDACTED);
+        assert_eq!(shown["x-team"], "blue");
+        assert_eq!(CustomHeaders::parse(shown, &stored), Ok(stored));
+    }
+
+    #[test]
+    fn bad_headers() {
+        let none = CustomHeaders::default();
+        let long = "x".repeat(HEADERS_BYTES_MAX);
+        for (name, value) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("Host", "x"),
+            ("content-length", "1"),
+            ("Webhook-Id", "x"),
+            ("X-Hub-Signature-256", "x"),
+            ("x", "a\r\nb: c"),
+            ("x", "\u{e9}"),
+            ("x", " padded"),
+            ("x\0", "y"),
+            ("x", &long),
+        ] {
+            assert!(headers(&[(name, value)], &none).is_err(), "{name:?}: {value:?}");
+        }
+        assert!(headers(&[("X-A", "1"), ("x-a", "2")], &none).is_err(), "the same name twice");
+    }
+}

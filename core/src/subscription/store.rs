@@ -1,0 +1,341 @@
+//! Subscriptions in the database: their SQL, each change with its entry in the audit log.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool, types::Json};
+
+use crate::{
+    Error, Result,
+    access::audit::{self, Actor, Change},
+    event::{
+        audience::{Audience, Wish},
+        event_type::EventTypePattern,
+        idempotency::{self, Made, Once},
+    },
+    id::SubscriptionId,
+    page::Page,
+    queue,
+    subscription::{
+        State, StateChange, Subscription, previous_secret,
+        row::{Row, filters_of, ingest_signature_context},
+        settings::Settings,
+    },
+    trust::{
+        seal::Keyring,
+        signing_secret::{SigningSecret, SigningSecrets},
+    },
+};
+
+/// Which subscriptions a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only those in this state.
+    pub state: Option<State>,
+    /// Only those with these entries in their metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Reads and writes subscriptions.
+#[derive(Clone, Debug)]
+pub struct Subscriptions {
+    pub(crate) pool: PgPool,
+    pub(crate) keyring: Keyring,
+}
+
+impl Subscriptions {
+    /// Over this database, with secrets sealed by this keyring.
+    #[must_use]
+    pub fn new(pool: PgPool, keyring: Keyring) -> Self {
+        Self { pool, keyring }
+    }
+
+    /// Creates one, and the lane in which its deliveries will wait; or answers what was answered when this was asked
+    /// before. `answer` makes the answer that is kept.
+    pub async fn create(
+        &self,
+        actor: Actor,
+        tenant_id: &str,
+        settings: &Settings,
+        secret: SigningSecret,
+        once: Option<&Once>,
+        answer: impl Fn(&Subscription) -> Vec<u8>,
+    ) -> Result<Made<Subscription>> {
+        let id = SubscriptionId::new();
+        let mut transaction = self.pool.begin().await?;
+        if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, once).await? {
+            return Ok(Made::Again(answer));
+        }
+        sqlx::query!(
+            "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
+                                        timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
+                                        ingest_signature, ingest_rate_limit_per_second)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+            id.0,
+            tenant_id,
+            settings.name,
+            settings.target_url.as_str(),
+            &patterns(settings),
+            Json(&settings.metadata) as _,
+            settings.retry_policy.stored() as _,
+            millis(settings.timeout_ms),
+            self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes()),
+            self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
+            settings.filters.to_json(),
+            settings.signature_scheme.as_str(),
+            settings.ingest_auth.as_str(),
+            self.sealed_ingest_signature(id, settings),
+            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO lanes (id, subscription_id, lease_ms) VALUES ($1, $1, $2)",
+            id.0,
+            millis(settings.lease_ms())
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let created = self.fetch(&mut transaction, id).await?;
+        note(&mut transaction, actor, "subscription.created", &created, None, Some(created.audited())).await?;
+        idempotency::finish(&mut transaction, &self.keyring, once, || answer(&created)).await?;
+        transaction.commit().await?;
+        Ok(Made::New(created))
+    }
+
+    /// One of them.
+    pub async fn get(&self, id: SubscriptionId) -> Result<Subscription> {
+        self.fetch(&mut *self.pool.acquire().await?, id).await
+    }
+
+    /// What a tenant's subscriptions want; those that are disabled want nothing.
+    pub async fn audience(&self, tenant_id: &str) -> Result<Audience> {
+        let rows = sqlx::query!(
+            "SELECT id, event_types, filters FROM subscriptions
+              WHERE tenant_id = $1 AND deleted_at IS NULL AND state <> 'disabled'
+              ORDER BY id",
+            tenant_id
+        );
+        let wishes = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
+            Ok(Wish {
+                id: SubscriptionId(row.id),
+                event_types: EventTypePattern::from_stored(&row.event_types)?,
+                filters: filters_of(row.filters)?,
+            })
+        });
+        Ok(Audience::new(wishes.collect::<Result<_>>()?))
+    }
+
+    /// The newest first.
+    pub async fn list(&self, filter: &Filter, page: Page) -> Result<Vec<Subscription>> {
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
+                      filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
+                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      created_at, updated_at
+                 FROM subscriptions s
+                WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
+                  AND ($3::text IS NULL OR state = $3::text::subscription_state)
+                  AND ($4::jsonb IS NULL OR metadata @> $4)
+                ORDER BY id DESC
+                LIMIT $5"#,
+            page.before,
+            filter.tenant_id,
+            filter.state.map(State::as_str),
+            filter.metadata.as_ref().map(Json) as _,
+            page.limit
+        );
+        rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
+    }
+
+    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one, with
+    /// the seconds for which earlier ones go on signing. Nobody else changes it in between.
+    pub async fn update(
+        &self,
+        actor: Actor,
+        id: SubscriptionId,
+        change: impl FnOnce(&Subscription) -> Result<(Settings, Option<(SigningSecret, u32)>)>,
+    ) -> Result<Subscription> {
+        let mut transaction = self.pool.begin().await?;
+        lock(&mut transaction, id).await?;
+        let current = self.fetch(&mut transaction, id).await?;
+        let (settings, secret) = change(&current)?;
+        sqlx::query!(
+            "UPDATE subscriptions
+                SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
+                    headers = $8, filters = $9, signature_scheme = $10, ingest_auth = $11, ingest_signature = $12,
+                    ingest_rate_limit_per_second = $13, updated_at = now()
+              WHERE id = $1",
+            id.0,
+            settings.name,
+            settings.target_url.as_str(),
+            &patterns(&settings),
+            Json(&settings.metadata) as _,
+            settings.retry_policy.stored() as _,
+            millis(settings.timeout_ms),
+            self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
+            settings.filters.to_json(),
+            settings.signature_scheme.as_str(),
+            settings.ingest_auth.as_str(),
+            self.sealed_ingest_signature(id, &settings),
+            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if let Some((secret, overlap_seconds)) = &secret {
+            previous_secret::replace(&mut transaction, &self.keyring, id, secret, *overlap_seconds).await?;
+        }
+        sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, millis(settings.lease_ms()))
+            .execute(&mut *transaction)
+            .await?;
+        let updated = self.fetch(&mut transaction, id).await?;
+        let mut after = updated.audited();
+        if secret.is_some() {
+            after["secret"] = "[changed]".into();
+        }
+        if let (Some(is), Some(was)) = (&updated.settings.ingest_signature, &current.settings.ingest_signature)
+            && !is.has_secrets_of(was)
+        {
+            after["ingest_signature"]["secrets"] = "[changed]".into();
+        }
+        note(&mut transaction, actor, "subscription.changed", &updated, Some(current.audited()), Some(after)).await?;
+        transaction.commit().await?;
+        Ok(updated)
+    }
+
+    /// Moves it to another state. A lane that is not active is held for ever; one that becomes active is looked at
+    /// at once. Moving to the state it is in changes nothing.
+    pub async fn set_state(&self, actor: Actor, id: SubscriptionId, change: StateChange) -> Result<Subscription> {
+        let mut transaction = self.pool.begin().await?;
+        lock(&mut transaction, id).await?;
+        let current = self.fetch(&mut transaction, id).await?;
+        let to = change.target(current.state)?;
+        if to == current.state {
+            return Ok(current);
+        }
+        let reason = match &change {
+            StateChange::DisableBecause(reason) => Some(*reason),
+            StateChange::Pause | StateChange::Resume | StateChange::Disable | StateChange::Enable => None,
+        };
+        sqlx::query!(
+            "UPDATE subscriptions SET state = $2::text::subscription_state, disabled_reason = $3, updated_at = now()
+              WHERE id = $1",
+            id.0,
+            to.as_str(),
+            reason
+        )
+        .execute(&mut *transaction)
+        .await?;
+        match to {
+            State::Active => release_lane(&mut transaction, id).await?,
+            State::Paused | State::Disabled => {
+                sqlx::query!("UPDATE lanes SET hold_until = 'infinity', due_at = 'infinity' WHERE id = $1", id.0)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+        }
+        let changed = self.fetch(&mut transaction, id).await?;
+        let (before, after) = (Some(current.audited()), Some(changed.audited()));
+        note(&mut transaction, actor, change.action(), &changed, before, after).await?;
+        transaction.commit().await?;
+        Ok(changed)
+    }
+
+    /// Deletes it, and answers it as it was. What was waiting is canceled by the workers, as they come to it.
+    pub async fn delete(&self, actor: Actor, id: SubscriptionId) -> Result<Subscription> {
+        let mut transaction = self.pool.begin().await?;
+        lock(&mut transaction, id).await?;
+        let current = self.fetch(&mut transaction, id).await?;
+        sqlx::query!("UPDATE subscriptions SET deleted_at = now(), updated_at = now() WHERE id = $1", id.0)
+            .execute(&mut *transaction)
+            .await?;
+        release_lane(&mut transaction, id).await?;
+        note(&mut transaction, actor, "subscription.deleted", &current, Some(current.audited()), None).await?;
+        transaction.commit().await?;
+        Ok(current)
+    }
+
+    /// Its secrets, with a note in the audit log that they were shown.
+    pub async fn show_secrets(&self, actor: Actor, id: SubscriptionId) -> Result<SigningSecrets> {
+        let mut transaction = self.pool.begin().await?;
+        let shown = self.fetch(&mut transaction, id).await?;
+        note(&mut transaction, actor, "subscription.secret_shown", &shown, None, None).await?;
+        transaction.commit().await?;
+        Ok(shown.secrets)
+    }
+
+    fn sealed_ingest_signature(&self, id: SubscriptionId, settings: &Settings) -> Option<Vec<u8>> {
+        let signature = settings.ingest_signature.as_ref()?;
+        Some(self.keyring.seal(&signature.to_json(), &ingest_signature_context(id.0)))
+    }
+
+    pub(crate) async fn fetch(&self, connection: &mut PgConnection, id: SubscriptionId) -> Result<Subscription> {
+        let row = sqlx::query_as!(
+            Row,
+            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
+                      filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
+                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      created_at, updated_at
+                 FROM subscriptions s
+                WHERE id = $1 AND deleted_at IS NULL"#,
+            id.0
+        );
+        row.fetch_optional(connection).await?.ok_or(Error::NotFound("subscription"))?.open(&self.keyring)
+    }
+}
+
+/// Locks the row, so that changes of one subscription come one after the other.
+pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
+    sqlx::query!("SELECT id FROM subscriptions WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", id.0)
+        .fetch_optional(connection)
+        .await?
+        .map(|_| ())
+        .ok_or(Error::NotFound("subscription"))
+}
+
+/// Lets the lane be served again, from now, and wakes the workers when this transaction commits.
+async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
+    sqlx::query!(
+        "UPDATE lanes SET hold_until = '-infinity', due_at = clock_timestamp(), drained_at = NULL WHERE id = $1",
+        id.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    queue::call_workers(connection).await
+}
+
+/// Writes a change of a subscription into the audit log.
+pub(crate) async fn note(
+    connection: &mut PgConnection,
+    actor: Actor,
+    action: &'static str,
+    subscription: &Subscription,
+    before: Option<Value>,
+    after: Option<Value>,
+) -> Result<()> {
+    let (tenant_id, target_id) = (Some(subscription.tenant_id.as_str()), subscription.id.to_string());
+    audit::record(connection, Change { tenant_id, actor, action, target_id, before, after }).await
+}
+
+fn patterns(settings: &Settings) -> Vec<String> {
+    settings.event_types.iter().map(ToString::to_string).collect()
+}
+
+fn millis(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,178 @@
+//! Lists at size: however few rows pass a filter, a page reads a bounded number of them and never a table from end to
+//! end; and pages neither skip nor repeat.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postrider_core::{
+    access::audit,
+    database::Session,
+    delivery::{
+        Status,
+        dead_letter::{self, Resolved},
+        list,
+    },
+    event::{self, Filter as EventFilter},
+    id::SubscriptionId,
+    page::{EXAMINED_MAX, Page, Span},
+};
+use sqlx::{Executor, PgPool};
+use uuid::Uuid;
+
+use crate::world::{World, database_config, id};
+
+/// Events, and deliveries, that lists are tried on.
+const ROWS: i64 = 60_000;
+/// Rows of a page, and rows that showing it may read: of each item its event, queue row and last attempt.
+const LIMIT: i64 = 51;
+const SHOWN: i64 = 6 * LIMIT;
+
+/// The past of a large and a small tenant, with one subscription each; a few thousand dead letters and a backlog.
+async fn fill(pool: &PgPool) {
+    let fill = format!(
+        "CREATE TEMPORARY TABLE past AS
+         SELECT n, uuid_v7() AS event, uuid_v7() AS delivery,
+                CASE WHEN n % 1000 = 0 THEN 'small' ELSE 'default' END AS tenant,
+                CASE WHEN n % 25 = 1 THEN 'dead_letter' WHEN n % 25 = 2 THEN 'pending' WHEN n % 700 = 3 THEN 'canceled'
+                     ELSE 'succeeded' END AS status
+           FROM generate_series(1, {ROWS}) n;
+         INSERT INTO events (id, tenant_id, event_type, content_type, payload, metadata, created_at)
+         SELECT event, tenant, CASE WHEN n % 500 = 0 THEN 'rare.type' ELSE 'common.type' END, 'text/plain', 'x',
+                CASE WHEN n % 700 = 0 THEN '{{\"k\": \"v\"}}'::jsonb END, now() FROM past;
+         INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, status, created_at, finished_at)
+         SELECT delivery, event, tenant, md5(tenant)::uuid, status::delivery_status, now(),
+                CASE WHEN status <> 'pending' THEN now() END
+           FROM past;
+         INSERT INTO dead_letters (delivery_id, subscription_id)
+         SELECT delivery, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
+         INSERT INTO queue (delivery_id, lane_id, event_id, due_at)
+         SELECT delivery, md5(tenant)::uuid, event, now() + interval '1 year' FROM past WHERE status = 'pending';
+         INSERT INTO lanes (id, subscription_id, lease_ms)
+         SELECT md5(t)::uuid, md5(t)::uuid, 1000 FROM unnest(ARRAY['default', 'small']) t;
+         INSERT INTO audit_log (id, tenant_id, actor, action, target_id)
+         SELECT uuid_v7(), tenant, 'admin_key', 'subscription.changed', n::text FROM past;
+         ANALYZE"
+    );
+    let mut connection = pool.acquire().await.expect("a connection");
+    connection.execute(sqlx::AssertSqlSafe(fill)).await.expect("filled");
+}
+
+/// Rows that have been read so far, and how often a table was read from end to end; of tables that are not (all but)
+/// empty, because those have no better plan.
+async fn read(pool: &PgPool) -> (i64, i64) {
+    sqlx::query_as(
+        "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::bigint, sum(seq_scan)::bigint
+           FROM pg_stat_user_tables
+          WHERE relname ~ '^(events|deliveries|attempts|inline_deliveries)_2|^(queue|dead_letters|audit_log)$'
+            AND n_live_tup > 1000",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("counted")
+}
+
+fn page(before: Option<Uuid>) -> Page {
+    Page { before, limit: LIMIT }
+}
+
+#[tokio::test]
+async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
+    let world = World::new().await;
+    fill(&world.pool).await;
+    // One connection, so that it can be told to hand its counts over.
+    let pool = database_config(&world.env).pool(Session::Management, 1);
+    let tenant = || Some("small".to_owned());
+    let kind = || Some("rare.type".parse().unwrap());
+    let entry = || Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+    let small = Some(SubscriptionId(sqlx::query_scalar("SELECT md5('small')::uuid").fetch_one(&pool).await.unwrap()));
+    let (e, d) = (EventFilter::default, list::Filter::default);
+    let events = [
+        ("all", e(), false),
+        ("tenant", EventFilter { tenant_id: tenant(), ..e() }, false),
+        ("type", EventFilter { event_type: kind(), ..e() }, false),
+        ("type of a tenant", EventFilter { event_type: kind(), tenant_id: tenant(), ..e() }, false),
+        ("metadata", EventFilter { metadata: entry(), ..e() }, true),
+        ("posted to", EventFilter { subscription: small, ..e() }, true),
+        ("time", EventFilter { span: Span { since: Some(chrono::Utc::now()), until: None }, ..e() }, false),
+    ];
+    let deliveries = [
+        ("all", d(), false),
+        ("tenant", list::Filter { tenant_id: tenant(), ..d() }, false),
+        ("subscription", list::Filter { subscription: small, ..d() }, false),
+        ("canceled", list::Filter { status: Some(Status::Canceled), ..d() }, true),
+        ("dead", list::Filter { status: Some(Status::DeadLetter), ..d() }, true),
+        ("pending of a tenant", list::Filter { status: Some(Status::Pending), tenant_id: tenant(), ..d() }, true),
+        ("in flight", list::Filter { status: Some(Status::InFlight), ..d() }, true),
+        ("type", list::Filter { event_type: kind(), ..d() }, true),
+        ("metadata", list::Filter { metadata: entry(), ..d() }, true),
+    ];
+    let mut looks = Vec::new();
+    let mut last = settled(&pool).await;
+    let mut note = async |list: &str, name: &str, examines: bool| {
+        let now = settled(&pool).await;
+        looks.push((format!("{list}, {name}"), examines, now.0 - last.0, now.1 - last.1));
+        last = now;
+    };
+    for (name, filter, examines) in events {
+        event::list(&pool, &filter, page(None)).await.unwrap();
+        note("events", name, examines).await;
+    }
+    for (name, filter, examines) in deliveries {
+        list::list(&pool, &filter, page(None)).await.unwrap();
+        note("deliveries", name, examines).await;
+    }
+    let letters = dead_letter::Filter {
+        tenant_id: tenant(),
+        subscription: None,
+        since: None,
+        until: None,
+        resolved: Resolved::Excluded,
+    };
+    dead_letter::list(&pool, &letters, page(None)).await.unwrap();
+    note("dead letters", "tenant", true).await;
+    audit::list(&pool, &audit::Filter { tenant_id: tenant(), ..audit::Filter::default() }, page(None)).await.unwrap();
+    note("audit log", "tenant", false).await;
+
+    for (name, examines, rows, seq_scans) in looks {
+        // Each row that is looked at may have its event or its delivery looked at too.
+        let bound = if examines { 3 * EXAMINED_MAX + SHOWN } else { LIMIT + SHOWN };
+        assert!(rows <= bound, "{name}: {rows} rows read for a page of {LIMIT}, {bound} allowed");
+        assert_eq!(seq_scans, 0, "{name}: a table was read from end to end");
+    }
+    world.api_stops().await;
+}
+
+/// What has been read, everything handed over.
+async fn settled(pool: &PgPool) -> (i64, i64) {
+    pool.execute("SELECT pg_stat_force_next_flush()").await.expect("flushed");
+    read(pool).await
+}
+
+#[tokio::test]
+async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
+    let world = World::new().await;
+    fill(&world.pool).await;
+    for (path, expected) in [
+        ("/events?metadata=k:v", ROWS / 700),
+        ("/events?event_type=rare.type", ROWS / 500),
+        ("/events?tenant_id=small", ROWS / 1000),
+        ("/deliveries?metadata=k:v", ROWS / 700),
+        ("/deliveries?status=dead_letter&event_type=rare.type", ROWS / 500 - ROWS / 500),
+        ("/deliveries?status=pending", ROWS / 25),
+        ("/dead-letters?", ROWS / 25),
+        ("/audit-log?tenant_id=small", ROWS / 1000),
+    ] {
+        let (mut seen, mut items, mut cursor) = (BTreeSet::new(), 0, String::new());
+        loop {
+            let page = world.get(&format!("{path}&limit=250{cursor}").replace("?&", "?")).await;
+            let ids: Vec<_> = page["data"].as_array().unwrap().iter().map(id).collect();
+            assert!(ids.windows(2).all(|pair| pair[0] > pair[1]), "{path}: the newest first");
+            items += ids.len();
+            seen.extend(ids);
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(i64::try_from(items).unwrap(), expected, "{path}");
+        assert_eq!(seen.len(), items, "{path}: none twice");
+    }
+    world.api_stops().await;
+}

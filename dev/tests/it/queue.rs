@@ -1,0 +1,355 @@
+//! The queue itself: leases, fences, fairness, plans.
+
+use std::{collections::HashSet, time::Duration};
+
+use postrider_core::{
+    queue::{
+        self, Claimed, Counts, Disposition, Look, Record,
+        attempt::{ErrorKind, Failure, Outcome},
+    },
+    upkeep::invariants,
+};
+use serde_json::json;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::world::{SOON, World, id, store, uuid};
+
+/// What becomes of a delivery that ran out of attempts.
+const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
+
+/// No delivery.
+const NOBODY: [Uuid; 0] = [];
+
+fn look(rows_max: i32) -> Look {
+    Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None }
+}
+
+/// What is due, once there is something: the lane may be in somebody else's hands for a moment.
+async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
+    let some = async {
+        loop {
+            let claimed = queue::claim(&world.pool, &look(rows_max)).await.unwrap();
+            if !claimed.is_empty() {
+                return claimed;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, some).await.expect("something is due")
+}
+
+fn record(claimed: &Claimed, disposition: Disposition, kind: Option<ErrorKind>) -> Record {
+    Record {
+        delivery_id: claimed.delivery_id,
+        lease_token: claimed.lease_token,
+        lane_id: claimed.lane_id,
+        subscription_id: claimed.subscription_id,
+        attempt_number: claimed.attempt_number,
+        outcome: Some(Outcome { failure: kind.map(|kind| Failure::new(kind, "test")), ..Outcome::default() }),
+        disposition,
+    }
+}
+
+#[tokio::test]
+async fn many_claims_at_once_never_take_the_same_delivery() {
+    let world = World::new().await;
+    for lane in 0..10 {
+        let subscription = world.subscription("/success").await;
+        for number in 0..40 {
+            world.ingest(&subscription, format!("{lane}-{number}")).await;
+        }
+    }
+    let mut claimers = JoinSet::new();
+    for _ in 0..8 {
+        let pool = world.pool.clone();
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            // Others may hold all lanes for a moment, so a few empty looks in a row mean that nothing is left.
+            let mut empty = 0;
+            while empty < 20 {
+                let claimed = queue::claim(&pool, &look(16)).await.unwrap();
+                empty = if claimed.is_empty() { empty + 1 } else { 0 };
+                mine.extend(claimed.into_iter().map(|claimed| claimed.delivery_id));
+            }
+            mine
+        });
+    }
+    let all: Vec<Uuid> = claimers.join_all().await.into_iter().flatten().collect();
+    let distinct: HashSet<_> = all.iter().collect();
+    assert_eq!((all.len(), distinct.len()), (400, 400));
+    assert_eq!(invariants::check(&world.pool).await.unwrap(), []);
+    world.pass(Duration::from_secs(40)).await;
+    while world.drain().await > 0 {}
+    assert_eq!(world.receiver.count(), 400, "expired leases are claimed again");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_expired_lease_is_taken_over_and_its_late_outcome_changes_nothing() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "x").await;
+    let stale = claim(&world, 10).await.remove(0);
+    assert_eq!(world.delivery(&delivery).await["status"], "in_flight");
+    assert_eq!(world.drain().await, 0, "the lease holds");
+    world.pass(Duration::from_secs(36)).await;
+    let fresh = claim(&world, 10).await.remove(0);
+    assert_eq!((fresh.delivery_id, fresh.attempt_number), (stale.delivery_id, 2));
+
+    let back = Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::Yes };
+    for disposition in [Disposition::Succeeded, GIVEN_UP, Disposition::Canceled, back] {
+        let kind = (disposition != Disposition::Succeeded).then_some(ErrorKind::Timeout);
+        assert_eq!(queue::record(&world.pool, &[record(&stale, disposition, kind)]).await.unwrap(), NOBODY);
+    }
+    assert_eq!(world.delivery(&delivery).await["status"], "in_flight");
+    let done = record(&fresh, Disposition::Succeeded, None);
+    assert_eq!(queue::record(&world.pool, std::slice::from_ref(&done)).await.unwrap(), [fresh.delivery_id]);
+    assert_eq!(queue::record(&world.pool, &[done]).await.unwrap(), NOBODY, "once only");
+
+    let attempts = world.attempts(&delivery).await;
+    let kinds: Vec<_> = attempts.iter().map(|attempt| attempt["error_kind"].as_str()).collect();
+    assert_eq!(kinds, [Some("lease_lost"), None], "the lost attempt is logged as such");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_batch_mixes_outcomes_and_stale_ones() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let mut deliveries = Vec::new();
+    for number in 0..5 {
+        deliveries.push(world.ingest(&subscription, number.to_string()).await);
+    }
+    let mut claimed = claim(&world, 20).await;
+    claimed.sort_by_key(|claimed| claimed.delivery_id);
+    let retry = |counts| Disposition::Retry { after: Duration::from_secs(30), lane_rests: None, counts };
+    let mut records = vec![
+        record(&claimed[0], Disposition::Succeeded, None),
+        record(&claimed[1], GIVEN_UP, Some(ErrorKind::HttpStatus)),
+        record(&claimed[2], retry(Counts::Yes), Some(ErrorKind::Timeout)),
+        record(&claimed[3], retry(Counts::No), Some(ErrorKind::Shutdown)),
+        record(&claimed[4], Disposition::Succeeded, None),
+    ];
+    records[4].lease_token += 1000;
+    let mut applied = queue::record(&world.pool, &records).await.unwrap();
+    applied.sort_unstable();
+    assert_eq!(applied, claimed[..4].iter().map(|claimed| claimed.delivery_id).collect::<Vec<_>>());
+    let mut shown = Vec::new();
+    for delivery in &deliveries {
+        let delivery = world.delivery(delivery).await;
+        shown.push((delivery["status"].as_str().unwrap().to_owned(), delivery["attempt_count"].as_u64().unwrap()));
+    }
+    let expected = [("succeeded", 1), ("dead_letter", 1), ("pending", 1), ("pending", 1), ("in_flight", 1)];
+    assert_eq!(shown, expected.map(|(status, count)| (status.to_owned(), count)));
+    // A lease given back without an attempt takes its number back, and logs nothing.
+    let mut release =
+        record(&claimed[4], Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::No }, None);
+    release.outcome = None;
+    assert_eq!(queue::record(&world.pool, &[release]).await.unwrap().len(), 1);
+    assert_eq!(world.delivery(&deliveries[4]).await["attempt_count"], 0);
+    assert_eq!(world.attempts(&deliveries[4]).await.len(), 0);
+    world.pass(Duration::from_secs(31)).await;
+    assert_eq!(world.drain().await, 3);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_paused_subscription_keeps_its_backlog() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "before").await;
+    world.post(&format!("/subscriptions/{subscription}/pause")).await;
+    for number in 0..30 {
+        world.ingest(&subscription, number.to_string()).await;
+    }
+    assert_eq!(world.drain().await, 0);
+    world.pass(Duration::from_secs(86_400)).await;
+    assert_eq!(world.drain().await, 0);
+    let (stop, running) = world.run_worker();
+    world.post(&format!("/subscriptions/{subscription}/resume")).await;
+    world.receiver.wait_for(31, SOON).await.unwrap();
+    world.queue_is_empty().await;
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_deleted_subscription_takes_its_backlog_along() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "x").await;
+    world.call(reqwest::Method::DELETE, &format!("/subscriptions/{subscription}"), None).await.expect(204);
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.receiver.count(), 0);
+    let canceled = world.delivery(&delivery).await;
+    assert_eq!((canceled["status"].clone(), canceled["attempt_count"].clone()), (json!("canceled"), json!(0)));
+    world.call(reqwest::Method::POST, &format!("/deliveries/{delivery}/retry"), None).await.problem(409);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn hanging_receivers_delay_nobody_else() {
+    let world = World::with(&[("POSTRIDER_WORKER_CONCURRENCY", "32")]).await;
+    for _ in 0..3 {
+        let slow = world.subscription("/slow/4000").await;
+        for number in 0..40 {
+            world.ingest(&slow, number.to_string()).await;
+        }
+    }
+    let (stop, running) = world.run_worker();
+    // The worker is full of them now, or as full as they are let.
+    world.receiver.wait_for(20, SOON).await.unwrap();
+    let quick = world.subscription("/success").await;
+    let mut deliveries = Vec::new();
+    for number in 0..20 {
+        deliveries.push(world.ingest(&quick, format!("quick {number}")).await);
+    }
+    let quick_done = async {
+        while world.receiver.received().iter().filter(|received| received.path == "/success").count() < 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(3500), quick_done).await.expect("before the first slow one is done");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn lost_notifications_cost_only_time() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let (stop, running) = world.run_worker();
+    world.ingest(&subscription, "the worker is up").await;
+    world.receiver.wait_for(1, SOON).await.unwrap();
+    // Stored by somebody who never sends a notification.
+    store(&mut world.pool.acquire().await.unwrap(), &subscription, Uuid::now_v7(), Uuid::now_v7()).await;
+    world.receiver.wait_for(2, SOON).await.unwrap();
+    world.queue_is_empty().await;
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+/// Rows that a statement reads from our tables, by whichever way and inside of functions too.
+async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
+    const READ: &str = "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
+                          FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
+    let mut transaction = pool.begin().await.unwrap();
+    let before: i64 = sqlx::query_scalar(READ).fetch_one(&mut *transaction).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).fetch_all(&mut *transaction).await.unwrap();
+    let after: i64 = sqlx::query_scalar(READ).fetch_one(&mut *transaction).await.unwrap();
+    transaction.rollback().await.unwrap();
+    after - before
+}
+
+#[tokio::test]
+async fn plans_do_not_flip_with_the_statistics() {
+    const CLAIM: &str = "SELECT * FROM claim(64, 100, '{}', '-infinity')";
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    // 20,000 rows of one lane and a thousand other lanes, so that a scan of everything cannot hide.
+    sqlx::query(
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
+         SELECT d, d, $1, now() - interval '1 hour' + n * interval '1 millisecond', NULL
+           FROM (SELECT uuid_floor(now() + n * interval '1 millisecond') AS d, n FROM generate_series(1, 20000) n) x",
+    )
+    .bind(uuid(&subscription))
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let more = "INSERT INTO lanes (id, subscription_id, lease_ms) SELECT gen_random_uuid(), lane_id, 35000
+                  FROM queue, generate_series(1, 1000) LIMIT 1000;
+                INSERT INTO deliveries (id, event_id, subscription_id, created_at)
+                SELECT delivery_id, delivery_id, lane_id, now() FROM queue;
+                UPDATE lanes SET due_at = now() WHERE id IN (SELECT lane_id FROM queue);
+                UPDATE queue SET lease_token = 7 WHERE delivery_id IN (SELECT delivery_id FROM queue ORDER BY 1 DESC LIMIT 2)";
+    sqlx::raw_sql(more).execute(&world.pool).await.unwrap();
+    let leased: Vec<Uuid> =
+        sqlx::query_scalar("SELECT delivery_id FROM queue WHERE lease_token = 7").fetch_all(&world.pool).await.unwrap();
+    let ids = format!("ARRAY['{}', '{}']::uuid[]", leased[0], leased[1]);
+    let finish = format!(
+        "SELECT record_outcomes({ids}, ARRAY[7, 7]::bigint[], ARRAY['succeeded', 'pending']::delivery_status[],
+            ARRAY[1, 1]::smallint[], ARRAY[0, 1000]::bigint[], ARRAY[false, false], ARRAY[now(), now()], ARRAY[1, 1],
+            ARRAY[200, 500]::smallint[], ARRAY[NULL, 'timeout'], ARRAY[NULL, ''], ARRAY['[]', '[]']::jsonb[],
+            ARRAY['x', 'x']::bytea[], ARRAY[false, false], ARRAY[NULL, NULL]::bigint[], {ids})"
+    );
+
+    let statistics = [
+        ("as never looked at", "SELECT 1"),
+        ("fresh", "ANALYZE"),
+        (
+            "as if empty",
+            "UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE relnamespace = 'postrider'::regnamespace",
+        ),
+        (
+            "as if huge",
+            "UPDATE pg_class SET reltuples = 1e6, relpages = 1e5
+            WHERE relname IN ('queue', 'lanes') AND relnamespace = 'postrider'::regnamespace",
+        ),
+    ];
+    for (name, statement) in statistics {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        // Fifty rows are leased; each is read for itself and for its event.
+        let claim = rows_read(&world.pool, CLAIM).await;
+        assert!((50..300).contains(&claim), "{name}: a claim of 50 read {claim} rows");
+        let finish = rows_read(&world.pool, &finish).await;
+        assert!((2..40).contains(&finish), "{name}: recording two outcomes read {finish} rows");
+    }
+    sqlx::raw_sql("DELETE FROM queue; DELETE FROM deliveries").execute(&world.pool).await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_latest_settings_are_used_for_each_attempt() {
+    let world = World::new().await;
+    let subscription = world.subscription("/fail").await;
+    world.ingest(&subscription, "x").await;
+    let (stop, running) = world.run_worker();
+    world.receiver.wait_for(1, SOON).await.unwrap();
+    let patch = json!({"target_url": world.receiver.url("/success"), "headers": {"x-version": "2"}});
+    let patched =
+        world.call(reqwest::Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
+    assert_eq!(id(&patched), subscription);
+    // The announcement travels for a moment; every further attempt is made on demand.
+    let changed = async {
+        loop {
+            let delivery = world.get("/deliveries").await["data"][0].clone();
+            if delivery["status"] == "succeeded" {
+                break;
+            }
+            world.call(reqwest::Method::POST, &format!("/deliveries/{}/retry", id(&delivery)), None).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), changed).await.expect("sooner than the cache forgets by itself");
+    assert_eq!(world.receiver.received().last().unwrap().header("x-version"), "2");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_scheduled_is_found_although_the_note_of_it_has_already_passed() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "now").await;
+    let later = (chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339();
+    world.publish(json!({"event_type": "a.b", "payload": 1, "deliver_at": later})).await;
+    // The note is lost and made again, for an earlier delivery, a moment that passes before the lane is visited.
+    sqlx::query("UPDATE lanes SET scheduled_at = 'infinity', due_at = clock_timestamp(), drained_at = NULL")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("SELECT arm_lane($1, $1, clock_timestamp() - interval '1 millisecond', NULL, true)")
+        .bind(uuid(&subscription))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(world.drain().await, 1);
+    world.pass(Duration::from_secs(4)).await;
+    assert_eq!(world.drain().await, 1, "it is not late by the linger");
+    world.finish().await;
+}
