@@ -1,5 +1,5 @@
 -- The hot statements that change with fan-out: accept() also takes idempotency keys and deliveries for later, and owes
--- through owe(), which replays use as well; arm_lane() also makes lanes without a subscription; claim() also answers
+-- through store_deliveries(), which replays use as well; arm_lane() also makes lanes without a subscription; claim() also answers
 -- when an event expires. The rules at the head of 0003_lanes.sql hold here as well.
 
 DROP FUNCTION accept(uuid[], text[], text[], uuid[], text[], bytea[], uuid[], uuid[], uuid[], uuid[]);
@@ -58,7 +58,7 @@ END $$;
 -- is_replay says whether they are made later than their events because somebody asked; replay is the replay of a range
 -- that makes them, if one does. Replays lock every lane: nobody calls wake() for them, and their transactions may last
 -- longer than the linger.
-CREATE FUNCTION owe(
+CREATE FUNCTION store_deliveries(
     ids uuid[], event_ids uuid[], tenant_ids text[], subscription_ids uuid[], lane_ids uuid[], lease_ms integer[],
     due_ats timestamptz[], replays_of uuid[], is_replay boolean, replay uuid
 ) RETURNS uuid[] LANGUAGE plpgsql
@@ -71,7 +71,7 @@ DECLARE
     lane  record;
 BEGIN
     INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, replay_of, is_replay, replay_id, created_at)
-    SELECT i.*, owe.is_replay, replay, t FROM unnest(ids, event_ids, tenant_ids, subscription_ids, replays_of) AS i;
+    SELECT i.*, store_deliveries.is_replay, replay, t FROM unnest(ids, event_ids, tenant_ids, subscription_ids, replays_of) AS i;
 
     INSERT INTO queue (delivery_id, event_id, lane_id, due_at)
     SELECT i.id, i.event_id, i.lane_id, greatest(i.due_at, t)
@@ -82,7 +82,7 @@ BEGIN
     FOR lane IN
         SELECT DISTINCT ON (i.lane_id, i.due_at > t) i.lane_id AS id, i.subscription_id, i.lease_ms, i.due_at
           FROM unnest(lane_ids, subscription_ids, lease_ms, due_ats) AS i (lane_id, subscription_id, lease_ms, due_at)
-         WHERE i.due_at > t OR owe.is_replay
+         WHERE i.due_at > t OR store_deliveries.is_replay
             OR coalesce((SELECT l.due_at > greatest(t, l.hold_until) OR l.drained_at IS NOT NULL FROM lanes l
                           WHERE l.id = i.lane_id ORDER BY l.revision DESC LIMIT 1), true)
          ORDER BY i.lane_id, i.due_at > t, i.due_at
@@ -163,7 +163,7 @@ BEGIN
          WHERE i.event_id <> ALL (again);
     END IF;
     IF cardinality(delivery_ids) > 0 THEN
-        armed := owe(delivery_ids, delivery_event_ids, delivery_tenant_ids, subscription_ids, lane_ids, lease_ms,
+        armed := store_deliveries(delivery_ids, delivery_event_ids, delivery_tenant_ids, subscription_ids, lane_ids, lease_ms,
                      due_ats, array_fill(NULL::uuid, ARRAY[cardinality(delivery_ids)]), false, NULL);
     END IF;
 END $$;

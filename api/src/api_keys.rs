@@ -13,7 +13,7 @@ use postrider_core::{
         ingest_limit::PER_SECOND_MAX,
     },
     announce::changes::Change,
-    event::idempotency::Made,
+    event::idempotency::Creation,
     id::KeyId,
     subscription::settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
     validation::{self, Problems},
@@ -26,8 +26,8 @@ use crate::{
     events::publish::is_again,
     serve::{
         body::{Input, JsonBody},
+        idempotency::stored_answer,
         list::{self, List, Wanted},
-        once::kept,
         problem::ApiError,
     },
 };
@@ -109,20 +109,20 @@ impl ApiKeysApi {
     ) -> Result<Created, ApiError> {
         let tenant_id = key.lists(body.value.tenant_id.as_deref())?;
         let scope = tenant_id.as_deref().unwrap_or_default();
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
         let now = Utc::now();
-        let key_of_the_past = once.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
+        let key_of_the_past = idempotent.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
         let is_again = is_again(&self.0, scope, key_of_the_past.map(|once| once.key.clone())).await?;
         let new = body.value.parse(tenant_id.clone(), if is_again { DateTime::UNIX_EPOCH } else { now })?;
         let answer = |key: &ApiKey, text: &str| with_key(key, text).to_json_string().into_bytes();
-        let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, once.as_ref(), answer);
+        let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
         Ok(Created::Created(Json(match made.await? {
-            Made::New((key, text)) => {
+            Creation::Now((key, text)) => {
                 // Somebody may have tried it before it was there.
-                self.0.keys.hear(&Change::ApiKey(api_key::digest(&text))).await;
+                self.0.keys.invalidate(&Change::ApiKey(api_key::digest(&text))).await;
                 with_key(&key, &text)
             }
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Before(answer) => stored_answer(&answer)?,
         })))
     }
 
@@ -153,7 +153,7 @@ impl ApiKeysApi {
     async fn revoke(&self, key: Key<Admin>, id: Path<String>) -> Result<Json<ApiKeyView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
         let (revoked, digest) = api_key::revoke(&self.0.pool, key.actor(), id).await?;
-        self.0.keys.hear(&Change::ApiKey(digest)).await;
+        self.0.keys.invalidate(&Change::ApiKey(digest)).await;
         Ok(Json(view(&revoked)))
     }
 }

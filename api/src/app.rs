@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
     config::Config,
-    serve::{once::KeyTtl, problem::ApiError},
+    serve::{idempotency::KeyTtl, problem::ApiError},
 };
 
 /// Connections for the management API, the cache and its listener.
@@ -103,7 +103,7 @@ impl App {
     /// once; the others hear of it.
     pub(crate) async fn forget(&self, subscription: &Subscription) {
         let tenant_id = subscription.tenant_id.clone();
-        self.cache.hear(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
+        self.cache.invalidate(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
     }
 
     /// Judges where a target leads now, if it is a valid one; what else is wrong with it, the parsing tells.

@@ -12,7 +12,7 @@ use poem_openapi::{
 };
 use postrider_core::{
     delivery::{self, list as delivery_list, replay_now},
-    event::idempotency::Made,
+    event::idempotency::Creation,
     id::{DeliveryId, EventId, SubscriptionId},
     queue::attempt,
 };
@@ -27,8 +27,8 @@ use crate::{
     replays::{Replayed, ReplayedResponse},
     serve::{
         body::JsonBody,
+        idempotency::stored_answer,
         list::{self, List, Wanted},
-        once::kept,
         problem::ApiError,
     },
 };
@@ -200,12 +200,12 @@ impl DeliveriesApi {
         let id: DeliveryId = key.find(pool, &id.0).await?;
         let tenant = delivery::get(pool, id).await?.tenant_id;
         let route = format!("POST /deliveries/{id}/replay");
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &[])?;
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &[])?;
         let answer = |fresh| Replayed::of(&[fresh]).to_json_string().into_bytes();
-        let made = replay_now::of_delivery(pool, &self.0.keyring, id, once.as_ref(), answer).await?;
+        let made = replay_now::of_delivery(pool, &self.0.keyring, id, idempotent.as_ref(), answer).await?;
         Ok(ReplayedResponse::Accepted(Json(match made {
-            Made::New(fresh) => Replayed::of(&[fresh]),
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Now(fresh) => Replayed::of(&[fresh]),
+            Creation::Before(answer) => stored_answer(&answer)?,
         })))
     }
 }

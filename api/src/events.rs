@@ -20,7 +20,7 @@ use postrider_core::{
         audience::{Facts, explain},
         event_type::EventType,
         filter::Check,
-        idempotency::Made,
+        idempotency::Creation,
     },
     id::{EventId, SubscriptionId},
     subscription::State,
@@ -37,8 +37,8 @@ use crate::{
     replays::{Replayed, ReplayedResponse},
     serve::{
         body::{Input, JsonBody},
+        idempotency::stored_answer,
         list::{self, List, Wanted},
-        once::kept,
         problem::ApiError,
     },
 };
@@ -279,13 +279,13 @@ impl EventsApi {
         };
         let tenant = event::get(&self.0.pool, id).await?.tenant_id;
         let route = format!("POST /events/{id}/replay");
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
-        let made = replay_now::of_event(&self.0.pool, &self.0.keyring, &self.0.cache, (id, to), once.as_ref(), |ids| {
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
+        let made = replay_now::of_event(&self.0.pool, &self.0.keyring, &self.0.cache, (id, to), idempotent.as_ref(), |ids| {
             Replayed::of(ids).to_json_string().into_bytes()
         });
         Ok(ReplayedResponse::Accepted(Json(match made.await? {
-            Made::New(ids) => Replayed::of(&ids),
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Now(ids) => Replayed::of(&ids),
+            Creation::Before(answer) => stored_answer(&answer)?,
         })))
     }
 }

@@ -59,8 +59,8 @@ pub async fn serve(
     beside.spawn(changes::follow(app.pool.clone(), config.database.channel(changes::CHANNEL), move |change| {
         let (cache, keys) = (cache.clone(), keys.clone());
         async move {
-            cache.hear(&change).await;
-            keys.hear(&change).await;
+            cache.invalidate(&change).await;
+            keys.invalidate(&change).await;
         }
     }));
     beside.spawn(write_down_key_uses(app.keys.clone()));

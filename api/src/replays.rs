@@ -8,8 +8,8 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    delivery::replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, Standing, State},
-    event::{event_type::EventTypePattern, idempotency::Made},
+    delivery::replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, ReplayedStatus, State},
+    event::{event_type::EventTypePattern, idempotency::Creation},
     id::{DeliveryId, ReplayId, SubscriptionId},
     subscription::settings::EVENT_TYPES_MAX,
     validation::Problems,
@@ -21,8 +21,8 @@ use crate::{
     app::{App, Tag},
     serve::{
         body::{Input, JsonBody},
+        idempotency::stored_answer,
         list::{self, List, Wanted},
-        once::kept,
         problem::ApiError,
     },
 };
@@ -156,13 +156,13 @@ impl ReplaysApi {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
         let tenant = self.0.subscriptions.get(id).await?.tenant_id;
         let route = format!("POST /subscriptions/{id}/replay");
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
         let new = body.value.parse(id, Utc::now())?;
         let answer = |replay: &Replay| view(replay).to_json_string().into_bytes();
-        let made = replay::create(&self.0.pool, &self.0.keyring, key.actor(), &new, once.as_ref(), answer);
+        let made = replay::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
         let view = match made.await? {
-            Made::New(replay) => view(&replay),
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Now(replay) => view(&replay),
+            Creation::Before(answer) => stored_answer(&answer)?,
         };
         let location = format!("/replays/{}", view.id);
         Ok(Begun::Accepted(Json(view), location))
@@ -220,11 +220,11 @@ impl ReplayInput {
         let event_types = event_types.collect();
         let mut statuses = Vec::new();
         for (place, word) in self.statuses.iter().enumerate() {
-            let standing = problems.take(&format!("statuses[{place}]"), word.parse::<Standing>());
-            statuses.extend(standing.filter(|standing| !statuses.contains(standing)));
+            let status = problems.take(&format!("statuses[{place}]"), word.parse::<ReplayedStatus>());
+            statuses.extend(status.filter(|status| !statuses.contains(status)));
         }
         if self.statuses.is_empty() {
-            statuses = vec![Standing::DeadLetter, Standing::Missed];
+            statuses = vec![ReplayedStatus::DeadLetter, ReplayedStatus::Missed];
         }
         let rate_per_second = self.rate_per_second.unwrap_or(RATE_DEFAULT);
         let rate = format!("must be from 1 to {RATE_MAX}");

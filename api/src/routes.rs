@@ -13,7 +13,7 @@ use poem_openapi::OpenApiService;
 use postrider_core::trust::inbound_signature::Provider;
 
 use crate::{
-    access::{auth::Authenticator, ingest_limits::Standings},
+    access::{auth::Authenticator, ingest_limits::LimitStates},
     api_keys::ApiKeysApi,
     app::App,
     audit_log::AuditLogApi,
@@ -22,7 +22,7 @@ use crate::{
     events::{EventsApi, ingest::IngestApi},
     health::HealthApi,
     replays::ReplaysApi,
-    serve::{body::PayloadBytesMax, body_room::BodyRoom, document, once, pages, problem::ApiError},
+    serve::{body::PayloadBytesMax, body_room::BodyRoom, document, idempotency, pages, problem::ApiError},
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
@@ -91,8 +91,8 @@ async fn around<E: Endpoint<Output = Response>>(
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
     let path = request.uri().path().to_owned();
-    let standings = Standings::default();
-    request.set_data(standings.clone());
+    let limit_states = LimitStates::default();
+    request.set_data(limit_states.clone());
     let answer = match readable(&request) {
         Ok(()) => {
             let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
@@ -101,7 +101,7 @@ async fn around<E: Endpoint<Output = Response>>(
         Err(why) => Err(why.into()),
     };
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
-    standings.tell(response.headers_mut());
+    limit_states.tell(response.headers_mut());
     pages::secure(response.headers_mut());
     Ok(response)
 }
@@ -111,7 +111,7 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     if request.uri().path_and_query().is_some_and(|text| text.as_str().contains("%00")) {
         return Err(ApiError::bad_request("the URI contains a NUL"));
     }
-    let ours = [once::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
+    let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
     for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {
         // A key that is ignored doubles what it should not, and of two values one would be.
         let mut values = request.headers().get_all(name).iter();

@@ -13,7 +13,7 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    event::idempotency::Made,
+    event::idempotency::Creation,
     id::SubscriptionId,
     subscription::{StateChange, Subscription, store::Filter},
     trust::signing_secret::SigningSecret,
@@ -27,8 +27,8 @@ use crate::{
     app::{App, Tag},
     serve::{
         body::{JsonBody, MergePatch, from_value},
+        idempotency::stored_answer,
         list::{self, List, Wanted},
-        once::kept,
         problem::ApiError,
     },
     subscriptions::{
@@ -77,19 +77,19 @@ impl SubscriptionsApi {
         body: JsonBody<SubscriptionInput>,
     ) -> Result<Created, ApiError> {
         let tenant = key.creates_for(body.value.tenant_id.as_deref())?;
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
         self.0.vet(&body.value.target_url).await?;
         let (settings, secret) = body.value.parse(&self.0.target_policy, None)?;
         let kind = settings.signature_scheme.secret_kind();
         let secret = secret.map_or_else(|| SigningSecret::generate(kind), |(secret, _)| secret);
         let answer = |created: &Subscription| SubscriptionView::with_secret(created).to_json_string().into_bytes();
-        let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, once.as_ref(), answer);
+        let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, idempotent.as_ref(), answer);
         let view = match made.await? {
-            Made::New(created) => {
+            Creation::Now(created) => {
                 self.0.forget(&created).await;
                 SubscriptionView::with_secret(&created)
             }
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Before(answer) => stored_answer(&answer)?,
         };
         let location = format!("/subscriptions/{}", view.id);
         Ok(Created::Created(Json(view), location))

@@ -14,9 +14,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, Result, id::DeliveryId, queue, subscription::settings::LEASE_MARGIN_MS, words::words};
+use crate::{Error, Result, id::DeliveryId, queue, subscription::settings::LEASE_MARGIN_MS, text_enum::text_enum};
 
-words! {
+text_enum! {
     /// Where a delivery stands.
     pub enum Status {
         /// Waiting for its first or next attempt.

@@ -16,9 +16,9 @@ pub mod page;
 pub mod process;
 pub mod queue;
 pub mod subscription;
+pub(crate) mod text_enum;
 pub mod trust;
 pub mod upkeep;
 pub mod validation;
-pub(crate) mod words;
 
 pub use error::{Error, Result};

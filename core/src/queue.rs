@@ -68,7 +68,7 @@ impl Claimed {
 
 /// How a worker looks for work.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct ClaimRequest {
     /// Lanes visited, at most.
     pub lanes_max: i32,
     /// Free places; at most half of them are filled by one lane.
@@ -113,7 +113,7 @@ pub enum Counts {
 
 /// An outcome to be written down.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Report {
     /// Which delivery, under which lease.
     pub delivery_id: Uuid,
     /// The lease that fences it.
@@ -145,7 +145,7 @@ pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
 }
 
 /// Leases due deliveries.
-pub async fn claim(pool: &PgPool, look: &Look) -> Result<Vec<Claimed>> {
+pub async fn claim(pool: &PgPool, look: &ClaimRequest) -> Result<Vec<Claimed>> {
     let rows = sqlx::query!(
         r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!",
                   subscription_id,
@@ -197,7 +197,7 @@ impl NextDue {
     }
 }
 
-/// When a worker that found nothing should look again. `skip` and `lanes_from` as in [`Look`].
+/// When a worker that found nothing should look again. `skip` and `lanes_from` as in [`ClaimRequest`].
 pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<Utc>>) -> Result<NextDue> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
@@ -213,7 +213,7 @@ pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<
 
 /// Writes outcomes down in one durable transaction; answers the deliveries it applied to. An outcome whose lease was
 /// lost meanwhile changes nothing. One delivery may stand in `records` only once.
-pub async fn record(pool: &PgPool, records: &[Record]) -> Result<Vec<Uuid>> {
+pub async fn record(pool: &PgPool, records: &[Report]) -> Result<Vec<Uuid>> {
     let columns: Vec<_> = records.iter().map(Columns::of).collect();
     let applied = sqlx::query_scalar!(
         r#"SELECT record_outcomes($1, $2, $3::text[]::delivery_status[], $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
@@ -255,7 +255,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(record: &'a Record) -> Self {
+    fn of(record: &'a Report) -> Self {
         let outcome = record.outcome.as_ref();
         let response = outcome.and_then(|outcome| outcome.response.as_ref());
         let failure = outcome.and_then(|outcome| outcome.failure.as_ref());

@@ -16,16 +16,16 @@ use crate::{
     event::audience::{Facts, wants},
     id::SubscriptionId,
     subscription::settings::Settings,
+    text_enum::text_enum,
     trust::{
         inbound_signature::{Provider, Refused, Verified},
         ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
         signature::SignatureScheme,
         signing_secret::{SecretKind, SigningSecret, SigningSecrets},
     },
-    words::words,
 };
 
-words! {
+text_enum! {
     /// Whether deliveries are made.
     pub enum State {
         /// Events are accepted and delivered.

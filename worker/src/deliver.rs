@@ -15,7 +15,7 @@ use postrider_core::{
     },
     id::{DeliveryId, SubscriptionId},
     queue::{
-        Claimed, Counts, Disposition, Record,
+        Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
         retry_policy::{Next, is_hopeless, next_step},
     },
@@ -56,7 +56,7 @@ pub struct Courier {
 impl Courier {
     /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and says
     /// what becomes of it.
-    pub async fn deliver(&self, claimed: Claimed, claimed_at: Instant) -> Record {
+    pub async fn deliver(&self, claimed: Claimed, claimed_at: Instant) -> Report {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
@@ -174,12 +174,12 @@ fn released(after: Duration) -> Disposition {
     Disposition::Retry { after, lane_rests: None, counts: Counts::No }
 }
 
-fn not_attempted(claimed: &Claimed, disposition: Disposition) -> Record {
-    Record { outcome: None, ..record(claimed, Outcome::default(), disposition) }
+fn not_attempted(claimed: &Claimed, disposition: Disposition) -> Report {
+    Report { outcome: None, ..record(claimed, Outcome::default(), disposition) }
 }
 
-fn record(claimed: &Claimed, outcome: Outcome, disposition: Disposition) -> Record {
-    Record {
+fn record(claimed: &Claimed, outcome: Outcome, disposition: Disposition) -> Report {
+    Report {
         delivery_id: claimed.delivery_id,
         lease_token: claimed.lease_token,
         lane_id: claimed.lane_id,

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result,
-    queue::{self, Claimed, Look, NextDue, Record},
+    queue::{self, ClaimRequest, Claimed, NextDue, Report},
 };
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
@@ -42,7 +42,7 @@ pub struct Dispatcher {
     pub(crate) pool: PgPool,
     pub(crate) courier: Courier,
     pub(crate) places: Arc<Places>,
-    pub(crate) outcomes: mpsc::Sender<(Record, Place)>,
+    pub(crate) outcomes: mpsc::Sender<(Report, Place)>,
     /// Rung by notifications.
     pub(crate) wake: Arc<Notify>,
     pub(crate) tasks: TaskTracker,
@@ -117,15 +117,15 @@ impl Dispatcher {
 
     /// One look: claims and starts what is due; answers how long to rest.
     async fn visit(&self, progress: &mut Progress) -> Result<Rest> {
-        let room = self.places.room();
-        if room.free == 0 {
+        let free = self.places.free();
+        if free.count == 0 {
             return Ok(Rest::UntilFreed);
         }
-        let look = Look {
-            lanes_max: small(LANES_PER_CLAIM_MAX.min(room.free)),
-            rows_max: small(room.free),
-            lanes_from: progress.next_from(!room.crowded.is_empty()),
-            skip: room.crowded,
+        let look = ClaimRequest {
+            lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
+            rows_max: small(free.count),
+            lanes_from: progress.next_from(!free.at_share.is_empty()),
+            skip: free.at_share,
         };
         let claimed_at = Instant::now();
         let claimed = queue::claim(&self.pool, &look).await?;

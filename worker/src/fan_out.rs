@@ -57,8 +57,8 @@ impl FanOut {
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
             // This worker knows without being told; the others hear it from the database.
             self.wake.notify_one();
-            let left: Vec<_> = step.put.into_values().collect();
-            queue::wake(&self.pool, !step.armed.is_empty(), &left).await?;
+            let unarmed: Vec<_> = step.stored.into_values().collect();
+            queue::wake(&self.pool, !step.armed.is_empty(), &unarmed).await?;
         }
         Ok(step.events)
     }

@@ -28,7 +28,7 @@ use postrider_core::{
     announce::{changes, notify::listen},
     database::Session,
     delivery::{outbox, replay_walk},
-    queue::{self, Look, Record, WAKE_CHANNEL},
+    queue::{self, ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, store::Subscriptions},
     trust::rekey,
     upkeep::invariants::{self, Violation},
@@ -138,7 +138,7 @@ impl Worker {
         beside.shutdown().await;
     }
 
-    fn start_recorder(&self) -> (mpsc::Sender<(Record, Place)>, tokio::task::JoinHandle<()>) {
+    fn start_recorder(&self) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
         // As many as there are places: a task never waits here unless the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
         (outcomes, tokio::spawn(recorder::run(self.records.clone(), received)))
@@ -152,7 +152,7 @@ impl Worker {
         let cache = self.courier.cache.clone();
         beside.spawn(changes::follow(self.general.clone(), database.channel(changes::CHANNEL), move |change| {
             let cache = cache.clone();
-            async move { cache.hear(&change).await }
+            async move { cache.invalidate(&change).await }
         }));
         let fan_out = FanOut {
             pool: self.fan_outs.clone(),
@@ -182,7 +182,7 @@ impl Worker {
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
-            let look = Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None };
+            let look = ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None };
             let claimed_at = Instant::now();
             let claimed = queue::claim(&self.claims, &look).await?;
             if claimed.is_empty() {

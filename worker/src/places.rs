@@ -1,6 +1,6 @@
 //! The places of a worker: how many deliveries it may hold at once, and how many each lane holds of them. A lane is
 //! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take a whole
-//! worker: each of n of them comes to hold one place in n + 1.
+//! worker: n lanes that hang together hold at most n / (n + 1) of the places; one lane a half, two lanes two thirds.
 
 use std::{
     collections::HashMap,
@@ -33,11 +33,11 @@ impl Drop for Place {
 
 /// What is free at a moment, and which lanes should not be visited then.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct FreePlaces {
     /// Free places.
-    pub free: usize,
+    pub count: usize,
     /// Lanes that hold as many places as are free, or more.
-    pub crowded: Vec<Uuid>,
+    pub at_share: Vec<Uuid>,
 }
 
 impl Places {
@@ -49,11 +49,11 @@ impl Places {
 
     /// What is free now.
     #[must_use]
-    pub fn room(&self) -> Room {
+    pub fn free(&self) -> FreePlaces {
         let taken = self.taken.lock().expect("nothing panics while it is held");
-        let free = self.all.saturating_sub(taken.values().sum());
-        let crowded = taken.iter().filter(|(_, held)| **held >= free).map(|(lane, _)| *lane);
-        Room { free, crowded: crowded.collect() }
+        let count = self.all.saturating_sub(taken.values().sum());
+        let at_share = taken.iter().filter(|(_, held)| **held >= count).map(|(lane, _)| *lane);
+        FreePlaces { count, at_share: at_share.collect() }
     }
 
     /// Takes a place for a delivery of this lane.
@@ -89,16 +89,16 @@ mod tests {
     fn a_lane_is_crowded_when_it_holds_as_much_as_is_free() {
         let (slow, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let places = Arc::new(Places::new(8));
-        assert_eq!(places.room(), Room { free: 8, crowded: vec![] });
+        assert_eq!(places.free(), FreePlaces { count: 8, at_share: vec![] });
         let mut held: Vec<_> = (0..3).map(|_| places.take(slow)).collect();
-        assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
+        assert_eq!(places.free(), FreePlaces { count: 5, at_share: vec![] });
         held.push(places.take(slow));
-        assert_eq!(places.room(), Room { free: 4, crowded: vec![slow] });
+        assert_eq!(places.free(), FreePlaces { count: 4, at_share: vec![slow] });
         let one = places.take(other);
-        assert_eq!(places.room(), Room { free: 3, crowded: vec![slow] });
+        assert_eq!(places.free(), FreePlaces { count: 3, at_share: vec![slow] });
         held.truncate(2);
-        assert_eq!(places.room(), Room { free: 5, crowded: vec![] });
+        assert_eq!(places.free(), FreePlaces { count: 5, at_share: vec![] });
         drop((held, one));
-        assert_eq!(places.room(), Room { free: 8, crowded: vec![] });
+        assert_eq!(places.free(), FreePlaces { count: 8, at_share: vec![] });
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, time::Duration};
 use postrider_core::{
     Error, Result,
     id::DeliveryId,
-    queue::{self, Disposition, Record},
+    queue::{self, Disposition, Report},
 };
 use sqlx::PgPool;
 use tokio::{sync::mpsc, time::Instant};
@@ -23,7 +23,7 @@ const RECORD_PACE: Duration = Duration::from_millis(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Records until all senders are gone. An outcome's place is given back when it need not be remembered any more.
-pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Record, Place)>) {
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
         let next = Instant::now() + RECORD_PACE;
@@ -36,7 +36,7 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Record, Place)>) {
 
 /// All records, but of each delivery only the first; the others stay for the next batch. (A delivery is there twice
 /// when this worker lost its lease and claimed it again.)
-fn take_distinct(waiting: &mut Vec<(Record, Place)>) -> Vec<(Record, Place)> {
+fn take_distinct(waiting: &mut Vec<(Report, Place)>) -> Vec<(Report, Place)> {
     let mut seen = HashSet::with_capacity(waiting.len());
     let (mut batch, later) = waiting.drain(..).partition::<Vec<_>, _>(|(record, _)| seen.insert(record.delivery_id));
     *waiting = later;
@@ -46,7 +46,7 @@ fn take_distinct(waiting: &mut Vec<(Record, Place)>) -> Vec<(Record, Place)> {
 }
 
 /// Returns when the batch is written, or cannot be for a reason that waiting does not mend.
-async fn persist(pool: &PgPool, batch: &[Record]) {
+async fn persist(pool: &PgPool, batch: &[Report]) {
     loop {
         match record(pool, batch).await {
             Ok(()) => return,
@@ -69,7 +69,7 @@ async fn persist(pool: &PgPool, batch: &[Record]) {
 }
 
 /// Writes a batch and counts what came of it.
-pub(crate) async fn record(pool: &PgPool, batch: &[Record]) -> Result<()> {
+pub(crate) async fn record(pool: &PgPool, batch: &[Report]) -> Result<()> {
     let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
     metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
     for record in batch {

@@ -8,7 +8,7 @@ use poem::{
     http::{HeaderMap, HeaderValue},
 };
 use postrider_core::{
-    access::ingest_limit::{RateLimits, Standing},
+    access::ingest_limit::{LimitState, RateLimits},
     subscription::Subscription,
 };
 use uuid::Uuid;
@@ -40,7 +40,7 @@ pub struct IngestLimits(RateLimits<Limited>);
 
 /// How the limits stand that a request has met; carried by the request, told with its answer.
 #[derive(Clone, Default)]
-pub struct Standings(Arc<Mutex<Vec<(&'static str, Standing)>>>);
+pub struct LimitStates(Arc<Mutex<Vec<(&'static str, LimitState)>>>);
 
 impl IngestLimits {
     /// Asks for a request with this key.
@@ -66,33 +66,32 @@ impl IngestLimits {
     }
 
     fn ask(&self, request: &Request, limited: Limited, per_second: u32) -> Result<(), ApiError> {
-        let standing = self.0.ask(limited, per_second);
-        if let Some(Standings(met)) = request.data() {
-            met.lock().expect("nothing panics while it is held").push((limited.name(), standing));
+        let state = self.0.ask(limited, per_second);
+        if let Some(LimitStates(met)) = request.data() {
+            met.lock().expect("nothing panics while it is held").push((limited.name(), state));
         }
-        if standing.is_admitted {
+        if state.is_admitted {
             return Ok(());
         }
         metrics::counter!("postrider_ingest_rate_limited_total", "limit" => limited.name()).increment(1);
-        Err(ApiError::too_many_requests(limited.name(), per_second, whole_seconds(standing.wait).max(1)))
+        Err(ApiError::too_many_requests(limited.name(), per_second, whole_seconds(state.wait).max(1)))
     }
 }
 
-impl Standings {
+impl LimitStates {
     /// Tells how things stand, if any limit was met.
     pub fn tell(&self, headers: &mut HeaderMap) {
         let met = self.0.lock().expect("nothing panics while it is held");
         if met.is_empty() {
             return;
         }
-        let list = |item: &dyn Fn(&'static str, &Standing) -> String| {
-            met.iter().map(|(name, standing)| item(name, standing)).collect::<Vec<_>>().join(", ")
+        let list = |item: &dyn Fn(&'static str, &LimitState) -> String| {
+            met.iter().map(|(name, state)| item(name, state)).collect::<Vec<_>>().join(", ")
         };
-        let policy = list(&|name, standing| format!("\"{name}\";q={};w={WINDOW_SECONDS}", standing.per_second));
-        let standing = list(&|name, standing| {
-            format!("\"{name}\";r={};t={}", standing.remaining, whole_seconds(standing.full_after))
-        });
-        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", standing)] {
+        let policy = list(&|name, state| format!("\"{name}\";q={};w={WINDOW_SECONDS}", state.per_second));
+        let state =
+            list(&|name, state| format!("\"{name}\";r={};t={}", state.remaining, whole_seconds(state.full_after)));
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(name, value);
             }

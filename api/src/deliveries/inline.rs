@@ -9,7 +9,7 @@ use postrider_core::{
     delivery::inline::{self, InlineDelivery},
     event::{
         event_type::EventType,
-        idempotency::{Source, fingerprint, key},
+        idempotency::{KeyNamespace, fingerprint, key},
     },
     id::{DeliveryId, EventId},
     queue::{
@@ -114,10 +114,10 @@ pub async fn create(
     let ttl = app.key_ttl.seconds;
     let stored = inline::accept(&app.inline, &app.keyring, &event, (id, &inline), ttl).await?;
     let (event_id, delivery_id) = match stored.accepted {
-        Accepted::Again { event_id, delivery_ids, .. } => (event_id, delivery_ids.first().copied()),
+        Accepted::Repeated { event_id, delivery_ids, .. } => (event_id, delivery_ids.first().copied()),
         Accepted::New | Accepted::KeyReused => {
             metrics::counter!("postrider_events_accepted_total").increment(1);
-            app.intake.owe(&stored.armed, std::iter::once((stored.lane_id, id.0)));
+            app.intake.note_stored(&stored.armed, std::iter::once((stored.lane_id, id.0)));
             (event.id, Some(id))
         }
     };
@@ -125,7 +125,7 @@ pub async fn create(
 }
 
 fn event_key(text: &str, body: &[u8]) -> Result<EventKey, ApiError> {
-    let text = key(Source::EventHeader, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?;
+    let text = key(KeyNamespace::EventHeader, text).map_err(|why| ApiError::invalid("Idempotency-Key", why))?;
     Ok(EventKey { text, fingerprint: fingerprint([b"POST /deliveries", body]), verdict: 0 })
 }
 

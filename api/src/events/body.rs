@@ -10,7 +10,7 @@ use postrider_core::{
     Result,
     event::{
         event_type::EventType,
-        idempotency::{Fingerprint, KEY_CHARACTERS_MAX, Source, fingerprint, key},
+        idempotency::{Fingerprint, KEY_CHARACTERS_MAX, KeyNamespace, fingerprint, key},
     },
     id::EventId,
     queue::accept::{EventKey, NewEvent},
@@ -22,8 +22,8 @@ use serde_json::value::RawValue;
 
 use crate::serve::{
     body::{self, Brings, Input},
+    idempotency::HEADER,
     list::moment,
-    once::HEADER,
 };
 
 /// Days that an event may be scheduled ahead, at most.
@@ -167,10 +167,10 @@ impl EventInput {
     /// decides where both are there: it says more.
     fn key(&self, request_key: Option<RequestKey<'_>>) -> Option<(&'static str, std::result::Result<String, String>)> {
         if let Some(id) = &self.id {
-            return Some(("id", key(Source::EventId, id)));
+            return Some(("id", key(KeyNamespace::EventId, id)));
         }
         let RequestKey { text, part } = request_key?;
-        let source = part.map_or(Source::EventHeader, |(_, place)| Source::BatchHeader(place));
+        let source = part.map_or(KeyNamespace::EventHeader, |(_, place)| KeyNamespace::BatchHeader(place));
         Some((HEADER, key(source, text)))
     }
 

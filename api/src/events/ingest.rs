@@ -13,7 +13,7 @@ use postrider_core::{
         CONTENT_TYPE_CHARACTERS_MAX, CONTENT_TYPE_DEFAULT,
         audience::Facts,
         event_type::EventType,
-        idempotency::{KEY_CHARACTERS_MAX, Source, fingerprint, key},
+        idempotency::{KEY_CHARACTERS_MAX, KeyNamespace, fingerprint, key},
     },
     id::{DeliveryId, EventId, SubscriptionId},
     queue::accept::{Accepted, EventKey, NewDelivery, NewEvent},
@@ -29,7 +29,7 @@ use crate::{
     app::{App, Tag},
     serve::{
         body_room::{Caller, read},
-        once::HEADER,
+        idempotency::HEADER,
         problem::ApiError,
     },
 };
@@ -165,7 +165,7 @@ impl IngestApi {
         };
         let accepted = self.0.intake.accept(vec![event]).await?.into_iter().next();
         Ok(IngestResponse::Accepted(Json(match accepted {
-            Some(Accepted::Again { event_id, verdict, delivery_ids }) => {
+            Some(Accepted::Repeated { event_id, verdict, delivery_ids }) => {
                 Shown::new(event_id, delivery_ids.first().copied(), AcceptedStatus::from_verdict(verdict))
             }
             Some(Accepted::New | Accepted::KeyReused) | None => {
@@ -194,8 +194,8 @@ impl IngestApi {
     ) -> Result<Option<String>, ApiError> {
         let (source, text) = match (header, signed) {
             (None, None) => return Ok(None),
-            (Some(text), None) => (Source::EventHeader, text.to_owned()),
-            (None, Some(once)) => (Source::Signature(subscription), hex::encode(Sha256::digest(once))),
+            (Some(text), None) => (KeyNamespace::EventHeader, text.to_owned()),
+            (None, Some(once)) => (KeyNamespace::Signature(subscription), hex::encode(Sha256::digest(once))),
             (Some(_), Some(_)) => {
                 let why = "cannot be used beside a signature with a timestamp, which makes a request that is sent \
                            again the same by itself";

@@ -135,7 +135,7 @@ async fn accept(app: &App, mut events: Vec<NewEvent>) -> Result<Vec<Published>, 
             metrics::counter!("postrider_events_accepted_total").increment(1);
             published(id, &deliveries)
         }
-        Accepted::Again { event_id, verdict: _, delivery_ids } => published(event_id, &delivery_ids),
+        Accepted::Repeated { event_id, verdict: _, delivery_ids } => published(event_id, &delivery_ids),
     });
     Ok(published.collect())
 }

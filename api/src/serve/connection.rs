@@ -150,14 +150,14 @@ impl Life {
 
 /// A connection whose life is watched. What the library answers by itself to what is not HTTP has no body; it is given
 /// one here.
-pub struct Watched {
+pub struct AnnouncedCache {
     stream: TcpStream,
     life: Arc<Life>,
     /// What is written instead of what the library wants written, and how far that has come.
     instead: Option<(Vec<u8>, usize)>,
 }
 
-impl Watched {
+impl AnnouncedCache {
     /// A connection whose life is told to `life`.
     #[must_use]
     pub fn new(stream: TcpStream, life: Arc<Life>) -> Self {
@@ -195,7 +195,7 @@ fn library_answer(bytes: &[u8]) -> Option<StatusCode> {
     (status[0] == b'4' && !is_ours()).then(|| StatusCode::from_bytes(status).ok())?
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for AnnouncedCache {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -210,7 +210,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for AnnouncedCache {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(written) = self.poll_instead(context, bytes) {
             ready!(written)?;
@@ -274,7 +274,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         let life = Arc::new(Life::default());
-        let mut watched = Watched::new(listener.accept().await.expect("accepted").0, Arc::clone(&life));
+        let mut watched = AnnouncedCache::new(listener.accept().await.expect("accepted").0, Arc::clone(&life));
 
         // The body of an answer that is under way, and what of it is still to be flushed when it has been read.
         let under_way = life.begin();

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::{
-    connection::{Answer, Body, Life, Watched},
+    connection::{AnnouncedCache, Answer, Body, Life},
     problem::head_refused,
 };
 
@@ -93,7 +93,7 @@ where
 {
     let Ok(local) = stream.local_addr() else { return };
     let life = Arc::new(Life::default());
-    let watched = Watched::new(stream, Arc::clone(&life));
+    let watched = AnnouncedCache::new(stream, Arc::clone(&life));
     let serving = Arc::clone(&life);
     let service = service_fn(move |request: Request<Incoming>| {
         let (endpoint, under_way) = (Arc::clone(&endpoint), serving.begin());

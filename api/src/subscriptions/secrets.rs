@@ -9,7 +9,7 @@ use poem_openapi::{
     types::ToJSON,
 };
 use postrider_core::{
-    event::idempotency::Made,
+    event::idempotency::Creation,
     id::SubscriptionId,
     subscription::Subscription,
     trust::signing_secret::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, SigningSecret, SigningSecrets},
@@ -23,7 +23,7 @@ use crate::{
     app::{App, Tag},
     serve::{
         body::{Input, JsonBody},
-        once::kept,
+        idempotency::stored_answer,
         problem::ApiError,
     },
     subscriptions::view::SubscriptionView,
@@ -124,7 +124,7 @@ impl SecretsApi {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
         let tenant = self.0.subscriptions.get(id).await?.tenant_id;
         let route = format!("POST /subscriptions/{id}/rotate-secret");
-        let once = self.0.key_ttl.once(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
+        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
         let mut problems = Problems::default();
         let secret = body.value.secret.as_deref().map(SigningSecret::parse);
         let secret = secret.and_then(|parsed| problems.take("secret", parsed));
@@ -133,13 +133,13 @@ impl SecretsApi {
         problems.require(within, "overlap_seconds", format!("must be from 0 to {OVERLAP_SECONDS_MAX}"));
         problems.into_result()?;
         let answer = |rotated: &Subscription| SubscriptionView::with_secret(rotated).to_json_string().into_bytes();
-        let made = self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, once.as_ref(), answer).await?;
+        let made = self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, idempotent.as_ref(), answer).await?;
         Ok(Json(match made {
-            Made::New(rotated) => {
+            Creation::Now(rotated) => {
                 self.0.forget(&rotated).await;
                 SubscriptionView::with_secret(&rotated)
             }
-            Made::Again(answer) => kept(&answer)?,
+            Creation::Before(answer) => stored_answer(&answer)?,
         }))
     }
 

@@ -15,13 +15,13 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, Change},
-    announce::{cache::Watched, changes},
-    event::idempotency::{self, Made, Once},
+    access::audit::{self, Actor, NewEntry},
+    announce::{cache::AnnouncedCache, changes},
+    event::idempotency::{self, Creation, IdempotentRequest},
     id::KeyId,
     page::Page,
+    text_enum::text_enum,
     trust::seal::Keyring,
-    words::words,
 };
 
 /// What every key begins with.
@@ -42,7 +42,7 @@ pub fn digest(text: &str) -> Digest {
     Sha256::digest(text).into()
 }
 
-words! {
+text_enum! {
     /// What a key is good for.
     pub enum Scope {
         /// Everything, API keys and the audit log included.
@@ -157,12 +157,12 @@ pub async fn create(
     keyring: &Keyring,
     actor: Actor,
     new: &NewApiKey,
-    once: Option<&Once>,
+    idempotent: Option<&IdempotentRequest>,
     answer: impl Fn(&ApiKey, &str) -> Vec<u8>,
-) -> Result<Made<(ApiKey, String)>> {
+) -> Result<Creation<(ApiKey, String)>> {
     let mut transaction = pool.begin().await?;
-    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
-        return Ok(Made::Again(answer));
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, idempotent).await? {
+        return Ok(Creation::Before(answer));
     }
     let id = KeyId::new();
     let text = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_BYTES]>()));
@@ -185,9 +185,9 @@ pub async fn create(
     let key = fetch(&mut transaction, id).await?;
     let after = Some(key.audited());
     note(&mut transaction, actor, "api_key.created", &key, None, after).await?;
-    idempotency::finish(&mut transaction, keyring, once, || answer(&key, &text)).await?;
+    idempotency::finish(&mut transaction, keyring, idempotent, || answer(&key, &text)).await?;
     transaction.commit().await?;
-    Ok(Made::New((key, text)))
+    Ok(Creation::Now((key, text)))
 }
 
 /// Keys, the newest first, revoked ones included; of one tenant, or all.
@@ -246,14 +246,14 @@ async fn note(
     after: Option<Value>,
 ) -> Result<()> {
     let tenant_id = key.tenant_id.as_deref();
-    audit::record(connection, Change { tenant_id, actor, action, target_id: key.id.to_string(), before, after }).await
+    audit::record(connection, NewEntry { tenant_id, actor, action, target_id: key.id.to_string(), before, after }).await
 }
 
 /// Keys in memory, by the digest of their text, and when each was last used.
 #[derive(Clone)]
 pub struct ApiKeyCache {
     pool: PgPool,
-    by_digest: Watched<Digest, Option<Arc<ApiKey>>>,
+    by_digest: AnnouncedCache<Digest, Option<Arc<ApiKey>>>,
     used: Arc<Mutex<HashMap<Uuid, DateTime<Utc>>>>,
 }
 
@@ -261,7 +261,7 @@ impl ApiKeyCache {
     /// An empty one.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, by_digest: Watched::new(KEYS_MAX, |_| 1), used: Arc::default() }
+        Self { pool, by_digest: AnnouncedCache::new(KEYS_MAX, |_| 1), used: Arc::default() }
     }
 
     /// The key with this text, if there is one and it is valid at that moment; notes that it was used.
@@ -289,11 +289,11 @@ impl ApiKeyCache {
     }
 
     /// Drops what a change touches.
-    pub async fn hear(&self, change: &changes::Change) {
+    pub async fn invalidate(&self, change: &changes::Change) {
         match change {
-            changes::Change::ApiKey(digest) => self.by_digest.forget(digest).await,
+            changes::Change::ApiKey(digest) => self.by_digest.remove(digest).await,
             changes::Change::Subscription { .. } => {}
-            changes::Change::Anything => self.by_digest.forget_all(),
+            changes::Change::Anything => self.by_digest.clear(),
         }
     }
 

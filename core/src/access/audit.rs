@@ -38,7 +38,7 @@ impl std::fmt::Display for Actor {
 
 /// A change, about to be written down.
 #[derive(Debug)]
-pub struct Change<'a> {
+pub struct NewEntry<'a> {
     /// Whose thing was changed; `None` where it is no single tenant's.
     pub tenant_id: Option<&'a str>,
     /// Who did it.
@@ -90,7 +90,7 @@ pub struct Filter {
 }
 
 /// Writes a change down; it counts when the transaction commits.
-pub async fn record(connection: &mut PgConnection, change: Change<'_>) -> Result<()> {
+pub async fn record(connection: &mut PgConnection, change: NewEntry<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO audit_log (id, tenant_id, actor, action, target_id, before, after)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",

@@ -18,7 +18,7 @@ const BUCKET_IDLE: Duration = Duration::from_secs(10);
 
 /// How things stand after a request has asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitState {
     /// The limit: so many a second, and so many at once.
     pub per_second: u32,
     /// Requests that would be admitted at this moment.
@@ -53,18 +53,18 @@ impl<K: Hash + Eq + Send + Sync + 'static> Default for RateLimits<K> {
 
 impl<K: Hash + Eq + Send + Sync + 'static> RateLimits<K> {
     /// Asks for one request.
-    pub fn ask(&self, key: K, per_second: u32) -> Standing {
+    pub fn ask(&self, key: K, per_second: u32) -> LimitState {
         let bucket = self.buckets.get_with(key, Arc::default);
         let mut full_at = bucket.lock().expect("nothing panics while it is held");
-        let standing = ask(&mut full_at, self.epoch.elapsed(), per_second);
+        let state = ask(&mut full_at, self.epoch.elapsed(), per_second);
         drop(full_at);
-        standing
+        state
     }
 }
 
 /// The rule: each request moves the moment at which the bucket is full by its share of a second, and is admitted while
 /// that moment is less than a second away.
-fn ask(full_at: &mut Duration, now: Duration, per_second: u32) -> Standing {
+fn ask(full_at: &mut Duration, now: Duration, per_second: u32) -> LimitState {
     const FULL: Duration = Duration::from_secs(1);
     let share = FULL / per_second.max(1);
     let moved = (*full_at).max(now) + share;
@@ -74,7 +74,7 @@ fn ask(full_at: &mut Duration, now: Duration, per_second: u32) -> Standing {
     }
     let full_after = full_at.saturating_sub(now);
     let room = FULL.saturating_sub(full_after);
-    Standing {
+    LimitState {
         per_second,
         remaining: u32::try_from(room.as_nanos() / share.as_nanos().max(1)).unwrap_or(u32::MAX).min(per_second),
         wait: share.saturating_sub(room),
@@ -91,12 +91,12 @@ mod tests {
     fn a_burst_of_a_second_then_a_steady_pace() {
         let at = Duration::from_millis;
         let mut bucket = Duration::ZERO;
-        let admitted = |standing: Standing| standing.is_admitted;
+        let admitted = |state: LimitState| state.is_admitted;
         let start = at(5000);
         for left in (0..4).rev() {
-            let standing = ask(&mut bucket, start, 4);
-            assert!(standing.is_admitted);
-            assert_eq!(standing.remaining, left);
+            let state = ask(&mut bucket, start, 4);
+            assert!(state.is_admitted);
+            assert_eq!(state.remaining, left);
         }
         let refused = ask(&mut bucket, start, 4);
         assert_eq!((refused.is_admitted, refused.wait, refused.full_after), (false, at(250), at(1000)));

@@ -17,20 +17,20 @@ use crate::{Error, Result};
 const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// Values by key, each loaded when it is first asked for.
-pub struct Watched<K, V> {
+pub struct AnnouncedCache<K, V> {
     entries: Cache<K, V>,
     /// Counts announcements, so that a load that was overtaken by one is not kept.
     announcements: Arc<AtomicU64>,
 }
 
-impl<K, V> Clone for Watched<K, V> {
+impl<K, V> Clone for AnnouncedCache<K, V> {
     /// Another handle of the same cache.
     fn clone(&self) -> Self {
         Self { entries: self.entries.clone(), announcements: Arc::clone(&self.announcements) }
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> Watched<K, V> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> AnnouncedCache<K, V> {
     /// An empty one that keeps values up to a weight in all.
     #[must_use]
     pub fn new(weight_max: u64, weigh: impl Fn(&V) -> u32 + Send + Sync + 'static) -> Self {
@@ -63,13 +63,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
     }
 
     /// Drops one value.
-    pub async fn forget(&self, key: &K) {
+    pub async fn remove(&self, key: &K) {
         self.announcements.fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate(key).await;
     }
 
     /// Drops all values.
-    pub fn forget_all(&self) {
+    pub fn clear(&self) {
         self.announcements.fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate_all();
     }

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::announce::notify::{Heard, listen};
+use crate::announce::notify::{Notice, listen};
 
 /// What the channel's name ends in.
 pub const CHANNEL: &str = "changes";
@@ -45,18 +45,18 @@ impl Change {
 }
 
 /// Tells of every change for as long as the task lives.
-pub async fn follow<F: Future<Output = ()>>(pool: PgPool, channel: String, hear: impl Fn(Change) -> F) {
+pub async fn follow<F: Future<Output = ()>>(pool: PgPool, channel: String, on_change: impl Fn(Change) -> F) {
     // Unbounded, but drained at once: dropping what has changed takes no I/O.
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let listener = listen(pool, channel, move |heard| {
-        let _ = sender.send(match heard {
-            Heard::Notification(payload) => Change::parse(payload),
-            Heard::Gap => Change::Anything,
+    let listener = listen(pool, channel, move |notice| {
+        let _ = sender.send(match notice {
+            Notice::Notification(payload) => Change::parse(payload),
+            Notice::MayHaveMissed => Change::Anything,
         });
     });
     let tell = async {
         while let Some(change) = receiver.recv().await {
-            hear(change).await;
+            on_change(change).await;
         }
     };
     tokio::join!(listener, tell);

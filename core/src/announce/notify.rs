@@ -9,11 +9,11 @@ use crate::database::ANSWER_TIMEOUT;
 
 /// What a listener hears.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum Notice<'a> {
     /// A notification with its payload.
     Notification(&'a str),
     /// Listening begins or begins again: anything may have been missed.
-    Gap,
+    MayHaveMissed,
 }
 
 /// How long a silence is believed before the connection is tried.
@@ -22,23 +22,23 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Listens until the task is dropped. Takes one connection of the pool for itself.
-pub async fn listen(pool: PgPool, channel: String, mut hear: impl FnMut(Heard<'_>) + Send) {
+pub async fn listen(pool: PgPool, channel: String, mut on_notice: impl FnMut(Notice<'_>) + Send) {
     loop {
-        if let Err(error) = listen_once(&pool, &channel, &mut hear).await {
+        if let Err(error) = listen_once(&pool, &channel, &mut on_notice).await {
             tracing::warn!(%error, channel, "listening was interrupted");
         }
-        hear(Heard::Gap);
+        on_notice(Notice::MayHaveMissed);
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
-async fn listen_once(pool: &PgPool, channel: &str, hear: &mut impl FnMut(Heard<'_>)) -> Result<(), sqlx::Error> {
+async fn listen_once(pool: &PgPool, channel: &str, on_notice: &mut impl FnMut(Notice<'_>)) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel).await?;
-    hear(Heard::Gap);
+    on_notice(Notice::MayHaveMissed);
     loop {
         match tokio::time::timeout(SILENCE_MAX, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => hear(Heard::Notification(notification.payload())),
+            Ok(Ok(Some(notification))) => on_notice(Notice::Notification(notification.payload())),
             // The connection was lost, and with it whatever was sent meanwhile.
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error),

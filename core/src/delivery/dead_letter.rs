@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, Change},
+    access::audit::{self, Actor, NewEntry},
     delivery::{self, Delivery},
     id::{DeliveryId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page},
@@ -172,5 +172,5 @@ async fn note(
     let after = serde_json::json!({"since": filter.since, "until": filter.until, "count": count});
     let target_id = subscription.unwrap_or_else(|| "dead_letters".to_owned());
     let tenant_id = filter.tenant_id.as_deref();
-    audit::record(connection, Change { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
+    audit::record(connection, NewEntry { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
 }

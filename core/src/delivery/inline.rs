@@ -11,7 +11,7 @@ use crate::{
     delivery::destination::Destination,
     id::DeliveryId,
     queue::{
-        accept::{Accepted, NewEvent, again, stored_metadata},
+        accept::{Accepted, NewEvent, repeated, stored_metadata},
         retry_policy::RetryPolicy,
     },
     subscription::settings::{CustomHeaders, lease_ms},
@@ -122,7 +122,7 @@ pub async fn accept(
     let row = bounded!(pool, row.fetch_one)?;
     let (known, fingerprints, answers) =
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
-    let accepted = again(
+    let accepted = repeated(
         event.key.as_ref(),
         known.first().copied().flatten(),
         fingerprints.first().and_then(Option::as_deref),

@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     event::{audience::Facts, event_type::EventType},
     id::{DeliveryId, EventId, SubscriptionId},
-    queue::accept::{NewDelivery, NewEvent, Unity, accept},
+    queue::accept::{Atomicity, NewDelivery, NewEvent, accept},
     subscription::cache::SubscriptionCache,
 };
 
@@ -35,7 +35,7 @@ pub struct Step {
     /// Lanes that were armed, which owe a wake-up.
     pub armed: Vec<Uuid>,
     /// A delivery of each lane that something was put into.
-    pub put: BTreeMap<Uuid, Uuid>,
+    pub stored: BTreeMap<Uuid, Uuid>,
 }
 
 struct Row {
@@ -119,7 +119,7 @@ async fn take(
         wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
         if begun_to.is_none() && wanting.len() <= room {
             room -= wanting.len();
-            whole.push(owing(event, &wanting));
+            whole.push(with_deliveries(event, &wanting));
         } else if whole.is_empty() {
             return store_part(transaction, begun_to, event, wanting).await;
         } else {
@@ -130,10 +130,10 @@ async fn take(
         return Ok(Step::default());
     }
     let events: Vec<_> = whole.iter().collect();
-    let armed = accept(&mut **transaction, &events, Unity::Apart, 0).await?.armed;
+    let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    Ok(Step { events: whole.len(), armed, put: put(&whole) })
+    Ok(Step { events: whole.len(), armed, stored: stored(&whole) })
 }
 
 /// Stores the next part of a wide fan-out: the first together with the event, the others by themselves.
@@ -145,14 +145,14 @@ async fn store_part(
 ) -> Result<Step> {
     wanting.sort_unstable();
     let rest = wanting.split_off(wanting.len().min(DELIVERIES_PER_STEP_MAX));
-    let event = owing(event, &wanting);
+    let event = with_deliveries(event, &wanting);
     let subscriptions: Vec<_> = wanting.iter().map(|id| id.0).collect();
     let count = subscriptions.len();
     let armed = if begun_to.is_none() {
-        accept(&mut **transaction, &[&event], Unity::Apart, 0).await?.armed
+        accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0).await?.armed
     } else {
         let armed = sqlx::query_scalar!(
-            r#"SELECT owe($1, $2, $3, $4, $4, $5, $6, $7, false, NULL) AS "armed!""#,
+            r#"SELECT store_deliveries($1, $2, $3, $4, $4, $5, $6, $7, false, NULL) AS "armed!""#,
             &event.deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>(),
             &vec![event.id.0; count],
             &vec![event.tenant_id.as_str(); count] as _,
@@ -172,16 +172,16 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    Ok(Step { events: 1, armed, put: put(&[event]) })
+    Ok(Step { events: 1, armed, stored: stored(&[event]) })
 }
 
-fn owing(mut event: NewEvent, subscriptions: &[SubscriptionId]) -> NewEvent {
+fn with_deliveries(mut event: NewEvent, subscriptions: &[SubscriptionId]) -> NewEvent {
     let delivery = |id: &SubscriptionId| NewDelivery { id: DeliveryId::of(event.id), subscription_id: *id };
     event.deliveries = subscriptions.iter().map(delivery).collect();
     event
 }
 
-fn put(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {
+fn stored(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {
     let deliveries = events.iter().flat_map(|event| &event.deliveries);
     deliveries.map(|delivery| (delivery.subscription_id.0, delivery.id.0)).collect()
 }

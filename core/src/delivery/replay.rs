@@ -9,15 +9,15 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, Change},
+    access::audit::{self, Actor, NewEntry},
     event::{
         event_type::EventTypePattern,
-        idempotency::{self, Made, Once},
+        idempotency::{self, Creation, IdempotentRequest},
     },
     id::{ReplayId, SubscriptionId},
     page::{Page, Span, id_floor},
+    text_enum::text_enum,
     trust::seal::Keyring,
-    words::words,
 };
 
 /// Deliveries a second that a replay makes, at most and by default.
@@ -25,11 +25,11 @@ pub const RATE_MAX: u32 = 1000;
 /// Deliveries a second where nothing is said.
 pub const RATE_DEFAULT: u32 = 100;
 /// Deliveries that a cancellation calls off in one transaction, at most.
-const CALLED_OFF_AT_ONCE_MAX: usize = 5_000;
+const CANCELED_AT_ONCE_MAX: usize = 5_000;
 
-words! {
+text_enum! {
     /// What is replayed: how an event stands with the subscription.
-    pub enum Standing {
+    pub enum ReplayedStatus {
         /// Its delivery succeeded.
         Succeeded = "succeeded",
         /// Its delivery was given up.
@@ -41,7 +41,7 @@ words! {
     }
 }
 
-words! {
+text_enum! {
     /// How far a replay has come.
     pub enum State {
         /// It goes on.
@@ -64,8 +64,8 @@ pub struct NewReplay {
     pub until: DateTime<Utc>,
     /// Of which types; empty means every type.
     pub event_types: Vec<EventTypePattern>,
-    /// Of which standing; never empty.
-    pub statuses: Vec<Standing>,
+    /// Of which status; never empty.
+    pub statuses: Vec<ReplayedStatus>,
     /// Deliveries a second, at most.
     pub rate_per_second: u32,
 }
@@ -85,7 +85,7 @@ pub struct Replay {
     pub until: DateTime<Utc>,
     /// Of which types; empty means every type.
     pub event_types: Vec<String>,
-    /// Of which standing.
+    /// Of which status.
     pub statuses: Vec<String>,
     /// Deliveries a second, at most.
     pub rate_per_second: i32,
@@ -112,12 +112,12 @@ pub async fn create(
     keyring: &Keyring,
     actor: Actor,
     new: &NewReplay,
-    once: Option<&Once>,
+    idempotent: Option<&IdempotentRequest>,
     answer: impl Fn(&Replay) -> Vec<u8>,
-) -> Result<Made<Replay>> {
+) -> Result<Creation<Replay>> {
     let mut transaction = pool.begin().await?;
-    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
-        return Ok(Made::Again(answer));
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, idempotent).await? {
+        return Ok(Creation::Before(answer));
     }
     let subscription = sqlx::query!(
         r#"SELECT tenant_id, state = 'disabled' AS "disabled!" FROM subscriptions WHERE id = $1 AND deleted_at IS NULL"#,
@@ -128,8 +128,8 @@ pub async fn create(
         return Err(Error::Conflict("the subscription is disabled; enable it first".to_owned()));
     }
     let id = ReplayId::new();
-    let walking = if new.statuses == [Standing::Missed] { "events" } else { "deliveries" };
-    let statuses: Vec<_> = new.statuses.iter().map(|standing| standing.as_str().to_owned()).collect();
+    let walking = if new.statuses == [ReplayedStatus::Missed] { "events" } else { "deliveries" };
+    let statuses: Vec<_> = new.statuses.iter().map(|status| status.as_str().to_owned()).collect();
     sqlx::query!(
         "INSERT INTO replays (id, tenant_id, subscription_id, since, until, event_types, statuses, rate_per_second,
                               walking, position)
@@ -149,9 +149,9 @@ pub async fn create(
     .await?;
     let replay = fetch(&mut transaction, id).await?;
     note(&mut transaction, actor, "replay.created", &replay).await?;
-    idempotency::finish(&mut transaction, keyring, once, || answer(&replay)).await?;
+    idempotency::finish(&mut transaction, keyring, idempotent, || answer(&replay)).await?;
     transaction.commit().await?;
-    Ok(Made::New(replay))
+    Ok(Creation::Now(replay))
 }
 
 /// One replay.
@@ -196,15 +196,15 @@ pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay>
         note(&mut transaction, actor, "replay.canceled", &replay).await?;
     }
     transaction.commit().await?;
-    while canceled && call_off(pool, id).await? == CALLED_OFF_AT_ONCE_MAX {}
+    while canceled && cancel_waiting(pool, id).await? == CANCELED_AT_ONCE_MAX {}
     Ok(replay)
 }
 
 /// Calls off deliveries of a replay that are waiting; answers how many.
-async fn call_off(pool: &PgPool, id: ReplayId) -> Result<usize> {
+async fn cancel_waiting(pool: &PgPool, id: ReplayId) -> Result<usize> {
     let mut transaction = pool.begin().await?;
     // The queue's row is locked first, as everywhere.
-    let called_off = sqlx::query_scalar!(
+    let canceled_ids = sqlx::query_scalar!(
         "DELETE FROM queue
           WHERE delivery_id IN (SELECT q.delivery_id
                                   FROM (SELECT id FROM deliveries WHERE replay_id = $1 AND status = 'pending'
@@ -214,17 +214,17 @@ async fn call_off(pool: &PgPool, id: ReplayId) -> Result<usize> {
                                  LIMIT $2 FOR UPDATE OF q SKIP LOCKED)
          RETURNING delivery_id",
         id.0,
-        i64::try_from(CALLED_OFF_AT_ONCE_MAX).unwrap_or(i64::MAX)
+        i64::try_from(CANCELED_AT_ONCE_MAX).unwrap_or(i64::MAX)
     );
-    let called_off = called_off.fetch_all(&mut *transaction).await?;
+    let canceled_ids = canceled_ids.fetch_all(&mut *transaction).await?;
     sqlx::query!(
         "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
-        &called_off
+        &canceled_ids
     )
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(called_off.len())
+    Ok(canceled_ids.len())
 }
 
 async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str, replay: &Replay) -> Result<()> {
@@ -234,7 +234,7 @@ async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str,
         "rate_per_second": replay.rate_per_second, "state": replay.state.as_str(),
     });
     let (tenant_id, target_id) = (Some(replay.tenant_id.as_str()), replay.id.to_string());
-    audit::record(connection, Change { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
+    audit::record(connection, NewEntry { tenant_id, actor, action, target_id, before: None, after: Some(after) }).await
 }
 
 async fn fetch(connection: &mut PgConnection, id: ReplayId) -> Result<Replay> {
@@ -288,9 +288,9 @@ fn progress(
     let seconds = |id: Uuid| f64::from(u32::try_from((id.as_u128() >> 80) / 1000).unwrap_or(u32::MAX));
     let walked = ((seconds(position) - seconds(first)) / (seconds(end) - seconds(first)).max(1.0)).clamp(0.0, 1.0);
     match (walking, statuses) {
-        (_, [only]) if only == Standing::Missed.as_str() => walked,
+        (_, [only]) if only == ReplayedStatus::Missed.as_str() => walked,
         ("events", _) => 0.5 + walked / 2.0,
-        (_, statuses) if statuses.iter().any(|status| status == Standing::Missed.as_str()) => walked / 2.0,
+        (_, statuses) if statuses.iter().any(|status| status == ReplayedStatus::Missed.as_str()) => walked / 2.0,
         _ => walked,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         self,
         audience::Facts,
         event_type::EventType,
-        idempotency::{self, Made, Once},
+        idempotency::{self, Creation, IdempotentRequest},
     },
     id::{DeliveryId, EventId, SubscriptionId},
     queue::{self, accept::DELIVERIES_PER_REQUEST_MAX},
@@ -39,14 +39,14 @@ pub async fn of_delivery(
     pool: &PgPool,
     keyring: &Keyring,
     id: DeliveryId,
-    once: Option<&Once>,
+    idempotent: Option<&IdempotentRequest>,
     answer: impl Fn(DeliveryId) -> Vec<u8>,
-) -> Result<Made<DeliveryId>> {
+) -> Result<Creation<DeliveryId>> {
     // Read before the transaction begins: nobody holds one connection while waiting for another.
     let replayed = delivery::get(pool, id).await?;
     let mut transaction = pool.begin().await?;
-    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
-        return Ok(Made::Again(answer));
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, idempotent).await? {
+        return Ok(Creation::Before(answer));
     }
     match replayed.status {
         Status::Pending | Status::InFlight => {
@@ -71,10 +71,10 @@ pub async fn of_delivery(
     sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
         .execute(&mut *transaction)
         .await?;
-    owe(&mut transaction, &replayed.tenant_id, event, &[(fresh, lane, Some(id))]).await?;
-    idempotency::finish(&mut transaction, keyring, once, || answer(fresh)).await?;
+    store_deliveries(&mut transaction, &replayed.tenant_id, event, &[(fresh, lane, Some(id))]).await?;
+    idempotency::finish(&mut transaction, keyring, idempotent, || answer(fresh)).await?;
     transaction.commit().await?;
-    Ok(Made::New(fresh))
+    Ok(Creation::Now(fresh))
 }
 
 /// Makes fresh deliveries of an event; answers their ids.
@@ -86,9 +86,9 @@ pub async fn of_event(
     keyring: &Keyring,
     cache: &SubscriptionCache,
     (id, to): (EventId, To),
-    once: Option<&Once>,
+    idempotent: Option<&IdempotentRequest>,
     answer: impl Fn(&[DeliveryId]) -> Vec<u8>,
-) -> Result<Made<Vec<DeliveryId>>> {
+) -> Result<Creation<Vec<DeliveryId>>> {
     let event = event::get(pool, id).await?;
     if event.is_inline {
         return Err(Error::Conflict("the event was for one URL only; replay its delivery".to_owned()));
@@ -105,8 +105,8 @@ pub async fn of_event(
     }
 
     let mut transaction = pool.begin().await?;
-    if let Some(answer) = idempotency::begin(&mut transaction, keyring, once).await? {
-        return Ok(Made::Again(answer));
+    if let Some(answer) = idempotency::begin(&mut transaction, keyring, idempotent).await? {
+        return Ok(Creation::Before(answer));
     }
     refuse_expired(event.expires_at)?;
     let (first, last) = id.delivery_ids();
@@ -131,11 +131,11 @@ pub async fn of_event(
             (DeliveryId::new(), lane, delivered.get(&id.0).copied().map(DeliveryId))
         })
         .collect();
-    owe(&mut transaction, &event.tenant_id, id, &chosen).await?;
+    store_deliveries(&mut transaction, &event.tenant_id, id, &chosen).await?;
     let ids: Vec<_> = chosen.iter().map(|(id, ..)| *id).collect();
-    idempotency::finish(&mut transaction, keyring, once, || answer(&ids)).await?;
+    idempotency::finish(&mut transaction, keyring, idempotent, || answer(&ids)).await?;
     transaction.commit().await?;
-    Ok(Made::New(ids))
+    Ok(Creation::Now(ids))
 }
 
 struct Lane {
@@ -146,7 +146,7 @@ struct Lane {
 }
 
 /// Stores replays of one event, and wakes the workers when the transaction commits.
-async fn owe(
+async fn store_deliveries(
     connection: &mut PgConnection,
     tenant_id: &str,
     event: EventId,
@@ -157,7 +157,7 @@ async fn owe(
     }
     let lease = |lane: &Lane| lane.timeout_ms.map(|timeout| i32::try_from(lease_ms(timeout)).unwrap_or(i32::MAX));
     sqlx::query!(
-        "SELECT owe($1, $2, $3, $4, $5, $6, $7, $8, true, NULL)",
+        "SELECT store_deliveries($1, $2, $3, $4, $5, $6, $7, $8, true, NULL)",
         &replays.iter().map(|(id, ..)| id.0).collect::<Vec<_>>(),
         &vec![event.0; replays.len()],
         &vec![tenant_id; replays.len()] as _,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    delivery::replay::Standing,
+    delivery::replay::ReplayedStatus,
     event::{
         self,
         audience::{Facts, wants},
@@ -110,11 +110,12 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
     } else {
         look_at_events(pool, transaction, due, &subscription, make_max).await?
     };
-    owe(transaction, due, &looked.chosen).await?;
+    store_deliveries(transaction, due, &looked.chosen).await?;
     let made = looked.chosen.len();
     let pause =
         Duration::from_secs(1) * u32::try_from(made).unwrap_or(u32::MAX) / due.rate_per_second.unsigned_abs().max(1);
-    let missed_follow = due.walking == "deliveries" && due.statuses.iter().any(|one| one == Standing::Missed.as_str());
+    let missed_follow =
+        due.walking == "deliveries" && due.statuses.iter().any(|one| one == ReplayedStatus::Missed.as_str());
     let (walking, position) = match (looked.at_end, missed_follow) {
         (true, true) => ("events", None),
         _ => (due.walking.as_str(), looked.position),
@@ -254,14 +255,14 @@ async fn look_at_events(
 }
 
 /// Makes deliveries, due one after the other at the replay's rate, and wakes the workers when the transaction commits.
-async fn owe(connection: &mut PgConnection, due: &Due, chosen: &[(Uuid, Option<Uuid>)]) -> Result<()> {
+async fn store_deliveries(connection: &mut PgConnection, due: &Due, chosen: &[(Uuid, Option<Uuid>)]) -> Result<()> {
     if chosen.is_empty() {
         return Ok(());
     }
     let apart = TimeDelta::microseconds(1_000_000 / i64::from(due.rate_per_second).max(1));
     let due_ats = (0..).map(|place: i32| due.now + apart * place).take(chosen.len());
     sqlx::query!(
-        "SELECT owe($1, $2, $3, $4, $4, $5, $6, $7, true, $8)",
+        "SELECT store_deliveries($1, $2, $3, $4, $4, $5, $6, $7, true, $8)",
         &chosen.iter().map(|_| DeliveryId::new().0).collect::<Vec<_>>(),
         &chosen.iter().map(|(event, _)| *event).collect::<Vec<_>>(),
         &vec![due.tenant_id.as_str(); chosen.len()] as _,

@@ -45,8 +45,8 @@ impl<'a> Facts<'a> {
 
 /// What a subscription wants.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    /// Whose wish it is.
+pub struct Interest {
+    /// Whose interest it is.
     pub id: SubscriptionId,
     /// Which types; empty means all.
     pub event_types: Vec<EventTypePattern>,
@@ -95,7 +95,7 @@ pub fn explain(event_types: &[EventTypePattern], filters: &Filters, facts: &Fact
 /// A tenant's subscriptions, by what they want.
 #[derive(Debug, Default)]
 pub struct Audience {
-    wishes: Vec<Wish>,
+    interests: Vec<Interest>,
     /// Places of those that name a type exactly.
     exactly: HashMap<EventType, Vec<usize>>,
     /// How many look at the payload.
@@ -105,31 +105,31 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// Puts wishes in order.
+    /// Puts interests in order.
     #[must_use]
-    pub fn new(wishes: Vec<Wish>) -> Self {
+    pub fn new(interests: Vec<Interest>) -> Self {
         let mut audience = Self::default();
-        for (place, wish) in wishes.iter().enumerate() {
-            if wish.event_types.is_empty() || wish.event_types.iter().any(|one| one.exact().is_none()) {
+        for (place, interest) in interests.iter().enumerate() {
+            if interest.event_types.is_empty() || interest.event_types.iter().any(|one| one.exact().is_none()) {
                 audience.widely.push(place);
                 continue;
             }
-            for exact in wish.event_types.iter().filter_map(EventTypePattern::exact) {
+            for exact in interest.event_types.iter().filter_map(EventTypePattern::exact) {
                 let places = audience.exactly.entry(exact.clone()).or_default();
                 if places.last() != Some(&place) {
                     places.push(place);
                 }
             }
         }
-        audience.payload_filters = wishes.iter().filter(|wish| wish.filters.payload.is_some()).count();
-        audience.wishes = wishes;
+        audience.payload_filters = interests.iter().filter(|interest| interest.filters.payload.is_some()).count();
+        audience.interests = interests;
         audience
     }
 
     /// How many subscriptions it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.wishes.len()
+        self.interests.len()
     }
 
     /// Whether matching an event may take so long that other work on the same thread would feel it.
@@ -141,16 +141,16 @@ impl Audience {
     /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.wishes.is_empty()
+        self.interests.is_empty()
     }
 
     /// Who wants an event of these facts.
     pub fn wanting<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = SubscriptionId> + 's {
-        let exactly = self.exactly.get(facts.event_type).into_iter().flatten().map(|place| &self.wishes[*place]);
-        let widely = self.widely.iter().map(|place| &self.wishes[*place]);
-        let exactly = exactly.filter(|wish| passes(&wish.filters, facts));
-        let widely = widely.filter(|wish| wants(&wish.event_types, &wish.filters, facts));
-        exactly.chain(widely).map(|wish| wish.id)
+        let exactly = self.exactly.get(facts.event_type).into_iter().flatten().map(|place| &self.interests[*place]);
+        let widely = self.widely.iter().map(|place| &self.interests[*place]);
+        let exactly = exactly.filter(|interest| passes(&interest.filters, facts));
+        let widely = widely.filter(|interest| wants(&interest.event_types, &interest.filters, facts));
+        exactly.chain(widely).map(|interest| interest.id)
     }
 }
 
@@ -162,8 +162,8 @@ mod tests {
     use super::*;
     use crate::event::filter::PayloadFilter;
 
-    fn wish(number: u128, event_types: &[&str], metadata: &[(&str, &str)], payload: Option<Value>) -> Wish {
-        Wish {
+    fn interest(number: u128, event_types: &[&str], metadata: &[(&str, &str)], payload: Option<Value>) -> Interest {
+        Interest {
             id: SubscriptionId(Uuid::from_u128(number)),
             event_types: event_types.iter().map(|text| text.parse().expect("a pattern")).collect(),
             filters: Filters {
@@ -175,27 +175,27 @@ mod tests {
 
     #[test]
     fn the_index_finds_exactly_those_that_want_it() {
-        let wishes = vec![
-            wish(1, &["order.created"], &[], None),
-            wish(2, &["order.created", "order.created"], &[], None),
-            wish(3, &["order.paid"], &[], None),
-            wish(4, &["order.*"], &[], None),
-            wish(5, &["order.paid", "*"], &[], None),
-            wish(6, &[], &[("region", "eu")], None),
-            wish(7, &[], &[("region", "us")], None),
-            wish(8, &["order.created"], &[], Some(json!({"total": {"$gt": 5}}))),
-            wish(9, &["order.created"], &[], Some(json!({"total": {"$gt": 50}}))),
+        let interests = vec![
+            interest(1, &["order.created"], &[], None),
+            interest(2, &["order.created", "order.created"], &[], None),
+            interest(3, &["order.paid"], &[], None),
+            interest(4, &["order.*"], &[], None),
+            interest(5, &["order.paid", "*"], &[], None),
+            interest(6, &[], &[("region", "eu")], None),
+            interest(7, &[], &[("region", "us")], None),
+            interest(8, &["order.created"], &[], Some(json!({"total": {"$gt": 5}}))),
+            interest(9, &["order.created"], &[], Some(json!({"total": {"$gt": 50}}))),
         ];
-        let audience = Audience::new(wishes.clone());
+        let audience = Audience::new(interests.clone());
         let event_type = "order.created".parse().expect("a type");
         let metadata = BTreeMap::from([("region".to_owned(), "eu".to_owned())]);
         let facts = Facts::new(&event_type, &metadata, b"{\"total\": 10}");
         let mut found: Vec<_> = audience.wanting(&facts).map(|id| id.0.as_u128()).collect();
         found.sort_unstable();
         assert_eq!(found, [1, 2, 4, 5, 6, 8]);
-        for wish in &wishes {
-            let holds = explain(&wish.event_types, &wish.filters, &facts).iter().all(|check| check.holds);
-            assert_eq!(holds, found.contains(&wish.id.0.as_u128()), "{wish:?}");
+        for interest in &interests {
+            let holds = explain(&interest.event_types, &interest.filters, &facts).iter().all(|check| check.holds);
+            assert_eq!(holds, found.contains(&interest.id.0.as_u128()), "{interest:?}");
         }
         let not_json = Facts::new(&event_type, &metadata, b"plain");
         assert!(audience.wanting(&not_json).all(|id| id.0.as_u128() != 8));

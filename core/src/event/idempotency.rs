@@ -1,7 +1,7 @@
 //! Idempotency keys: a request that is sent again with its key gets the answer it got, and does nothing again. The key
 //! is stored in the transaction of what was asked, so there is no moment at which one exists without the other.
 //!
-//! Of events, keys and answers go through `accept()` with the batch; of anything else through [`Once`].
+//! Of events, keys and answers go through `accept()` with the batch; of anything else through [`IdempotentRequest`].
 
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -30,7 +30,7 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint
 /// Where a key comes from. Each has names of its own: so what stores many events at once never waits for a key that
 /// somebody holds in a longer transaction. (Those of `publish()` begin with `sql:`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum KeyNamespace {
     /// The `Idempotency-Key` of a request that posts events.
     EventHeader,
     /// The `Idempotency-Key` of a request that posts many events, for the one at this place.
@@ -47,20 +47,20 @@ pub enum Source {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn key(source: Source, text: &str) -> std::result::Result<String, String> {
+pub fn key(namespace: KeyNamespace, text: &str) -> std::result::Result<String, String> {
     validation::text(text, KEY_CHARACTERS_MAX)?;
-    Ok(match source {
-        Source::EventHeader => format!("event:{text}"),
-        Source::BatchHeader(place) => format!("batch:{place}:{text}"),
-        Source::EventId => format!("id:{text}"),
-        Source::Header => format!("made:{text}"),
-        Source::Signature(id) => format!("signed:{}:{text}", id.0.simple()),
+    Ok(match namespace {
+        KeyNamespace::EventHeader => format!("event:{text}"),
+        KeyNamespace::BatchHeader(place) => format!("batch:{place}:{text}"),
+        KeyNamespace::EventId => format!("id:{text}"),
+        KeyNamespace::Header => format!("made:{text}"),
+        KeyNamespace::Signature(id) => format!("signed:{}:{text}", id.0.simple()),
     })
 }
 
 /// A creation that is to happen once.
 #[derive(Clone, Debug)]
-pub struct Once {
+pub struct IdempotentRequest {
     /// Whose key it is.
     pub tenant_id: String,
     /// From [`key`].
@@ -73,11 +73,11 @@ pub struct Once {
 
 /// What came of a creation.
 #[derive(Debug)]
-pub enum Made<T> {
+pub enum Creation<T> {
     /// It has happened now.
-    New(T),
+    Now(T),
     /// It had happened before, and this was the answer.
-    Again(Vec<u8>),
+    Before(Vec<u8>),
 }
 
 /// Takes the key, if there is one; answers what was answered before. Waits for another transaction that has the key in
@@ -85,9 +85,13 @@ pub enum Made<T> {
 ///
 /// # Errors
 /// When the key has been used for something else.
-pub async fn begin(connection: &mut PgConnection, keyring: &Keyring, once: Option<&Once>) -> Result<Option<Vec<u8>>> {
-    match once {
-        Some(once) => once.begin(connection, keyring).await,
+pub async fn begin(
+    connection: &mut PgConnection,
+    keyring: &Keyring,
+    idempotent: Option<&IdempotentRequest>,
+) -> Result<Option<Vec<u8>>> {
+    match idempotent {
+        Some(idempotent) => idempotent.begin(connection, keyring).await,
         None => Ok(None),
     }
 }
@@ -96,16 +100,16 @@ pub async fn begin(connection: &mut PgConnection, keyring: &Keyring, once: Optio
 pub async fn finish(
     connection: &mut PgConnection,
     keyring: &Keyring,
-    once: Option<&Once>,
+    idempotent: Option<&IdempotentRequest>,
     answer: impl FnOnce() -> Vec<u8>,
 ) -> Result<()> {
-    match once {
-        Some(once) => once.finish(connection, keyring, &answer()).await,
+    match idempotent {
+        Some(idempotent) => idempotent.finish(connection, keyring, &answer()).await,
         None => Ok(()),
     }
 }
 
-impl Once {
+impl IdempotentRequest {
     async fn begin(&self, connection: &mut PgConnection, keyring: &Keyring) -> Result<Option<Vec<u8>>> {
         let first = sqlx::query!(
             "INSERT INTO idempotency_keys AS k (tenant_id, key, fingerprint, expires_at)

@@ -5,7 +5,7 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use crate::{
     database::DatabaseConfig,
-    trust::{dns::Names, seal::Keyring, target_policy::TargetPolicy},
+    trust::{dns::Dns, seal::Keyring, target_policy::TargetPolicy},
 };
 
 type Lookup = dyn Fn(&str) -> Option<String>;
@@ -145,7 +145,7 @@ impl Environment {
             _ => Err("must be `true` or `false`".to_owned()),
         });
         let (allowed_private, is_https_only) = (allowed_private?, is_https_only?);
-        Some(TargetPolicy { allowed_private, is_https_only, names: Names::default() })
+        Some(TargetPolicy { allowed_private, is_https_only, dns: Dns::default() })
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -78,7 +78,7 @@ pub enum Accepted {
     /// It is stored, with its deliveries.
     New,
     /// It was there already, under this id, and this was answered.
-    Again {
+    Repeated {
         /// The event that its key stands for.
         event_id: EventId,
         /// The caller's byte.
@@ -92,16 +92,16 @@ pub enum Accepted {
 
 /// Whether events that come together are stored together or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unity {
+pub enum Atomicity {
     /// Each event is its own caller's: one whose key has been used for something else does not concern the others.
-    Apart,
+    PerEvent,
     /// All are one caller's: such a key undoes everything.
-    Whole,
+    AllOrNothing,
 }
 
 /// What a batch came to.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct AcceptedBatch {
     /// Lanes that were armed, which owe a wake-up.
     pub armed: Vec<Uuid>,
     /// What became of each event, in order.
@@ -137,7 +137,7 @@ impl NewEvent {
 }
 
 /// What became of an event whose key was known.
-pub(crate) fn again(
+pub(crate) fn repeated(
     asked: Option<&EventKey>,
     known: Option<Uuid>,
     fingerprint: Option<&[u8]>,
@@ -147,7 +147,7 @@ pub(crate) fn again(
         return Accepted::New;
     };
     match (known, answer.and_then(<[u8]>::split_first)) {
-        (Some(event_id), Some((verdict, ids))) if fingerprint == asked.fingerprint => Accepted::Again {
+        (Some(event_id), Some((verdict, ids))) if fingerprint == asked.fingerprint => Accepted::Repeated {
             event_id: EventId(event_id),
             verdict: *verdict,
             delivery_ids: ids.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).map(DeliveryId).collect(),
@@ -160,9 +160,9 @@ pub(crate) fn again(
 pub async fn accept<'e>(
     executor: impl Executor<'e, Database = Postgres>,
     events: &[&NewEvent],
-    unity: Unity,
+    atomicity: Atomicity,
     key_ttl_seconds: u32,
-) -> std::result::Result<Stored, sqlx::Error> {
+) -> std::result::Result<AcceptedBatch, sqlx::Error> {
     let deliveries: Vec<_> =
         events.iter().flat_map(|event| event.deliveries.iter().map(move |delivery| (*event, delivery))).collect();
     let none: Vec<Option<i32>> = vec![None; deliveries.len()];
@@ -188,7 +188,7 @@ pub async fn accept<'e>(
         &events.iter().map(|event| event.key.as_ref().map(|key| key.fingerprint.as_slice())).collect::<Vec<_>>() as _,
         &events.iter().map(|event| event.answer()).collect::<Vec<_>>() as _,
         i64::from(key_ttl_seconds) * 1000,
-        unity == Unity::Whole,
+        atomicity == Atomicity::AllOrNothing,
         &deliveries.iter().map(|(_, delivery)| delivery.id.0).collect::<Vec<_>>(),
         &deliveries.iter().map(|(event, _)| event.id.0).collect::<Vec<_>>(),
         &deliveries.iter().map(|(event, _)| event.tenant_id.as_str()).collect::<Vec<_>>() as _,
@@ -202,9 +202,9 @@ pub async fn accept<'e>(
     let accepted = events.iter().enumerate().map(|(place, event)| {
         let known = known.get(place).copied().flatten();
         let fingerprint = fingerprints.get(place).and_then(Option::as_deref);
-        again(event.key.as_ref(), known, fingerprint, answers.get(place).and_then(Option::as_deref))
+        repeated(event.key.as_ref(), known, fingerprint, answers.get(place).and_then(Option::as_deref))
     });
-    Ok(Stored { armed: row.armed, accepted: accepted.collect() })
+    Ok(AcceptedBatch { armed: row.armed, accepted: accepted.collect() })
 }
 
 /// Metadata as it is stored: nothing where there is none.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-use crate::{Result, id::DeliveryId, words::words};
+use crate::{Result, id::DeliveryId, text_enum::text_enum};
 
 /// Bytes of a response body that are read and kept; the rest is not read.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -17,7 +17,7 @@ pub const RESPONSE_HEADER_BYTES_MAX: usize = 1024;
 /// Characters of what is told of a failure, at most: a receiver has a say in it, for example by its certificate.
 pub const FAILURE_CHARACTERS_MAX: usize = 1000;
 
-words! {
+text_enum! {
     /// Why an attempt failed.
     pub enum ErrorKind {
         /// The receiver answered, and not with 2xx.

@@ -13,7 +13,7 @@ use crate::{
     database::bounded,
     error::is_outage,
     queue::{
-        accept::{Accepted, NewEvent, Unity, accept, is_key_reused},
+        accept::{Accepted, Atomicity, NewEvent, accept, is_key_reused},
         waker::Waker,
     },
 };
@@ -46,8 +46,8 @@ struct Request {
 }
 
 impl Request {
-    fn unity(&self) -> Unity {
-        if self.events.len() == 1 { Unity::Apart } else { Unity::Whole }
+    fn atomicity(&self) -> Atomicity {
+        if self.events.len() == 1 { Atomicity::PerEvent } else { Atomicity::AllOrNothing }
     }
 
     fn deliveries(&self) -> usize {
@@ -99,8 +99,8 @@ impl Intake {
 impl Intake {
     /// Wakes the workers for deliveries that were stored otherwise: the lanes that were armed, and lanes with what was
     /// put there.
-    pub fn owe(&self, armed: &[Uuid], put: impl Iterator<Item = (Uuid, Uuid)>) {
-        self.waker.owe(armed, put);
+    pub fn note_stored(&self, armed: &[Uuid], stored: impl Iterator<Item = (Uuid, Uuid)>) {
+        self.waker.note_stored(armed, stored);
     }
 }
 
@@ -113,9 +113,9 @@ impl Writer {
                 let mut deliveries = first.deliveries();
                 let mut batch = vec![first];
                 // A whole is undone as a whole, so nobody else's events are in its transaction.
-                if batch[0].unity() == Unity::Apart {
+                if batch[0].atomicity() == Atomicity::PerEvent {
                     while deliveries < DELIVERIES_PER_BATCH
-                        && let Some(next) = rest.next_if(|next| next.unity() == Unity::Apart)
+                        && let Some(next) = rest.next_if(|next| next.atomicity() == Atomicity::PerEvent)
                     {
                         deliveries += next.deliveries();
                         batch.push(next);
@@ -154,10 +154,10 @@ impl Writer {
     async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
         let events: Vec<_> = batch.iter().flat_map(|request| &request.events).collect();
         metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
-        let unity = batch.first().map_or(Unity::Apart, Request::unity);
-        let stored = bounded!(self.pool, |connection| accept(connection, &events, unity, self.key_ttl_seconds))?;
-        let put = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
-        self.waker.owe(&stored.armed, put);
+        let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
+        let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, self.key_ttl_seconds))?;
+        let stored_in = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
+        self.waker.note_stored(&stored.armed, stored_in);
         Ok(stored.accepted)
     }
 }

@@ -17,45 +17,45 @@ use crate::queue;
 /// would find the one before it still resting.
 const WAKE_PACE: Duration = Duration::from_millis(4);
 /// Lanes that wait for a second look, at most; a lane beyond that is found by its own second look.
-const LEFT_LANES_MAX: usize = 1000;
+const UNARMED_LANES_MAX: usize = 1000;
 
-/// What is owed to the workers since the last wake-up.
+/// What is unsent to the workers since the last wake-up.
 #[derive(Default)]
 pub struct Waker {
-    owed: Mutex<Owed>,
+    unsent: Mutex<Unsent>,
     called: Notify,
 }
 
 #[derive(Default)]
-struct Owed {
+struct Unsent {
     closed: bool,
     armed: bool,
     /// Lanes that were due and so were left alone, each with one of the deliveries that were put there.
-    left: HashMap<Uuid, Uuid>,
+    unarmed: HashMap<Uuid, Uuid>,
 }
 
 impl Waker {
     /// Notes the lanes that were armed, and of those that were left alone a delivery each, from `put`: lanes and what
     /// was put there.
-    pub fn owe(&self, armed: &[Uuid], put: impl Iterator<Item = (Uuid, Uuid)>) {
-        let mut owed = self.owed.lock().expect("nothing panics while it is held");
-        owed.armed |= !armed.is_empty();
+    pub fn note_stored(&self, armed: &[Uuid], stored: impl Iterator<Item = (Uuid, Uuid)>) {
+        let mut unsent = self.unsent.lock().expect("nothing panics while it is held");
+        unsent.armed |= !armed.is_empty();
         let armed: HashSet<_> = armed.iter().collect();
-        for (lane, delivery) in put {
-            if owed.left.len() >= LEFT_LANES_MAX {
+        for (lane, delivery) in stored {
+            if unsent.unarmed.len() >= UNARMED_LANES_MAX {
                 break;
             }
             if !armed.contains(&lane) {
-                owed.left.insert(lane, delivery);
+                unsent.unarmed.insert(lane, delivery);
             }
         }
-        drop(owed);
+        drop(unsent);
         self.called.notify_one();
     }
 
-    /// Sends what is owed, and ends.
+    /// Sends what is unsent, and ends.
     pub fn close(&self) {
-        self.owed.lock().expect("nothing panics while it is held").closed = true;
+        self.unsent.lock().expect("nothing panics while it is held").closed = true;
         self.called.notify_one();
     }
 
@@ -65,17 +65,17 @@ impl Waker {
         while !closed {
             self.called.notified().await;
             let next = Instant::now() + WAKE_PACE;
-            let owed = std::mem::take(&mut *self.owed.lock().expect("nothing panics while it is held"));
-            closed = owed.closed;
-            let left: Vec<_> = owed.left.values().copied().collect();
-            if (owed.armed || !left.is_empty())
-                && let Err(error) = queue::wake(&pool, owed.armed, &left).await
+            let unsent = std::mem::take(&mut *self.unsent.lock().expect("nothing panics while it is held"));
+            closed = unsent.closed;
+            let unarmed: Vec<_> = unsent.unarmed.values().copied().collect();
+            if (unsent.armed || !unarmed.is_empty())
+                && let Err(error) = queue::wake(&pool, unsent.armed, &unarmed).await
             {
                 // Nothing is lost: it is tried again, and the workers look by themselves before long.
                 tracing::warn!(%error, "the workers could not be woken");
-                let mut again = self.owed.lock().expect("nothing panics while it is held");
-                again.armed |= owed.armed;
-                again.left.extend(owed.left);
+                let mut again = self.unsent.lock().expect("nothing panics while it is held");
+                again.armed |= unsent.armed;
+                again.unarmed.extend(unsent.unarmed);
                 self.called.notify_one();
             }
             if !closed {

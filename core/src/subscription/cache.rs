@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    announce::{cache::Watched, changes::Change},
+    announce::{cache::AnnouncedCache, changes::Change},
     event::audience::Audience,
     id::SubscriptionId,
     subscription::{Subscription, store::Subscriptions},
@@ -17,14 +17,14 @@ use crate::{
 /// Subscriptions kept in memory, at most.
 const SUBSCRIPTIONS_MAX: u64 = 50_000;
 /// Wishes of all tenants kept in memory, at most. A tenant with more subscriptions is read for each event anew.
-const WISHES_MAX: u64 = 500_000;
+const INTERESTS_MAX: u64 = 500_000;
 
 /// A cache over [`Subscriptions`]. Ids that are nobody's are remembered too.
 #[derive(Clone)]
 pub struct SubscriptionCache {
     store: Subscriptions,
-    by_id: Watched<Uuid, Option<Arc<Subscription>>>,
-    by_tenant: Watched<String, Arc<Audience>>,
+    by_id: AnnouncedCache<Uuid, Option<Arc<Subscription>>>,
+    by_tenant: AnnouncedCache<String, Arc<Audience>>,
 }
 
 impl SubscriptionCache {
@@ -32,7 +32,11 @@ impl SubscriptionCache {
     #[must_use]
     pub fn new(store: Subscriptions) -> Self {
         let weigh = |audience: &Arc<Audience>| u32::try_from(audience.len() + 1).unwrap_or(u32::MAX);
-        Self { store, by_id: Watched::new(SUBSCRIPTIONS_MAX, |_| 1), by_tenant: Watched::new(WISHES_MAX, weigh) }
+        Self {
+            store,
+            by_id: AnnouncedCache::new(SUBSCRIPTIONS_MAX, |_| 1),
+            by_tenant: AnnouncedCache::new(INTERESTS_MAX, weigh),
+        }
     }
 
     /// The subscription, or `None` where there is none.
@@ -60,16 +64,16 @@ impl SubscriptionCache {
     }
 
     /// Drops what a change touches.
-    pub async fn hear(&self, change: &Change) {
+    pub async fn invalidate(&self, change: &Change) {
         match change {
             Change::Subscription { id, tenant_id } => {
-                self.by_id.forget(id).await;
-                self.by_tenant.forget(tenant_id).await;
+                self.by_id.remove(id).await;
+                self.by_tenant.remove(tenant_id).await;
             }
             Change::ApiKey(_) => {}
             Change::Anything => {
-                self.by_id.forget_all();
-                self.by_tenant.forget_all();
+                self.by_id.clear();
+                self.by_tenant.clear();
             }
         }
     }

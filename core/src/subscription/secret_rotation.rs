@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     Error, Result,
     access::audit::Actor,
-    event::idempotency::{self, Made, Once},
+    event::idempotency::{self, Creation, IdempotentRequest},
     id::SubscriptionId,
     subscription::{
         Subscription, previous_secret,
@@ -27,12 +27,12 @@ impl Subscriptions {
         id: SubscriptionId,
         secret: Option<SigningSecret>,
         overlap_seconds: u32,
-        once: Option<&Once>,
+        idempotent: Option<&IdempotentRequest>,
         answer: impl Fn(&Subscription) -> Vec<u8>,
-    ) -> Result<Made<Subscription>> {
+    ) -> Result<Creation<Subscription>> {
         let mut transaction = self.pool.begin().await?;
-        if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, once).await? {
-            return Ok(Made::Again(answer));
+        if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, idempotent).await? {
+            return Ok(Creation::Before(answer));
         }
         lock(&mut transaction, id).await?;
         let current = self.fetch(&mut transaction, id).await?;
@@ -50,8 +50,8 @@ impl Subscriptions {
         let before = serde_json::json!({"previous_secrets_expire_at": ends(&current)});
         let after = serde_json::json!({"secret": "[changed]", "previous_secrets_expire_at": ends(&rotated)});
         note(&mut transaction, actor, "subscription.secret_rotated", &rotated, Some(before), Some(after)).await?;
-        idempotency::finish(&mut transaction, &self.keyring, once, || answer(&rotated)).await?;
+        idempotency::finish(&mut transaction, &self.keyring, idempotent, || answer(&rotated)).await?;
         transaction.commit().await?;
-        Ok(Made::New(rotated))
+        Ok(Creation::Now(rotated))
     }
 }

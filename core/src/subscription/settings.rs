@@ -158,12 +158,12 @@ impl CustomHeaders {
         serde_json::to_vec(&self.0).expect("a map of strings has a JSON form")
     }
 
-    /// Names and values as they are sent.
+    /// Dns and values as they are sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Names and values as they may be shown: values of headers that sound secret are not.
+    /// Dns and values as they may be shown: values of headers that sound secret are not.
     #[must_use]
     pub fn redacted(&self) -> BTreeMap<String, String> {
         let shown = |(name, value): (&String, &String)| {

@@ -7,11 +7,11 @@ use sqlx::{PgConnection, PgPool, types::Json};
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, Change},
+    access::audit::{self, Actor, NewEntry},
     event::{
-        audience::{Audience, Wish},
+        audience::{Audience, Interest},
         event_type::EventTypePattern,
-        idempotency::{self, Made, Once},
+        idempotency::{self, Creation, IdempotentRequest},
     },
     id::SubscriptionId,
     page::Page,
@@ -60,13 +60,13 @@ impl Subscriptions {
         tenant_id: &str,
         settings: &Settings,
         secret: SigningSecret,
-        once: Option<&Once>,
+        idempotent: Option<&IdempotentRequest>,
         answer: impl Fn(&Subscription) -> Vec<u8>,
-    ) -> Result<Made<Subscription>> {
+    ) -> Result<Creation<Subscription>> {
         let id = SubscriptionId::new();
         let mut transaction = self.pool.begin().await?;
-        if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, once).await? {
-            return Ok(Made::Again(answer));
+        if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, idempotent).await? {
+            return Ok(Creation::Before(answer));
         }
         sqlx::query!(
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
@@ -100,9 +100,9 @@ impl Subscriptions {
         .await?;
         let created = self.fetch(&mut transaction, id).await?;
         note(&mut transaction, actor, "subscription.created", &created, None, Some(created.audited())).await?;
-        idempotency::finish(&mut transaction, &self.keyring, once, || answer(&created)).await?;
+        idempotency::finish(&mut transaction, &self.keyring, idempotent, || answer(&created)).await?;
         transaction.commit().await?;
-        Ok(Made::New(created))
+        Ok(Creation::Now(created))
     }
 
     /// One of them.
@@ -118,14 +118,14 @@ impl Subscriptions {
               ORDER BY id",
             tenant_id
         );
-        let wishes = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
-            Ok(Wish {
+        let interests = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
+            Ok(Interest {
                 id: SubscriptionId(row.id),
                 event_types: EventTypePattern::from_stored(&row.event_types)?,
                 filters: filters_of(row.filters)?,
             })
         });
-        Ok(Audience::new(wishes.collect::<Result<_>>()?))
+        Ok(Audience::new(interests.collect::<Result<_>>()?))
     }
 
     /// The newest first.
@@ -329,7 +329,7 @@ pub(crate) async fn note(
     after: Option<Value>,
 ) -> Result<()> {
     let (tenant_id, target_id) = (Some(subscription.tenant_id.as_str()), subscription.id.to_string());
-    audit::record(connection, Change { tenant_id, actor, action, target_id, before, after }).await
+    audit::record(connection, NewEntry { tenant_id, actor, action, target_id, before, after }).await
 }
 
 fn patterns(settings: &Settings) -> Vec<String> {

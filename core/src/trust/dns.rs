@@ -34,9 +34,9 @@ pub trait Lookup: Send + Sync {
 
 /// How names are looked up: as the system does it, where nobody says otherwise.
 #[derive(Clone)]
-pub struct Names(pub Arc<dyn Lookup>);
+pub struct Dns(pub Arc<dyn Lookup>);
 
-impl Default for Names {
+impl Default for Dns {
     fn default() -> Self {
         Self(Arc::new(Shared::new(|host: String| async move {
             Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect())
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Names that begin with `slow` are found when the gate opens.
+    /// Dns that begin with `slow` are found when the gate opens.
     fn gated(gate: &Arc<Semaphore>, asked: &Arc<AtomicUsize>) -> impl Lookup + use<> {
         let (gate, asked) = (Arc::clone(gate), Arc::clone(asked));
         Shared::new(move |host: String| {

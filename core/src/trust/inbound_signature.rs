@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::{
+    text_enum::text_enum,
     trust::signing_secret::{PUBLIC_KEY_PREFIX, mac},
     validation,
-    words::words,
 };
 
 /// Signatures of one request that are looked at, at most: providers send one or two, Postrider up to five.
@@ -23,7 +23,7 @@ const SECRET_CHARACTERS_MAX: usize = 512;
 /// Bytes of a Standard Webhooks secret, at least: half of what its specification asks of new ones.
 const STANDARD_BYTES_MIN: usize = 12;
 
-words! {
+text_enum! {
     /// Whose way of signing it is.
     pub enum Provider {
         /// `X-Hub-Signature-256: sha256=` and hex, over the body. No timestamp.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    text_enum::text_enum,
     trust::inbound_signature::{Provider, Refused, Verified},
-    words::words,
 };
 
 /// Secrets of one provider that are valid side by side, at most: enough for a rotation.
@@ -19,7 +19,7 @@ pub const TOLERANCE_SECONDS_DEFAULT: u32 = 300;
 /// replay harmless, live for an hour at least.
 pub const TOLERANCE_SECONDS_MAX: u32 = 1800;
 
-words! {
+text_enum! {
     /// What opens a subscription's ingest.
     #[derive(Default)]
     pub enum IngestAuth {

@@ -14,7 +14,7 @@ const BATCH: i64 = 1000;
 const PASSES_MAX: u32 = 10;
 /// What the keys of kept answers begin with that are sealed; those of events hold ids only (see [`crate::event::idempotency`]).
 const MADE: &str = "made:";
-/// Names of unopened rows that are kept, at most.
+/// Dns of unopened rows that are kept, at most.
 const UNOPENED_MAX: usize = 100;
 
 /// What has been done.

@@ -4,11 +4,11 @@
 use chrono::{DateTime, Utc};
 
 use crate::{
+    text_enum::text_enum,
     trust::signing_secret::{SecretKind, SigningSecret, SigningSecrets},
-    words::words,
 };
 
-words! {
+text_enum! {
     /// A way to sign deliveries.
     #[derive(Default)]
     pub enum SignatureScheme {

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::trust::{dns::Names, target_url::TargetUrl};
+use crate::trust::{dns::Dns, target_url::TargetUrl};
 
 /// How long the look-up of a name may take when a target is chosen; a name that does not resolve by then is taken, and
 /// judged at each connection.
@@ -33,12 +33,12 @@ pub struct TargetPolicy {
     /// Whether only `https` will do.
     pub is_https_only: bool,
     /// How names are looked up.
-    pub names: Names,
+    pub dns: Dns,
 }
 
 impl fmt::Debug for TargetPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { allowed_private, is_https_only, names: _ } = self;
+        let Self { allowed_private, is_https_only, dns: _ } = self;
         f.debug_struct("TargetPolicy")
             .field("allowed_private", allowed_private)
             .field("is_https_only", is_https_only)
@@ -119,7 +119,7 @@ impl TargetPolicy {
     /// # Errors
     /// Why there is none.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, Unreachable> {
-        let found = self.names.0.addresses(host).await.map_err(|error| match error.kind() {
+        let found = self.dns.0.addresses(host).await.map_err(|error| match error.kind() {
             io::ErrorKind::ResourceBusy => Unreachable::Busy,
             _ => Unreachable::Unresolved(error.to_string()),
         })?;
@@ -349,7 +349,7 @@ mod tests {
     async fn of_a_names_addresses_only_the_public_ones_are_handed_out() {
         let of = |addresses: &[&str]| {
             let addresses = addresses.iter().map(|address| address.parse().expect(address)).collect();
-            TargetPolicy { names: Names(Arc::new(Answers(addresses))), ..TargetPolicy::default() }
+            TargetPolicy { dns: Dns(Arc::new(Answers(addresses))), ..TargetPolicy::default() }
         };
         let target = TargetUrl::from_stored("https://example.com/").expect("valid");
         let mixed = of(&["10.0.0.1", "1.1.1.1", "::1"]);

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use postrider_core::{
     queue::{
-        self, Claimed, Counts, Disposition, Look, Record,
+        self, ClaimRequest, Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
     },
     upkeep::invariants,
@@ -22,8 +22,8 @@ const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
 /// No delivery.
 const NOBODY: [Uuid; 0] = [];
 
-fn look(rows_max: i32) -> Look {
-    Look { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None }
+fn look(rows_max: i32) -> ClaimRequest {
+    ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None }
 }
 
 /// What is due, once there is something: the lane may be in somebody else's hands for a moment.
@@ -39,8 +39,8 @@ async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
     tokio::time::timeout(SOON, some).await.expect("something is due")
 }
 
-fn record(claimed: &Claimed, disposition: Disposition, kind: Option<ErrorKind>) -> Record {
-    Record {
+fn record(claimed: &Claimed, disposition: Disposition, kind: Option<ErrorKind>) -> Report {
+    Report {
         delivery_id: claimed.delivery_id,
         lease_token: claimed.lease_token,
         lane_id: claimed.lane_id,

@@ -38,7 +38,7 @@ async fn rotate(world: &World, subscription: &str, body: Value) -> Answer {
 async fn delivered(world: &World, subscription: &str) -> Received {
     world.ingest(subscription, "hello").await;
     // A worker that runs would have heard of every change.
-    world.worker.cache().hear(&Change::Anything).await;
+    world.worker.cache().invalidate(&Change::Anything).await;
     assert_eq!(world.drain().await, 1);
     world.receiver.received().pop().unwrap()
 }

@@ -131,7 +131,7 @@ async fn the_publisher_role_may_publish_and_nothing_else() {
     world.subscription("/success").await;
     let mut own = world.pool.acquire().await.unwrap();
     own.execute("SET ROLE postrider_publisher").await.unwrap();
-    // Names of the caller's do not come before Postrider's.
+    // Dns of the caller's do not come before Postrider's.
     own.execute("SET search_path = pg_temp").await.unwrap();
     own.execute("CREATE TEMPORARY TABLE outbox (event_id uuid)").await.ok();
     publish(&mut own, "'a.b', '{}'").await.unwrap();

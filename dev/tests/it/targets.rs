@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::config::Config as ApiConfig;
-use postrider_core::trust::dns::{Addresses, Lookup, Names};
+use postrider_core::trust::dns::{Addresses, Dns, Lookup};
 use reqwest::Method;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -40,9 +40,9 @@ async fn a_name_that_changes_its_mind_gains_nothing() {
     let world = World::new().await;
     let names = Changing::default();
     let mut api = ApiConfig::from(lookup(&world.env)).unwrap();
-    api.target_policy.names = Names(Arc::new(names.clone()));
+    api.target_policy.dns = Dns(Arc::new(names.clone()));
     let mut config = WorkerConfig::from(lookup(&world.env)).unwrap();
-    config.target_policy.names = Names(Arc::new(names.clone()));
+    config.target_policy.dns = Dns(Arc::new(names.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
@@ -117,7 +117,7 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
     let subscription = id(&subscribe("https://127.0.0.1:9443/").await.expect(201));
     for (target, why) in [(world.receiver.url("/success"), "https"), ("https://127.0.0.1:6667/".to_owned(), "6667")] {
         sqlx::query("UPDATE subscriptions SET target_url = $1").bind(&target).execute(&world.pool).await.unwrap();
-        world.worker.cache().hear(&postrider_core::announce::changes::Change::Anything).await;
+        world.worker.cache().invalidate(&postrider_core::announce::changes::Change::Anything).await;
         let delivery = world.ingest(&subscription, "x").await;
         assert_eq!(world.drain().await, 1);
         let attempt = &world.attempts(&delivery).await[0];

@@ -1,7 +1,7 @@
 //! Enums whose variants are words: in the API, the database, logs and metrics the same.
 
 /// Defines such an enum: each variant with its word, and the way there and back.
-macro_rules! words {
+macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$of_variant:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$attribute])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,4 +38,4 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub(crate) use text_enum;

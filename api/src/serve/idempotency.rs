@@ -1,10 +1,10 @@
 //! `Idempotency-Key`: the header of every request that creates something, turned into what the core asks for; and
-//! answers that were kept, turned into answers again.
+//! answers that were stored_answer, turned into answers again.
 
 use poem_openapi::types::ParseFromJSON;
 use postrider_core::{
     Error,
-    event::idempotency::{Once, Source, fingerprint, key},
+    event::idempotency::{IdempotentRequest, KeyNamespace, fingerprint, key},
 };
 use serde_json::Value;
 
@@ -25,17 +25,17 @@ impl KeyTtl {
     ///
     /// # Errors
     /// Unprocessable where the key is not valid.
-    pub fn once(
+    pub fn request(
         self,
         header: Option<&str>,
         tenant_id: &str,
         route: &str,
         body: &[u8],
-    ) -> Result<Option<Once>, ApiError> {
+    ) -> Result<Option<IdempotentRequest>, ApiError> {
         let Some(text) = header else { return Ok(None) };
-        let key = key(Source::Header, text).map_err(|why| ApiError::invalid(HEADER, why))?;
+        let key = key(KeyNamespace::Header, text).map_err(|why| ApiError::invalid(HEADER, why))?;
         let fingerprint = fingerprint([route.as_bytes(), body]);
-        Ok(Some(Once { tenant_id: tenant_id.to_owned(), key, fingerprint, ttl_seconds: self.seconds }))
+        Ok(Some(IdempotentRequest { tenant_id: tenant_id.to_owned(), key, fingerprint, ttl_seconds: self.seconds }))
     }
 }
 
@@ -43,7 +43,7 @@ impl KeyTtl {
 ///
 /// # Errors
 /// Internal, where it is not one.
-pub fn kept<T: ParseFromJSON>(answer: &[u8]) -> Result<T, ApiError> {
+pub fn stored_answer<T: ParseFromJSON>(answer: &[u8]) -> Result<T, ApiError> {
     let value: Value = serde_json::from_slice(answer).map_err(Error::internal)?;
     let parsed = T::parse_from_json(Some(value)).map_err(|error| Error::internal(error.into_message()))?;
     Ok(parsed)
