@@ -280,9 +280,10 @@ impl EventsApi {
         let tenant = event::get(&self.0.pool, id).await?.tenant_id;
         let route = format!("POST /events/{id}/replay");
         let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
-        let made = replay_now::of_event(&self.0.pool, &self.0.keyring, &self.0.cache, (id, to), idempotent.as_ref(), |ids| {
-            Replayed::of(ids).to_json_string().into_bytes()
-        });
+        let made =
+            replay_now::of_event(&self.0.pool, &self.0.keyring, &self.0.cache, (id, to), idempotent.as_ref(), |ids| {
+                Replayed::of(ids).to_json_string().into_bytes()
+            });
         Ok(ReplayedResponse::Accepted(Json(match made.await? {
             Creation::Now(ids) => Replayed::of(&ids),
             Creation::Before(answer) => stored_answer(&answer)?,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use postrider_core::{access::api_key::ApiKeyCache, announce::changes, upkeep::partition};
+use postrider_core::{access::api_key::ApiKeyCache, announce::changes, upkeep};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
-    config.database.migrate().await.context("the database could not be brought up to date")?;
+    upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let listener = TcpListener::bind(&config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("api ready on http://{}", listener.local_addr()?);
@@ -53,7 +53,6 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (app, writer) = App::new(config, metrics);
-    partition::ensure(&app.pool).await.context("partitions could not be created")?;
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
     beside.spawn(changes::follow(app.pool.clone(), config.database.channel(changes::CHANNEL), move |change| {

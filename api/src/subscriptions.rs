@@ -77,7 +77,8 @@ impl SubscriptionsApi {
         body: JsonBody<SubscriptionInput>,
     ) -> Result<Created, ApiError> {
         let tenant = key.creates_for(body.value.tenant_id.as_deref())?;
-        let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
+        let idempotent =
+            self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
         self.0.vet(&body.value.target_url).await?;
         let (settings, secret) = body.value.parse(&self.0.target_policy, None)?;
         let kind = settings.signature_scheme.secret_kind();

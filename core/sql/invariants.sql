@@ -22,10 +22,10 @@ SELECT 'queue row without a lane', q.delivery_id
 UNION ALL
 SELECT 'lane due later than its delivery', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
- WHERE l.due_at > greatest(q.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp())
+ WHERE l.due_at > greatest(q.due_at, l.held_until, l.drained_at + lane_linger(), clock_timestamp())
 UNION ALL
 SELECT 'lane due before its hold ends', l.id
-  FROM lanes l WHERE l.due_at < l.hold_until
+  FROM lanes l WHERE l.due_at < l.held_until
 
 -- 3. The attempts counted are the attempts logged, plus the one in flight.
 UNION ALL
@@ -48,6 +48,6 @@ SELECT 'succeeded delivery whose last attempt failed', d.id
 UNION ALL
 SELECT 'lease long expired', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
- WHERE q.lease_token IS NOT NULL AND l.hold_until < now() AND q.due_at < now() - interval '60 seconds'
+ WHERE q.lease_token IS NOT NULL AND l.held_until < now() AND q.due_at < now() - interval '60 seconds'
 
  LIMIT 100

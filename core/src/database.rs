@@ -1,5 +1,7 @@
 //! Connections: which sessions there are, how each is set up, and bringing the schema up to date at start.
 
+mod functions;
+
 use std::time::Duration;
 
 use sqlx::{
@@ -8,20 +10,46 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// The migrations, embedded in the binaries.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
-
 /// How long anything waits for a connection before it says that the database is away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement of the management API may take.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one ingest statement may take. `lane_linger()` in the migrations must be longer.
+/// How long one ingest statement may take. `lane_linger()` in `sql/functions` must be longer.
 pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we wait for the answer to a statement of the queue, whatever the server does: longer than its own limit for
 /// ingest, so that only a server that is frozen or cut off is given up.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a start tries to reach the database, a second apart, before it gives up.
 const START_TRIES_MAX: u32 = 30;
+
+/// Held by whoever brings a schema up to date.
+const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"postride");
+
+/// Why a schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The database is away, or refused a statement.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A migration that has been run reads otherwise than ours: the schema was made by a version that was never released.
+    #[error(
+        "the schema was made by another version of Postrider's migrations ({0}), which cannot be brought up to date; \
+         use another schema or database, or remove this one if nothing in it is needed"
+    )]
+    Foreign(MigrateError),
+    /// A migration failed.
+    #[error(transparent)]
+    Failed(MigrateError),
+}
+
+impl From<MigrateError> for MigrationError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => Self::Foreign(error),
+            error => Self::Failed(error),
+        }
+    }
+}
 
 /// Which database, and which schema in it.
 #[derive(Clone, Debug)]
@@ -79,16 +107,15 @@ impl DatabaseConfig {
         format!("{}_{suffix}", self.schema)
     }
 
-    /// Waits for the database, then creates the schema and runs the migrations that it lacks. Several processes may
-    /// do so at once: one works, the others wait and find nothing to do.
+    /// Waits for the database, then brings the schema up to date: migrations, functions, and partitions of the days to
+    /// come. Several processes may do so at once: one works, the others wait and find nothing to do. A schema that a
+    /// newer version of Postrider has brought further is left as it is.
     ///
     /// # Errors
-    /// When the database stays away, or a migration fails.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
+    /// When the database stays away, its schema is not one of ours, or a migration fails.
+    pub async fn migrate(&self) -> Result<(), MigrationError> {
         let mut connection = self.connect_patiently().await?;
-        // Locked apart from the migrations' own lock, which needs the schema to be there.
-        let lock = i64::from_be_bytes(*b"postride");
-        sqlx::query("SELECT pg_advisory_lock($1)").bind(lock).execute(&mut connection).await?;
+        sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
         let known = sqlx::query_scalar::<_, bool>("SELECT to_regnamespace($1) IS NOT NULL")
             .bind(&self.schema)
             .fetch_one(&mut connection)
@@ -98,8 +125,8 @@ impl DatabaseConfig {
             let create = format!("CREATE SCHEMA \"{}\"", self.schema);
             connection.execute(sqlx::AssertSqlSafe(create)).await?;
         }
-        sqlx::query("SELECT pg_advisory_unlock($1)").bind(lock).execute(&mut connection).await?;
-        MIGRATIONS.run_direct(None, &mut connection, false).await?;
+        migrations().run_direct(None, &mut connection, false).await?;
+        functions::install(&mut connection).await?;
         connection.close().await?;
         Ok(())
     }
@@ -127,6 +154,14 @@ impl DatabaseConfig {
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::MAX)
             .log_statements(tracing::log::LevelFilter::Off)
     }
+}
+
+/// The migrations, embedded in the binaries. Those of a newer version that have been run already are no obstacle; our
+/// own lock is held while they run.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("../migrations");
+    migrations.set_ignore_missing(true).set_locking(false);
+    migrations
 }
 
 /// Runs a query on a connection of the pool, and gives it up after [`ANSWER_TIMEOUT`]: a server that was frozen or cut

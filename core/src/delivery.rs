@@ -54,7 +54,7 @@ pub struct Delivery {
     /// Where it stands.
     pub status: Status,
     /// Attempts so far, one that is under way included.
-    pub attempt_count: i16,
+    pub attempt_count: i32,
     /// When the next attempt is due; only while pending.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// HTTP status of the last finished attempt.
@@ -90,8 +90,8 @@ struct Row {
     stored: String,
     leased: Option<bool>,
     due_at: Option<DateTime<Utc>>,
-    attempt_count: Option<i16>,
-    last_number: Option<i16>,
+    attempt_count: Option<i32>,
+    last_number: Option<i32>,
     last_status_code: Option<i16>,
     last_error: Option<String>,
     created_at: DateTime<Utc>,
@@ -182,7 +182,7 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
            FROM unnest($1::uuid[]) AS i (id)
           CROSS JOIN LATERAL (SELECT x.id, x.event_id, x.subscription_id FROM deliveries x
                                WHERE x.id = i.id AND x.status <> 'pending' FOR UPDATE OFFSET 0) d
-          CROSS JOIN LATERAL (SELECT coalesce(max(x.number), 0::smallint) AS made
+          CROSS JOIN LATERAL (SELECT coalesce(max(x.number), 0) AS made
                                 FROM attempts x WHERE x.delivery_id = i.id OFFSET 0) a
            LEFT JOIN LATERAL (SELECT x.lane_id FROM inline_deliveries x WHERE x.delivery_id = i.id OFFSET 0) l ON true
           WHERE EXISTS (SELECT FROM events e WHERE e.id = d.event_id)

@@ -1,21 +1,29 @@
 //! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements themselves
-//! are functions in the database (`migrations/0003_lanes.sql`, `0006_fan_out.sql`); here is the typed way to call them.
-//! How events get in stands in [`crate::queue::accept`].
+//! are functions in the database, one file each in `sql/functions`; here is the typed way to call them. How events get in
+//! stands in [`accept`], how workers read what they deliver in [`payload`].
 
 pub mod accept;
 pub mod attempt;
 pub mod intake;
+pub mod payload;
 pub mod retry_policy;
+pub(crate) mod rows;
 pub mod waker;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
-use crate::{Result, database::bounded, queue::attempt::Outcome};
+use crate::{
+    Result,
+    database::bounded,
+    queue::{
+        attempt::Outcome,
+        rows::{OutcomeRow, StatusWord},
+    },
+};
 
 /// What the wake-up channel's name ends in.
 pub const WAKE_CHANNEL: &str = "wake";
@@ -32,37 +40,21 @@ pub struct Claimed {
     /// To whom; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,
     /// Number of this attempt; 1 is the first.
-    pub attempt_number: i16,
+    pub attempt_number: i32,
     /// Earlier attempts that do not count against the retry policy.
-    pub attempts_before: i16,
+    pub attempts_before: i32,
     /// Fences the outcome.
     pub lease_token: i64,
-    /// How long the lease lasts, from the claim.
+    /// Milliseconds that the lease lasts, from the claim.
     pub lease_ms: i32,
-    /// The event; `None` where it is gone.
-    pub event: Option<ClaimedEvent>,
-}
-
-/// The event of a claimed delivery.
-#[derive(Clone, Debug)]
-pub struct ClaimedEvent {
-    /// Its type.
-    pub event_type: String,
-    /// What its payload is.
-    pub content_type: String,
-    /// Byte for byte what was accepted.
-    pub payload: Bytes,
-    /// When it was accepted.
-    pub created_at: DateTime<Utc>,
-    /// How long it is still wanted, from the claim; zero where it has expired.
-    pub expires_in: Option<Duration>,
 }
 
 impl Claimed {
     /// Number of this attempt within the retry policy's present round; 1 is the first.
     #[must_use]
     pub fn attempt_in_round(&self) -> u16 {
-        self.attempt_number.saturating_sub(self.attempts_before).max(1).unsigned_abs()
+        let number = self.attempt_number.saturating_sub(self.attempts_before).max(1);
+        u16::try_from(number).unwrap_or(u16::MAX)
     }
 }
 
@@ -123,7 +115,7 @@ pub struct Report {
     /// Whose it is; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,
     /// Number of the attempt.
-    pub attempt_number: i16,
+    pub attempt_number: i32,
     /// What was tried and came of it; `None` where no attempt was made.
     pub outcome: Option<Outcome>,
     /// What becomes of the delivery.
@@ -144,40 +136,20 @@ pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Leases due deliveries.
-pub async fn claim(pool: &PgPool, look: &ClaimRequest) -> Result<Vec<Claimed>> {
-    let rows = sqlx::query!(
-        r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!",
-                  subscription_id,
+/// Leases due deliveries. Their events are read afterwards, by [`payload::read`].
+pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
+    let rows = sqlx::query_as!(
+        Claimed,
+        r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!", subscription_id,
                   attempt_number AS "attempt_number!", attempts_before AS "attempts_before!",
-                  lease_token AS "lease_token!", lease_ms AS "lease_ms!",
-                  event_type, content_type, payload, event_created_at, event_expires_in_ms
+                  lease_token AS "lease_token!", lease_ms AS "lease_ms!"
              FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz))"#,
-        look.lanes_max,
-        look.rows_max,
-        &look.skip,
-        look.lanes_from,
+        request.lanes_max,
+        request.rows_max,
+        &request.skip,
+        request.lanes_from,
     );
-    let claimed = bounded!(pool, rows.fetch_all)?.into_iter().map(|row| Claimed {
-        delivery_id: row.delivery_id,
-        event_id: row.event_id,
-        lane_id: row.lane_id,
-        subscription_id: row.subscription_id,
-        attempt_number: row.attempt_number,
-        attempts_before: row.attempts_before,
-        lease_token: row.lease_token,
-        lease_ms: row.lease_ms,
-        event: (row.event_type.zip(row.content_type).zip(row.payload).zip(row.event_created_at)).map(
-            |(((event_type, content_type), payload), created_at)| ClaimedEvent {
-                event_type,
-                content_type,
-                payload: payload.into(),
-                created_at,
-                expires_in: row.event_expires_in_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())),
-            },
-        ),
-    });
-    Ok(claimed.collect())
+    Ok(bounded!(pool, rows.fetch_all)?)
 }
 
 /// The database's time, and when the next lane is due, where any is.
@@ -212,77 +184,45 @@ pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<
 }
 
 /// Writes outcomes down in one durable transaction; answers the deliveries it applied to. An outcome whose lease was
-/// lost meanwhile changes nothing. One delivery may stand in `records` only once.
-pub async fn record(pool: &PgPool, records: &[Report]) -> Result<Vec<Uuid>> {
-    let columns: Vec<_> = records.iter().map(Columns::of).collect();
-    let applied = sqlx::query_scalar!(
-        r#"SELECT record_outcomes($1, $2, $3::text[]::delivery_status[], $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-                                  $14, $15, $16) AS "applied!""#,
-        &records.iter().map(|record| record.delivery_id).collect::<Vec<_>>(),
-        &records.iter().map(|record| record.lease_token).collect::<Vec<_>>(),
-        &columns.iter().map(|column| column.status).collect::<Vec<_>>() as _,
-        &records.iter().map(|record| record.attempt_number).collect::<Vec<_>>(),
-        &columns.iter().map(|column| column.delay_ms).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.excused).collect::<Vec<_>>(),
-        &columns.iter().map(|column| column.started_at).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.duration_ms).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.status_code).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.error_kind).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.error.as_deref()).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.headers).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.body).collect::<Vec<_>>() as _,
-        &columns.iter().map(|column| column.truncated).collect::<Vec<_>>(),
-        &columns.iter().map(|column| column.hold_ms).collect::<Vec<_>>() as _,
-        &records.iter().map(|record| record.subscription_id).collect::<Vec<_>>() as _,
-    );
+/// lost meanwhile changes nothing. One delivery may stand in `reports` only once.
+pub async fn record(pool: &PgPool, reports: &[Report]) -> Result<Vec<Uuid>> {
+    let outcomes: Vec<_> = reports.iter().map(outcome_row).collect();
+    let applied = sqlx::query_scalar!(r#"SELECT record_outcomes($1) AS "applied!""#, outcomes as _);
     Ok(bounded!(pool, applied.fetch_one)?)
 }
 
-/// A record as the columns of `record_outcomes`.
-struct Columns<'a> {
-    status: &'static str,
-    delay_ms: Option<i64>,
-    excused: bool,
-    hold_ms: Option<i64>,
-    started_at: Option<DateTime<Utc>>,
-    duration_ms: Option<i32>,
-    status_code: Option<i16>,
-    error_kind: Option<&'static str>,
-    error: Option<String>,
-    headers: Option<Json<&'a [(String, String)]>>,
-    body: Option<&'a [u8]>,
-    truncated: bool,
-}
-
-impl<'a> Columns<'a> {
-    fn of(record: &'a Report) -> Self {
-        let outcome = record.outcome.as_ref();
-        let response = outcome.and_then(|outcome| outcome.response.as_ref());
-        let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
-        let (status, delay_ms, hold_ms, excused) = match record.disposition {
-            Disposition::Succeeded => ("succeeded", None, None, false),
-            Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
-            Disposition::Canceled => ("canceled", None, None, false),
-            Disposition::Retry { after, lane_rests, counts } => {
-                // An attempt that was not made is given back as a number, so there is nothing to excuse.
-                let excused = counts == Counts::No && outcome.is_some();
-                ("pending", Some(millis(after)), lane_rests.map(millis), excused)
-            }
-        };
-        Self {
-            status,
-            delay_ms,
-            excused,
-            hold_ms,
-            started_at: outcome.map(|outcome| outcome.started_at),
-            duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),
-            status_code: response.map(|response| i16::try_from(response.status_code).unwrap_or(i16::MAX)),
-            error_kind: failure.map(|failure| failure.kind.as_str()),
-            error: failure.map(|failure| failure.message.replace('\0', "\u{fffd}")),
-            headers: response.map(|response| Json(response.headers.as_slice())),
-            body: response.map(|response| response.body.as_slice()),
-            truncated: response.is_some_and(|response| response.truncated),
+/// A report as `record_outcomes` takes it.
+fn outcome_row(report: &Report) -> OutcomeRow<'_> {
+    let outcome = report.outcome.as_ref();
+    let response = outcome.and_then(|outcome| outcome.response.as_ref());
+    let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+    let (status, delay_ms, rest_ms, is_excused) = match report.disposition {
+        Disposition::Succeeded => ("succeeded", None, None, false),
+        Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
+        Disposition::Canceled => ("canceled", None, None, false),
+        Disposition::Retry { after, lane_rests, counts } => {
+            // An attempt that was not made is given back as a number, so there is nothing to excuse.
+            let is_excused = counts == Counts::No && outcome.is_some();
+            ("pending", Some(millis(after)), lane_rests.map(millis), is_excused)
         }
+    };
+    OutcomeRow {
+        delivery_id: report.delivery_id,
+        lease_token: report.lease_token,
+        subscription_id: report.subscription_id,
+        status: StatusWord(status),
+        delay_ms,
+        rest_ms,
+        is_excused,
+        number: report.attempt_number,
+        started_at: outcome.map(|outcome| outcome.started_at),
+        duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),
+        status_code: response.map(|response| i16::try_from(response.status_code).unwrap_or(i16::MAX)),
+        error_kind: failure.map(|failure| failure.kind.as_str()),
+        error: failure.map(|failure| failure.message.replace('\0', "\u{fffd}")),
+        response_headers: response.map(|response| Json(response.headers.as_slice())),
+        response_body: response.map(|response| response.body.as_slice()),
+        response_truncated: response.is_some_and(|response| response.truncated),
     }
 }
 

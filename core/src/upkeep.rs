@@ -3,3 +3,18 @@
 pub mod invariants;
 pub mod maintenance;
 pub mod partition;
+
+use crate::database::{DatabaseConfig, MigrationError, Session};
+
+/// Brings a schema up to date, as every process does at its start: migrations, functions, and the partitions of the days
+/// to come. Safe from many processes at once.
+///
+/// # Errors
+/// As [`DatabaseConfig::migrate`]; or when partitions cannot be made.
+pub async fn bring_up_to_date(database: &DatabaseConfig) -> Result<(), MigrationError> {
+    database.migrate().await?;
+    let pool = database.pool(Session::Management, 1);
+    let ensured = partition::ensure(&pool).await;
+    pool.close().await;
+    Ok(ensured?)
+}

@@ -22,6 +22,11 @@ pub async fn prepare(check: bool) -> Result<()> {
     let mut connection = PgConnection::connect(&url).await?;
     sqlx::query("CREATE SCHEMA postrider").execute(&mut connection).await?;
     Migrator::new(root.join("migrations").as_path()).await?.run(&mut connection).await?;
+    for (name, function) in listing(&root.join("core/sql/functions"))? {
+        if name.ends_with(".sql") {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(function)).execute(&mut connection).await.context(name)?;
+        }
+    }
 
     let fresh = root.join("target/sqlx-fresh");
     let _ = fs::remove_dir_all(&fresh);

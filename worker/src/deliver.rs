@@ -17,6 +17,7 @@ use postrider_core::{
     queue::{
         Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
+        payload::ClaimedEvent,
         retry_policy::{Next, is_hopeless, next_step},
     },
     subscription::{StateChange, Subscription, cache::SubscriptionCache, store::Subscriptions},
@@ -25,7 +26,10 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::sender::Sender;
+use crate::{
+    payloads::{HeldEvent, Payload, Payloads},
+    sender::Sender,
+};
 
 /// Why a subscription that answered 410 is disabled.
 const GONE: &str = "the receiver answered 410 Gone";
@@ -49,6 +53,8 @@ pub struct Courier {
     pub pool: PgPool,
     /// Opens their secrets.
     pub keyring: Keyring,
+    /// Holds what is delivered.
+    pub payloads: Payloads,
     /// Canceled when what is in flight has had its time.
     pub cut_off: CancellationToken,
 }
@@ -56,7 +62,7 @@ pub struct Courier {
 impl Courier {
     /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and says
     /// what becomes of it.
-    pub async fn deliver(&self, claimed: Claimed, claimed_at: Instant) -> Report {
+    pub async fn deliver(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) -> Report {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
@@ -72,20 +78,26 @@ impl Courier {
             }
         };
         let destination = owner.destination();
-        let expires_in = claimed.event.as_ref().and_then(|event| event.expires_in);
-        if expires_in.is_some_and(|left| left <= claimed_at.elapsed()) {
+        let timeout = Duration::from_millis(destination.timeout_ms.into());
+        let Ok(held) = self.held(&claimed, payload, time_left(&claimed, claimed_at).saturating_sub(timeout)).await
+        else {
+            return not_attempted(&claimed, released(OUR_FAULT_DELAY));
+        };
+        let event = held.as_ref().map(|held| &held.event);
+        let expires_at = event.and_then(|event| event.expires_at);
+        if expires_at.is_some_and(|expires_at| expires_at <= Instant::now()) {
             return not_attempted(&claimed, Disposition::Canceled);
         }
         if is_hopeless(destination.retry_policy, claimed.attempt_in_round()) {
             return not_attempted(&claimed, Disposition::DeadLetter { lane_rests: None });
         }
-        if !has_time(&claimed, claimed_at, destination.timeout_ms) {
+        if time_left(&claimed, claimed_at) <= timeout {
             return not_attempted(&claimed, released(OUR_FAULT_DELAY));
         }
 
         let outcome = tokio::select! {
             biased;
-            outcome = self.attempt(destination, &claimed) => outcome,
+            outcome = self.attempt(destination, &claimed, event) => outcome,
             () = self.cut_off.cancelled() => cut_short(claimed_at),
         };
         if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
@@ -97,7 +109,7 @@ impl Courier {
                 Next::Done => Disposition::Succeeded,
                 Next::Retry { after, lane_rests } => {
                     // One that expires before its next attempt is canceled when it expires.
-                    let left = expires_in.map(|left| left.saturating_sub(claimed_at.elapsed()));
+                    let left = expires_at.map(|expires_at| expires_at.saturating_duration_since(Instant::now()));
                     let after = left.map_or(after, |left| after.min(left));
                     Disposition::Retry { after, lane_rests, counts: Counts::Yes }
                 }
@@ -123,8 +135,23 @@ impl Courier {
         Ok(inline.map(Owner::Inline))
     }
 
-    async fn attempt(&self, destination: Destination<'_>, claimed: &Claimed) -> Outcome {
-        let Some(event) = &claimed.event else {
+    /// The event with its payload; `None` where it does not exist any more.
+    async fn held(&self, claimed: &Claimed, payload: Payload, within: Duration) -> Result<Option<Arc<HeldEvent>>> {
+        match payload {
+            Payload::Held(held) => Ok(Some(held)),
+            Payload::Gone => Ok(None),
+            Payload::Later(bytes) => {
+                let read = self.payloads.read_one(claimed.event_id, bytes, within).await;
+                read.inspect_err(|error| {
+                    let delivery_id = DeliveryId(claimed.delivery_id);
+                    tracing::warn!(%error, %delivery_id, "the event of a delivery could not be read");
+                })
+            }
+        }
+    }
+
+    async fn attempt(&self, destination: Destination<'_>, claimed: &Claimed, event: Option<&ClaimedEvent>) -> Outcome {
+        let Some(event) = event else {
             let failure = Failure::new(ErrorKind::PayloadGone, "the event has been removed");
             return Outcome { started_at: chrono::Utc::now(), failure: Some(failure), ..Outcome::default() };
         };
@@ -157,11 +184,10 @@ impl Owner {
     }
 }
 
-/// Whether a whole attempt fits into what is left of the lease. A worker that was asleep finds its leases lost, and
-/// should not send what another worker is sending.
-fn has_time(claimed: &Claimed, claimed_at: Instant, timeout_ms: u32) -> bool {
-    let lease = Duration::from_millis(claimed.lease_ms.unsigned_abs().into());
-    claimed_at.elapsed() + Duration::from_millis(timeout_ms.into()) < lease
+/// What is left of the lease. A worker that was asleep finds its leases lost, and should not send what another worker is
+/// sending: an attempt begins only where all of it fits.
+fn time_left(claimed: &Claimed, claimed_at: Instant) -> Duration {
+    Duration::from_millis(claimed.lease_ms.unsigned_abs().into()).saturating_sub(claimed_at.elapsed())
 }
 
 fn cut_short(claimed_at: Instant) -> Outcome {

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     deliver::Courier,
+    payloads::Payload,
     places::{Place, Places},
 };
 
@@ -131,9 +132,12 @@ impl Dispatcher {
         let claimed = queue::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         let busy = claimed.len() >= MANY;
+        let payloads = self.courier.payloads.read(&claimed).await;
         for claimed in claimed {
-            self.start(claimed, claimed_at);
+            let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
+            self.start(claimed, payload, claimed_at);
         }
+        drop(payloads);
         let next = queue::next_due(&self.pool, &look.skip, look.lanes_from).await?;
         progress.came_to(&next);
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
@@ -163,12 +167,12 @@ impl Dispatcher {
         }
     }
 
-    fn start(&self, claimed: Claimed, claimed_at: Instant) {
+    fn start(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) {
         let place = self.places.take(claimed.lane_id);
         let courier = self.courier.clone();
         let outcomes = self.outcomes.clone();
         self.tasks.spawn(async move {
-            let record = courier.deliver(claimed, claimed_at).await;
+            let record = courier.deliver(claimed, payload, claimed_at).await;
             // The recorder outlives all senders.
             let _ = outcomes.send((record, place)).await;
         });

@@ -11,6 +11,7 @@ pub mod dispatcher;
 pub mod fan_out;
 pub mod health;
 pub mod janitor;
+pub mod payloads;
 pub mod places;
 pub mod recorder;
 pub mod sender;
@@ -31,7 +32,10 @@ use postrider_core::{
     queue::{self, ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, store::Subscriptions},
     trust::rekey,
-    upkeep::invariants::{self, Violation},
+    upkeep::{
+        self,
+        invariants::{self, Violation},
+    },
 };
 use sqlx::PgPool;
 use tokio::{
@@ -45,6 +49,7 @@ use crate::{
     deliver::Courier,
     dispatcher::Dispatcher,
     fan_out::FanOut,
+    payloads::{PAYLOAD_BYTES_MAX, Payload, Payloads},
     places::{Place, Places},
     sender::Sender,
 };
@@ -54,6 +59,9 @@ const GENERAL_CONNECTIONS_MAX: u32 = 12;
 
 /// Connections that make deliveries: of what is published, of what is replayed, and a wake-up.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
+
+/// Connections that read large payloads.
+const PAYLOAD_CONNECTIONS_MAX: u32 = 2;
 
 /// How long a connection to the health server may say nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -82,6 +90,8 @@ impl Worker {
     /// When the machine has no usable TLS trust store.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
+        let claims = config.database.pool(Session::Queue, 1);
+        let payloads = config.database.pool(Session::Queue, PAYLOAD_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
         let courier = Courier {
             sender: Sender::new(config.target_policy.clone(), config.authorities.clone())
@@ -90,10 +100,11 @@ impl Worker {
             subscriptions,
             pool: general.clone(),
             keyring: config.keyring.clone(),
+            payloads: Payloads::new(claims.clone(), payloads, PAYLOAD_BYTES_MAX),
             cut_off: CancellationToken::new(),
         };
         Ok(Self {
-            claims: config.database.pool(Session::Queue, 1),
+            claims,
             records: config.database.pool(Session::Queue, 1),
             fan_outs: config.database.pool(Session::FanOut, FAN_OUT_CONNECTIONS_MAX),
             general,
@@ -197,11 +208,13 @@ impl Worker {
             }
             done += claimed.len();
             let courier = &self.courier;
+            let payloads = courier.payloads.read(&claimed).await;
             let attempts: JoinSet<_> = claimed
                 .into_iter()
                 .map(|claimed| {
                     let courier = courier.clone();
-                    async move { courier.deliver(claimed, claimed_at).await }
+                    let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
+                    async move { courier.deliver(claimed, payload, claimed_at).await }
                 })
                 .collect();
             recorder::record(&self.records, &attempts.join_all().await).await?;
@@ -244,7 +257,7 @@ async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, du
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
-    config.database.migrate().await.context("the database could not be brought up to date")?;
+    upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let listen = config.listen.clone();
     let worker = Worker::new(config)?;
     let routes = health::routes(worker.general.clone(), metrics);
@@ -269,7 +282,7 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
 /// # Errors
 /// When something cannot be opened, or the database is away.
 pub async fn rekey(config: Config) -> anyhow::Result<()> {
-    config.database.migrate().await.context("the database could not be brought up to date")?;
+    upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let pool = config.database.pool(Session::Queue, 1);
     let rekeyed = rekey::rekey(&pool, &config.keyring).await?;
     println!("{} rows were sealed anew", rekeyed.resealed);

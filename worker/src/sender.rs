@@ -13,11 +13,12 @@ use postrider_core::{
     delivery::destination::Destination,
     id::{DeliveryId, EventId},
     queue::{
-        Claimed, ClaimedEvent,
+        Claimed,
         attempt::{
             ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
             Response, parse_retry_after,
         },
+        payload::ClaimedEvent,
     },
     trust::{
         signature::Message,

@@ -74,7 +74,7 @@ pub struct DeliveryView {
     /// Where it stands.
     status: StatusName,
     /// Attempts so far, one that is under way included.
-    attempt_count: u16,
+    attempt_count: u32,
     /// When the next attempt is due; only while pending.
     next_attempt_at: Option<DateTime<Utc>>,
     /// HTTP status of the last finished attempt, where an answer arrived.
@@ -96,7 +96,7 @@ pub struct DeliveryView {
 #[oai(skip_serializing_if_is_none)]
 pub struct AttemptView {
     /// 1 is the first.
-    number: u16,
+    number: u32,
     /// When the request began.
     started_at: DateTime<Utc>,
     /// Milliseconds until the answer was read or the attempt failed; absent where the worker died meanwhile.

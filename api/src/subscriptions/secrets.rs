@@ -133,7 +133,8 @@ impl SecretsApi {
         problems.require(within, "overlap_seconds", format!("must be from 0 to {OVERLAP_SECONDS_MAX}"));
         problems.into_result()?;
         let answer = |rotated: &Subscription| SubscriptionView::with_secret(rotated).to_json_string().into_bytes();
-        let made = self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, idempotent.as_ref(), answer).await?;
+        let made =
+            self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, idempotent.as_ref(), answer).await?;
         Ok(Json(match made {
             Creation::Now(rotated) => {
                 self.0.forget(&rotated).await;

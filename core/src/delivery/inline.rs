@@ -11,8 +11,9 @@ use crate::{
     delivery::destination::Destination,
     id::DeliveryId,
     queue::{
-        accept::{Accepted, NewEvent, repeated, stored_metadata},
+        accept::{Accepted, NewEvent, repeated},
         retry_policy::RetryPolicy,
+        rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
     },
     subscription::settings::{CustomHeaders, lease_ms},
     trust::{
@@ -86,35 +87,29 @@ pub async fn accept(
     let (id, inline) = delivery;
     let lane_id = inline.lane(&event.tenant_id);
     let sealed = |secret: &[u8]| keyring.seal(secret, id.0.as_bytes());
-    let answer = event.key.as_ref().map(|key| {
-        let mut answer = vec![key.verdict];
-        answer.extend_from_slice(id.0.as_bytes());
-        answer
-    });
+    let new_delivery = NewDeliveryRow {
+        id: id.0,
+        event_id: event.id.0,
+        tenant_id: &event.tenant_id,
+        subscription_id: None,
+        lane_id,
+        lease_ms: Some(i32::try_from(lease_ms(inline.timeout_ms)).unwrap_or(i32::MAX)),
+        due_at: event.deliver_at,
+        replay_of: None,
+    };
+    let keys: Vec<_> = EventKeyRow::of(event, std::iter::once(id)).into_iter().collect();
     let row = sqlx::query!(
         r#"SELECT armed AS "armed!", known AS "known: Vec<Option<Uuid>>",
                   known_fingerprints AS "fingerprints: Vec<Option<Vec<u8>>>",
                   known_answers AS "answers: Vec<Option<Vec<u8>>>"
-             FROM accept_inline($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                                $20, $21)"#,
-        event.id.0,
-        event.tenant_id,
-        event.event_type.as_str(),
-        event.content_type,
-        &*event.payload,
-        stored_metadata(&event.metadata) as _,
-        event.deliver_at,
-        event.expires_at,
-        event.key.as_ref().map(|key| key.text.as_str()),
-        event.key.as_ref().map(|key| key.fingerprint.as_slice()),
-        answer,
+             FROM accept_inline($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+        NewEventRow::of(event, true) as _,
+        new_delivery as _,
+        keys as _,
         i64::from(key_ttl_seconds) * 1000,
-        id.0,
-        lane_id,
         inline.target_url.as_str(),
         inline.retry_policy.stored() as _,
         i32::try_from(inline.timeout_ms).unwrap_or(i32::MAX),
-        i32::try_from(lease_ms(inline.timeout_ms)).unwrap_or(i32::MAX),
         inline.secrets.as_ref().map(|secrets| sealed(secrets.current.reveal().as_bytes())),
         sealed(&inline.headers.to_json()),
         inline.signature_scheme.as_str(),
@@ -122,12 +117,14 @@ pub async fn accept(
     let row = bounded!(pool, row.fetch_one)?;
     let (known, fingerprints, answers) =
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
-    let accepted = repeated(
-        event.key.as_ref(),
-        known.first().copied().flatten(),
-        fingerprints.first().and_then(Option::as_deref),
-        answers.first().and_then(Option::as_deref),
-    );
+    let accepted = event.key.as_ref().map_or(Accepted::New, |key| {
+        repeated(
+            key,
+            known.first().copied().flatten(),
+            fingerprints.first().and_then(Option::as_deref),
+            answers.first().and_then(Option::as_deref),
+        )
+    });
     match accepted {
         Accepted::KeyReused => Err(Error::KeyReused),
         accepted => Ok(Stored { accepted, lane_id, armed: row.armed }),

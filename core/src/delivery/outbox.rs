@@ -12,7 +12,10 @@ use crate::{
     Error, Result,
     event::{audience::Facts, event_type::EventType},
     id::{DeliveryId, EventId, SubscriptionId},
-    queue::accept::{Atomicity, NewDelivery, NewEvent, accept},
+    queue::{
+        accept::{Atomicity, NewDelivery, NewEvent, Origin, accept, store_deliveries},
+        rows::NewDeliveryRow,
+    },
     subscription::cache::SubscriptionCache,
 };
 
@@ -147,21 +150,11 @@ async fn store_part(
     let rest = wanting.split_off(wanting.len().min(DELIVERIES_PER_STEP_MAX));
     let event = with_deliveries(event, &wanting);
     let subscriptions: Vec<_> = wanting.iter().map(|id| id.0).collect();
-    let count = subscriptions.len();
     let armed = if begun_to.is_none() {
         accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0).await?.armed
     } else {
-        let armed = sqlx::query_scalar!(
-            r#"SELECT store_deliveries($1, $2, $3, $4, $4, $5, $6, $7, false, NULL) AS "armed!""#,
-            &event.deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>(),
-            &vec![event.id.0; count],
-            &vec![event.tenant_id.as_str(); count] as _,
-            &subscriptions,
-            &vec![None::<i32>; count] as _,
-            &vec![event.deliver_at; count] as _,
-            &vec![None::<Uuid>; count] as _,
-        );
-        armed.fetch_one(&mut **transaction).await?
+        let deliveries: Vec<_> = event.deliveries.iter().map(|one| NewDeliveryRow::of(&event, one)).collect();
+        store_deliveries(transaction, deliveries, Origin::Event).await?
     };
     let moved = if rest.is_empty() {
         sqlx::query!("DELETE FROM outbox WHERE event_id = $1", event.id.0).execute(&mut **transaction).await?

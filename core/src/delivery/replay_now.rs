@@ -16,7 +16,11 @@ use crate::{
         idempotency::{self, Creation, IdempotentRequest},
     },
     id::{DeliveryId, EventId, SubscriptionId},
-    queue::{self, accept::DELIVERIES_PER_REQUEST_MAX},
+    queue::{
+        self,
+        accept::{self, DELIVERIES_PER_REQUEST_MAX, Origin},
+        rows::NewDeliveryRow,
+    },
     subscription::{State, cache::SubscriptionCache, settings::lease_ms},
     trust::seal::Keyring,
 };
@@ -156,19 +160,17 @@ async fn store_deliveries(
         return Ok(());
     }
     let lease = |lane: &Lane| lane.timeout_ms.map(|timeout| i32::try_from(lease_ms(timeout)).unwrap_or(i32::MAX));
-    sqlx::query!(
-        "SELECT store_deliveries($1, $2, $3, $4, $5, $6, $7, $8, true, NULL)",
-        &replays.iter().map(|(id, ..)| id.0).collect::<Vec<_>>(),
-        &vec![event.0; replays.len()],
-        &vec![tenant_id; replays.len()] as _,
-        &replays.iter().map(|(_, lane, _)| lane.subscription.map(|id| id.0)).collect::<Vec<_>>() as _,
-        &replays.iter().map(|(_, lane, _)| lane.id).collect::<Vec<_>>(),
-        &replays.iter().map(|(_, lane, _)| lease(lane)).collect::<Vec<_>>() as _,
-        &vec![None::<DateTime<Utc>>; replays.len()] as _,
-        &replays.iter().map(|(_, _, of)| of.map(|id| id.0)).collect::<Vec<_>>() as _,
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let deliveries = replays.iter().map(|(id, lane, of)| NewDeliveryRow {
+        id: id.0,
+        event_id: event.0,
+        tenant_id,
+        subscription_id: lane.subscription.map(|id| id.0),
+        lane_id: lane.id,
+        lease_ms: lease(lane),
+        due_at: None,
+        replay_of: of.map(|id| id.0),
+    });
+    accept::store_deliveries(connection, deliveries.collect(), Origin::Replay(None)).await?;
     queue::call_workers(connection).await
 }
 

@@ -20,7 +20,11 @@ use crate::{
     },
     id::{DeliveryId, EventId, SubscriptionId},
     page::id_floor,
-    queue,
+    queue::{
+        self,
+        accept::{self, Origin},
+        rows::NewDeliveryRow,
+    },
     subscription::{State, Subscription, cache::SubscriptionCache},
 };
 
@@ -260,20 +264,17 @@ async fn store_deliveries(connection: &mut PgConnection, due: &Due, chosen: &[(U
         return Ok(());
     }
     let apart = TimeDelta::microseconds(1_000_000 / i64::from(due.rate_per_second).max(1));
-    let due_ats = (0..).map(|place: i32| due.now + apart * place).take(chosen.len());
-    sqlx::query!(
-        "SELECT store_deliveries($1, $2, $3, $4, $4, $5, $6, $7, true, $8)",
-        &chosen.iter().map(|_| DeliveryId::new().0).collect::<Vec<_>>(),
-        &chosen.iter().map(|(event, _)| *event).collect::<Vec<_>>(),
-        &vec![due.tenant_id.as_str(); chosen.len()] as _,
-        &vec![due.subscription_id; chosen.len()],
-        &vec![None::<i32>; chosen.len()] as _,
-        &due_ats.collect::<Vec<_>>(),
-        &chosen.iter().map(|(_, of)| *of).collect::<Vec<_>>() as _,
-        due.id,
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let deliveries = chosen.iter().zip(0..).map(|((event, of), place): (_, i32)| NewDeliveryRow {
+        id: DeliveryId::new().0,
+        event_id: *event,
+        tenant_id: &due.tenant_id,
+        subscription_id: Some(due.subscription_id),
+        lane_id: due.subscription_id,
+        lease_ms: None,
+        due_at: Some(due.now + apart * place),
+        replay_of: *of,
+    });
+    accept::store_deliveries(connection, deliveries.collect(), Origin::Replay(Some(due.id))).await?;
     queue::call_workers(connection).await
 }
 

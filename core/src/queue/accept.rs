@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::{Executor, Postgres, types::Json};
+use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         idempotency::Fingerprint,
     },
     id::{DeliveryId, EventId, SubscriptionId},
+    queue::rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
 };
 
 /// Deliveries that one request may cause, at most: what one transaction of ingest can store in its time.
@@ -127,23 +128,23 @@ impl NewEvent {
         self.deliveries = deliveries;
         Ok(())
     }
+}
 
-    /// The answer to keep with its key.
-    fn answer(&self) -> Option<Vec<u8>> {
-        let key = self.key.as_ref()?;
-        let ids = self.deliveries.iter().flat_map(|delivery| *delivery.id.0.as_bytes());
-        Some(std::iter::once(key.verdict).chain(ids).collect())
+impl EventKey {
+    /// The answer to keep with the key.
+    pub(crate) fn answer(&self, deliveries: impl Iterator<Item = DeliveryId>) -> Vec<u8> {
+        std::iter::once(self.verdict).chain(deliveries.flat_map(|id| *id.0.as_bytes())).collect()
     }
 }
 
 /// What became of an event whose key was known.
 pub(crate) fn repeated(
-    asked: Option<&EventKey>,
+    asked: &EventKey,
     known: Option<Uuid>,
     fingerprint: Option<&[u8]>,
     answer: Option<&[u8]>,
 ) -> Accepted {
-    let (Some(asked), Some(fingerprint)) = (asked, fingerprint) else {
+    let Some(fingerprint) = fingerprint else {
         return Accepted::New;
     };
     match (known, answer.and_then(<[u8]>::split_first)) {
@@ -156,60 +157,64 @@ pub(crate) fn repeated(
     }
 }
 
-/// Stores events with what they owe and their keys; when it has committed, they are safe.
+/// Stores events with the deliveries that they cause and their keys; when it has committed, they are safe.
 pub async fn accept<'e>(
     executor: impl Executor<'e, Database = Postgres>,
     events: &[&NewEvent],
     atomicity: Atomicity,
     key_ttl_seconds: u32,
 ) -> std::result::Result<AcceptedBatch, sqlx::Error> {
-    let deliveries: Vec<_> =
-        events.iter().flat_map(|event| event.deliveries.iter().map(move |delivery| (*event, delivery))).collect();
-    let none: Vec<Option<i32>> = vec![None; deliveries.len()];
-    let lanes: Vec<_> = deliveries.iter().map(|(_, delivery)| delivery.subscription_id.0).collect();
+    let new_events: Vec<_> = events.iter().map(|event| NewEventRow::of(event, false)).collect();
+    let deliveries = events.iter().flat_map(|event| event.deliveries.iter().map(|one| NewDeliveryRow::of(event, one)));
+    let keys: Vec<_> =
+        events.iter().filter_map(|event| EventKeyRow::of(event, event.deliveries.iter().map(|one| one.id))).collect();
     let row = sqlx::query!(
         r#"SELECT armed AS "armed!", known AS "known: Vec<Option<Uuid>>",
                   known_fingerprints AS "fingerprints: Vec<Option<Vec<u8>>>",
                   known_answers AS "answers: Vec<Option<Vec<u8>>>"
-             FROM accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-                         $20, $21, $22)"#,
-        &events.iter().map(|event| event.id.0).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.tenant_id.as_str()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.event_type.as_str()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.posted_to.map(|id| id.0)).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.content_type.as_str()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| &*event.payload).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| stored_metadata(&event.metadata)).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.external_id.as_deref()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.ordering_key.as_deref()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.deliver_at).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.expires_at).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.key.as_ref().map(|key| key.text.as_str())).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.key.as_ref().map(|key| key.fingerprint.as_slice())).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.answer()).collect::<Vec<_>>() as _,
+             FROM accept($1, $2, $3, $4, $5)"#,
+        new_events as _,
+        deliveries.collect::<Vec<_>>() as _,
+        keys as _,
         i64::from(key_ttl_seconds) * 1000,
         atomicity == Atomicity::AllOrNothing,
-        &deliveries.iter().map(|(_, delivery)| delivery.id.0).collect::<Vec<_>>(),
-        &deliveries.iter().map(|(event, _)| event.id.0).collect::<Vec<_>>(),
-        &deliveries.iter().map(|(event, _)| event.tenant_id.as_str()).collect::<Vec<_>>() as _,
-        &lanes,
-        &none as _,
-        &deliveries.iter().map(|(event, _)| event.deliver_at).collect::<Vec<_>>() as _,
     );
     let row = row.fetch_one(executor).await?;
     let (known, fingerprints, answers) =
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
-    let accepted = events.iter().enumerate().map(|(place, event)| {
-        let known = known.get(place).copied().flatten();
-        let fingerprint = fingerprints.get(place).and_then(Option::as_deref);
-        repeated(event.key.as_ref(), known, fingerprint, answers.get(place).and_then(Option::as_deref))
+    let mut known = known.into_iter().zip(fingerprints).zip(answers);
+    let accepted = events.iter().map(|event| match &event.key {
+        None => Accepted::New,
+        Some(key) => {
+            let ((known, fingerprint), answer) = known.next().unwrap_or_default();
+            repeated(key, known, fingerprint.as_deref(), answer.as_deref())
+        }
     });
     Ok(AcceptedBatch { armed: row.armed, accepted: accepted.collect() })
 }
 
-/// Metadata as it is stored: nothing where there is none.
-pub(crate) fn stored_metadata(metadata: &BTreeMap<String, String>) -> Option<Json<&BTreeMap<String, String>>> {
-    (!metadata.is_empty()).then_some(Json(metadata))
+/// Why deliveries are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// They come with their event, or complete its fan-out.
+    Event,
+    /// Somebody asked for them later; the replay of a range that makes them, if one does.
+    Replay(Option<Uuid>),
+}
+
+/// Stores deliveries of events that are stored, in the caller's transaction; answers the lanes that were armed.
+pub(crate) async fn store_deliveries(
+    connection: &mut PgConnection,
+    deliveries: Vec<NewDeliveryRow<'_>>,
+    origin: Origin,
+) -> Result<Vec<Uuid>> {
+    let (is_replay, replay) = match origin {
+        Origin::Event => (false, None),
+        Origin::Replay(replay) => (true, replay),
+    };
+    let armed =
+        sqlx::query_scalar!(r#"SELECT store_deliveries($1, $2, $3) AS "armed!""#, deliveries as _, is_replay, replay);
+    Ok(armed.fetch_one(connection).await?)
 }
 
 /// Whether an error says that a key of a whole has been used for something else.

@@ -107,7 +107,7 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// 1 is the first.
-    pub number: i16,
+    pub number: i32,
     /// When the request began.
     pub started_at: DateTime<Utc>,
     /// Milliseconds; `None` where the worker died before it could measure.

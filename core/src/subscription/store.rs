@@ -238,7 +238,7 @@ impl Subscriptions {
         match to {
             State::Active => release_lane(&mut transaction, id).await?,
             State::Paused | State::Disabled => {
-                sqlx::query!("UPDATE lanes SET hold_until = 'infinity', due_at = 'infinity' WHERE id = $1", id.0)
+                sqlx::query!("UPDATE lanes SET is_paused = true, due_at = 'infinity' WHERE id = $1", id.0)
                     .execute(&mut *transaction)
                     .await?;
             }
@@ -311,7 +311,8 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> R
 /// Lets the lane be served again, from now, and wakes the workers when this transaction commits.
 async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!(
-        "UPDATE lanes SET hold_until = '-infinity', due_at = clock_timestamp(), drained_at = NULL WHERE id = $1",
+        "UPDATE lanes SET is_paused = false, due_at = greatest(clock_timestamp(), rests_until), drained_at = NULL
+          WHERE id = $1",
         id.0
     )
     .execute(&mut *connection)

@@ -46,11 +46,11 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
 /// subscriptions that were deleted a day ago.
 pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     let repaired = sqlx::query!(
-        "UPDATE lanes SET due_at = greatest(clock_timestamp(), hold_until), drained_at = NULL
+        "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL
           WHERE id IN (SELECT l.id FROM lanes l
                         CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
                                              ORDER BY q.due_at LIMIT 1) f
-                        WHERE l.due_at > greatest(f.due_at, l.hold_until, l.drained_at + lane_linger(), clock_timestamp())
+                        WHERE l.due_at > greatest(f.due_at, l.held_until, l.drained_at + lane_linger(), clock_timestamp())
                         ORDER BY l.id FOR UPDATE OF l SKIP LOCKED)"
     );
     let repaired = repaired.execute(pool).await?.rows_affected();

@@ -16,7 +16,7 @@ const LOCK_TIMEOUT: &str = "5s";
 ///
 /// # Errors
 /// When the database is away or refuses.
-pub async fn ensure(pool: &PgPool) -> Result<()> {
+pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
     let today = Utc::now().date_naive();
     let (first, last) = (today - Days::new(1), today + Days::new(DAYS_AHEAD));
     let made =

@@ -88,30 +88,27 @@ pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
 pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
     let events: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
     let deliveries: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
-    let body = "x".repeat(PAYLOAD_BYTES);
     sqlx::query(
-        "SELECT accept($1, $2, $3, $4, $5, $6, array_fill(NULL::jsonb, n), array_fill(NULL::text, n),
-                       array_fill(NULL::text, n), array_fill(NULL::timestamptz, n), array_fill(NULL::timestamptz, n),
-                       array_fill(NULL::text, n), array_fill(NULL::bytea, n), array_fill(NULL::bytea, n), 0, false,
-                       $7, $1, $2, $4, $4, array_fill(NULL::integer, n), array_fill(NULL::timestamptz, n))
-           FROM (SELECT ARRAY[cardinality($1)] AS n) sizes",
+        "SELECT accept(
+                ARRAY(SELECT ROW(i.id, 'bench', 'bench.event', $3, false, 'application/json', $4, NULL, NULL, NULL,
+                                 NULL, NULL)::new_event FROM unnest($1) AS i (id)),
+                ARRAY(SELECT ROW(i.id, i.event_id, 'bench', $3, $3, NULL, NULL, NULL)::new_delivery
+                        FROM unnest($2, $1) AS i (id, event_id)),
+                '{}', 0, false)",
     )
     .bind(&events)
-    .bind(vec!["bench"; rows])
-    .bind(vec!["bench.event"; rows])
-    .bind(vec![lane; rows])
-    .bind(vec!["application/json"; rows])
-    .bind(vec![body.as_bytes(); rows])
     .bind(&deliveries)
+    .bind(lane)
+    .bind("x".repeat(PAYLOAD_BYTES).as_bytes())
     .execute(pool)
     .await?;
     Ok(())
 }
 
-/// Claims what there is and records it as succeeded.
+/// Claims what there is, reads it, and records it as succeeded.
 async fn cycle(pool: &PgPool) -> Result<u64> {
     let claimed =
-        sqlx::query("SELECT delivery_id, lease_token, attempt_number, payload FROM claim(64, $1, '{}', '-infinity')")
+        sqlx::query("SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity')")
             .bind(i32::try_from(2 * BATCH)?)
             .fetch_all(pool)
             .await?;
@@ -120,22 +117,27 @@ async fn cycle(pool: &PgPool) -> Result<u64> {
         tokio::time::sleep(Duration::from_micros(500)).await;
         return Ok(0);
     }
-    let mut claimed: Vec<(Uuid, i64, i16)> =
+    let events: Vec<Uuid> = claimed.iter().map(|row| row.get("event_id")).collect();
+    sqlx::query(
+        "SELECT e.payload FROM unnest($1) AS i (id)
+          CROSS JOIN LATERAL (SELECT x.payload FROM events x WHERE x.id = i.id OFFSET 0) e",
+    )
+    .bind(events)
+    .fetch_all(pool)
+    .await?;
+    let mut claimed: Vec<(Uuid, i64, i32)> =
         claimed.iter().map(|row| (row.get("delivery_id"), row.get("lease_token"), row.get("attempt_number"))).collect();
     claimed.sort_unstable();
     sqlx::query(
-        "SELECT record_outcomes($1, $2, $3::text[]::delivery_status[], $4, $5, $6, array_fill(now(), ARRAY[$7]),
-                array_fill(2, ARRAY[$7]), array_fill(200::smallint, ARRAY[$7]), $8, $8, array_fill('[]'::jsonb, ARRAY[$7]),
-                array_fill('ok'::bytea, ARRAY[$7]), $6, $5, $1)",
+        "SELECT record_outcomes(ARRAY(
+                SELECT ROW(i.id, i.token, $4, 'succeeded', NULL, NULL, false, i.number, now(), 2, 200, NULL, NULL, '[]',
+                           'ok', false)::outcome
+                  FROM unnest($1, $2, $3) AS i (id, token, number)))",
     )
     .bind(claimed.iter().map(|row| row.0).collect::<Vec<_>>())
     .bind(claimed.iter().map(|row| row.1).collect::<Vec<_>>())
-    .bind(vec!["succeeded"; rows])
     .bind(claimed.iter().map(|row| row.2).collect::<Vec<_>>())
-    .bind(vec![None::<i64>; rows])
-    .bind(vec![false; rows])
-    .bind(i32::try_from(rows)?)
-    .bind(vec![None::<String>; rows])
+    .bind(None::<Uuid>)
     .execute(pool)
     .await?;
     Ok(rows as u64)

@@ -42,8 +42,8 @@ async fn fill(pool: &PgPool) {
          SELECT delivery, event, tenant, md5(tenant)::uuid, status::delivery_status, now(),
                 CASE WHEN status <> 'pending' THEN now() END
            FROM past;
-         INSERT INTO dead_letters (delivery_id, subscription_id)
-         SELECT delivery, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
+         INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id)
+         SELECT delivery, tenant, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
          INSERT INTO queue (delivery_id, lane_id, event_id, due_at)
          SELECT delivery, md5(tenant)::uuid, event, now() + interval '1 year' FROM past WHERE status = 'pending';
          INSERT INTO lanes (id, subscription_id, lease_ms)

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use postrider_core::upkeep::{invariants, maintenance, partition};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{World, create_database, database_config, environment, store, worker};
+use crate::world::{World, store};
 
 /// A day's delivery of an event of that day, at that moment.
 async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (Uuid, Uuid) {
@@ -123,35 +122,4 @@ async fn a_duty_is_done_by_one_at_a_time() {
     maintenance::vacuum(&world.pool).await.unwrap();
     maintenance::measure(&world.pool).await.unwrap();
     world.finish().await;
-}
-
-#[tokio::test]
-async fn several_starts_at_once_migrate_once_and_schemas_are_apart() {
-    let url = create_database(None).await;
-    let with_schema = |schema: &str| {
-        let mut env = environment(&url);
-        env.insert("POSTRIDER_DATABASE_SCHEMA".to_owned(), schema.to_owned());
-        env
-    };
-    let (one, two) = (with_schema("hooks_one"), with_schema("hooks_two"));
-    let mut starts = JoinSet::new();
-    for env in [&one, &two, &one, &two, &one] {
-        let database = database_config(env);
-        starts.spawn(async move { database.migrate().await });
-    }
-    while let Some(start) = starts.join_next().await {
-        start.unwrap().unwrap();
-    }
-    let pool = |env| database_config(env).pool(postrider_core::database::Session::Queue, 2);
-    let lane = Uuid::now_v7();
-    sqlx::query("INSERT INTO lanes (id, subscription_id, due_at, lease_ms) VALUES ($1, $1, now(), 35000)")
-        .bind(lane)
-        .execute(&pool(&one))
-        .await
-        .unwrap();
-    for (env, lanes) in [(&one, 1), (&two, 0)] {
-        let counted: i64 = sqlx::query_scalar("SELECT count(*) FROM lanes").fetch_one(&pool(env)).await.unwrap();
-        assert_eq!(counted, lanes);
-        assert_eq!(worker(env).drain().await.unwrap(), 0);
-    }
 }

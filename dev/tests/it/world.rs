@@ -8,7 +8,11 @@ use dev::{
     postgres::{Durability, Postgres, state_directory},
     receiver::{Keep, Received, Receiver},
 };
-use postrider_core::{database::DatabaseConfig, process::config::Environment, upkeep::invariants};
+use postrider_core::{
+    database::DatabaseConfig,
+    process::config::Environment,
+    upkeep::{self, invariants},
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -188,7 +192,7 @@ impl World {
         for statement in [
             "UPDATE queue SET due_at = due_at - $1::float8 * interval '1 second'",
             "UPDATE lanes SET due_at = due_at - $1::float8 * interval '1 second',
-                    hold_until = hold_until - $1::float8 * interval '1 second',
+                    rests_until = rests_until - $1::float8 * interval '1 second',
                     scheduled_at = scheduled_at - $1::float8 * interval '1 second',
                     floor_at = floor_at - $1::float8 * interval '1 second',
                     swept_at = swept_at - $1::float8 * interval '1 second',
@@ -241,11 +245,8 @@ impl World {
 pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uuid, delivery: Uuid) -> bool {
     let armed: Vec<Uuid> = sqlx::query_scalar(
         "SELECT armed FROM accept(
-             ARRAY[$1::uuid], ARRAY['default'], ARRAY['a.b'], ARRAY[$2::uuid], ARRAY['text/plain'], ARRAY['x'::bytea],
-             ARRAY[NULL::jsonb], ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[NULL::timestamptz],
-             ARRAY[NULL::timestamptz], ARRAY[NULL::text], ARRAY[NULL::bytea], ARRAY[NULL::bytea], 0, false,
-             ARRAY[$3::uuid], ARRAY[$1::uuid], ARRAY['default'], ARRAY[$2::uuid], ARRAY[$2::uuid],
-             ARRAY[NULL::integer], ARRAY[NULL::timestamptz])",
+             ARRAY[ROW($1, 'default', 'a.b', $2, false, 'text/plain', 'x', NULL, NULL, NULL, NULL, NULL)::new_event],
+             ARRAY[ROW($3, $1, 'default', $2, $2, NULL, NULL, NULL)::new_delivery], '{}', 0, false)",
     )
     .bind(event)
     .bind(uuid(subscription))
@@ -358,7 +359,7 @@ pub fn server() -> &'static str {
             let mut admin = PgConnection::connect(&admin).await?;
             sqlx::query("CREATE DATABASE template_postrider").execute(&mut admin).await?;
             admin.close().await?;
-            database_config(&environment(&template)).migrate().await?;
+            upkeep::bring_up_to_date(&database_config(&environment(&template))).await?;
             anyhow::Ok(())
         };
         let run =

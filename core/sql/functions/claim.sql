@@ -1,0 +1,71 @@
+-- Leases due deliveries, lane by lane in the order in which the lanes became due, which is round robin.
+--   lanes_max   lanes visited at most
+--   rows_max    the caller's free places; n lanes take at most n of every n + 1 of them, a lone lane half
+--   skip        lanes that already hold as many of the caller's places as are free
+--   lanes_from  where the caller's look along the lanes begins; '-infinity' for a sweep
+-- It answers no payloads: the visited lanes stay locked until the last row of the answer is sent.
+CREATE OR REPLACE FUNCTION claim(lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz)
+RETURNS TABLE (
+    delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
+    attempt_number integer, attempts_before integer, lease_token bigint, lease_ms integer
+) LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    t        constant timestamptz := clock_timestamp();
+    token    constant bigint := nextval('lease_tokens');
+    visits   tid[];
+    visit    record;
+    lane     lanes;
+    found    record;
+    quantum  integer;
+    is_sweep boolean;
+    lanes_   uuid[] := '{}';         -- what the last statement needs of each visited lane, position by position
+    subs     uuid[] := '{}';
+    leases   integer[] := '{}';
+    tids     tid[] := '{}';
+BEGIN
+    -- A claim that a crash of the database undoes is only delivered again.
+    PERFORM set_config('synchronous_commit', 'off', true);
+
+    visits := ARRAY(
+        SELECT l.ctid FROM lanes l
+         WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
+         ORDER BY l.due_at LIMIT lanes_max
+           FOR UPDATE SKIP LOCKED);
+    IF cardinality(visits) = 0 THEN
+        RETURN;
+    END IF;
+    quantum := greatest(1, rows_max / (cardinality(visits) + 1));
+
+    -- Locked rows stay where they are, so their place finds them, however many dead versions they have.
+    FOR visit IN SELECT l.ctid AS tid, l AS lane FROM lanes l WHERE l.ctid = ANY (visits) LOOP
+        lane := visit.lane;
+        is_sweep := lane.swept_at < t - lane_resweep() OR lane.drained_at <= t - lane_linger();
+        SELECT * INTO found FROM lock_due_rows(lane, is_sweep, quantum, t);
+        IF found.lost IS NOT NULL THEN
+            PERFORM log_lost_leases(found.lost, lane.lease_ms);
+        END IF;
+        tids := tids || found.tids;
+        lanes_ := lanes_ || lane.id;
+        subs := subs || lane.subscription_id;
+        leases := leases || lane.lease_ms;
+
+        lane := lane_after_visit(lane, found.taken, found.last_due, quantum, t);
+        UPDATE lanes l
+           SET due_at = lane.due_at, scheduled_at = lane.scheduled_at, floor_at = lane.floor_at,
+               drained_at = lane.drained_at, swept_at = CASE WHEN is_sweep THEN t ELSE l.swept_at END,
+               revision = l.revision + 1
+         WHERE l.ctid = visit.tid;
+    END LOOP;
+
+    RETURN QUERY
+        UPDATE queue q
+           SET lease_token = token, attempt_count = q.attempt_count + 1,
+               due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
+         WHERE q.ctid = ANY (tids)
+        RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)],
+                  q.attempt_count, q.attempts_before, token, leases[array_position(lanes_, q.lane_id)];
+END $$;

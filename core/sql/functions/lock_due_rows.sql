@@ -1,0 +1,18 @@
+-- Locks the rows of a lane that are due, the earliest first and a quantum at most, passing by what somebody else has
+-- locked. lost has the deliveries among them whose leases have expired. A look that is no sweep begins at the lane's
+-- floor, behind the dead versions of what was taken before. Called by claim() only, with its settings.
+CREATE OR REPLACE FUNCTION lock_due_rows(
+    lane lanes, is_sweep boolean, quantum integer, t timestamptz,
+    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT lost uuid[]
+) LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT count(*), max(r.due_at), array_agg(r.tid), array_agg(r.delivery_id) FILTER (WHERE r.lease_token IS NOT NULL)
+      INTO taken, last_due, tids, lost
+      FROM (SELECT q.ctid AS tid, q.due_at, q.delivery_id, q.lease_token
+              FROM queue q
+             WHERE q.lane_id = lane.id
+               AND q.due_at >= CASE WHEN is_sweep THEN '-infinity' ELSE lane.floor_at END
+               AND q.due_at <= t
+             ORDER BY q.due_at LIMIT quantum
+               FOR UPDATE SKIP LOCKED) r;
+END $$;

@@ -1,0 +1,58 @@
+-- Writes outcomes down, in one durable transaction, and answers the deliveries it applied to: a lease that was lost
+-- meanwhile changes nothing. One delivery may stand in a batch only once. A success touches no lane.
+CREATE OR REPLACE FUNCTION record_outcomes(outcomes outcome[]) RETURNS uuid[] LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+    SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    t           constant timestamptz := clock_timestamp();
+    ids         uuid[];              -- of each outcome, position by position
+    tokens      bigint[];
+    statuses    delivery_status[];
+    is_resting  boolean;
+    finished    uuid[];
+    finished_in uuid[];              -- the lane of each
+    applied     uuid[];
+BEGIN
+    SELECT array_agg(i.delivery_id), array_agg(i.lease_token), array_agg(i.status), bool_or(i.rest_ms IS NOT NULL)
+      INTO ids, tokens, statuses, is_resting
+      FROM unnest(outcomes) i;
+
+    WITH gone AS (
+        DELETE FROM queue q
+         WHERE q.ctid = ANY (ARRAY(
+               SELECT x.tid FROM unnest(outcomes) i
+                CROSS JOIN LATERAL (SELECT q2.ctid AS tid FROM queue q2
+                                     WHERE q2.delivery_id = i.delivery_id AND q2.lease_token = i.lease_token
+                                       AND i.status <> 'pending' OFFSET 0) x))
+           AND q.lease_token = tokens[array_position(ids, q.delivery_id)]
+        RETURNING q.delivery_id, q.lane_id
+    )
+    SELECT coalesce(array_agg(g.delivery_id), '{}'), coalesce(array_agg(g.lane_id), '{}') INTO finished, finished_in
+      FROM gone g;
+    applied := finished;
+    IF 'pending' = ANY (statuses) OR is_resting THEN
+        applied := applied || put_back_outcomes(outcomes, finished, finished_in, t);
+    END IF;
+
+    INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, error_kind, error,
+                          response_headers, response_body, response_truncated)
+    SELECT i.delivery_id, i.number, i.started_at, i.duration_ms, i.status_code, i.error_kind, i.error,
+           i.response_headers, i.response_body, i.response_truncated
+      FROM unnest(outcomes) i
+     WHERE i.started_at IS NOT NULL
+       AND (cardinality(applied) = cardinality(ids) OR i.delivery_id = ANY (applied))
+        ON CONFLICT DO NOTHING;
+
+    IF cardinality(finished) > 0 THEN
+        PERFORM finish_deliveries(finished, ids, statuses, t);
+    END IF;
+    IF 'dead_letter' = ANY (statuses) THEN
+        INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id, created_at)
+        SELECT i.delivery_id, (SELECT d.tenant_id FROM deliveries d WHERE d.id = i.delivery_id), i.subscription_id, t
+          FROM unnest(outcomes) i
+         WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)
+            ON CONFLICT (delivery_id) DO UPDATE SET created_at = EXCLUDED.created_at, resolved_at = NULL;
+    END IF;
+    RETURN applied;
+END $$;

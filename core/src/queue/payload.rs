@@ -1,0 +1,77 @@
+//! What a worker delivers: the events of claimed deliveries. They are read after the claim has committed, so that no lane
+//! is locked while payloads travel; one event is read once, however many deliveries it has, and never more bytes at once
+//! than the caller has room for.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{Result, database::bounded};
+
+/// An event as a worker delivers it.
+#[derive(Clone, Debug)]
+pub struct ClaimedEvent {
+    /// Its type.
+    pub event_type: String,
+    /// The media type of its payload.
+    pub content_type: String,
+    /// Byte for byte what was accepted.
+    pub payload: Bytes,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When nobody wants it any more, by this process's steady clock; in the past where it has expired.
+    pub expires_at: Option<Instant>,
+}
+
+/// What reading an event came to.
+#[derive(Clone, Debug)]
+pub enum Read {
+    /// The event.
+    Event(ClaimedEvent),
+    /// It did not fit among the others; its payload has so many bytes.
+    TooLarge(usize),
+}
+
+/// Reads events by their ids, in that order, for as long as their payloads are at most `bytes_max` in all: the first that
+/// does not fit and those after it are answered as too large. An event that does not exist any more is not in the answer.
+pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashMap<Uuid, Read>> {
+    let rows = sqlx::query!(
+        r#"SELECT e.id AS "id!", e.event_type AS "event_type!", e.content_type AS "content_type!",
+                  CASE WHEN e.bytes_so_far <= $2 THEN e.payload END AS payload, e.bytes AS "bytes!",
+                  e.created_at AS "created_at!",
+                  (extract(epoch FROM e.expires_at - clock_timestamp()) * 1000)::bigint AS expires_in_ms
+             FROM (SELECT x.*, length(x.payload) AS bytes,
+                          sum(length(x.payload)) OVER (ORDER BY i.place) AS bytes_so_far
+                     FROM unnest($1::uuid[]) WITH ORDINALITY AS i (id, place)
+                    CROSS JOIN LATERAL (SELECT * FROM events y WHERE y.id = i.id AND y.id >= $3 AND y.id <= $4
+                                        OFFSET 0) x) e
+            LIMIT 100000"#,
+        ids,
+        i64::try_from(bytes_max).unwrap_or(i64::MAX),
+        // Bounds of the ids let the partitions that cannot hold these events be left out before any is opened.
+        ids.iter().min(),
+        ids.iter().max(),
+    );
+    let asked_at = Instant::now();
+    let rows = bounded!(pool, rows.fetch_all)?;
+    let read = rows.into_iter().map(|row| {
+        let read = match row.payload {
+            Some(payload) => Read::Event(ClaimedEvent {
+                event_type: row.event_type,
+                content_type: row.content_type,
+                payload: payload.into(),
+                created_at: row.created_at,
+                expires_at: row.expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs())),
+            }),
+            None => Read::TooLarge(usize::try_from(row.bytes).unwrap_or(0)),
+        };
+        (row.id, read)
+    });
+    Ok(read.collect())
+}

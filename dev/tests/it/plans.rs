@@ -1,0 +1,143 @@
+//! Plans: whatever the statistics say, a hot statement reads what it needs and no table from end to end. Rows are counted
+//! by Postgres itself.
+
+use postrider_core::{
+    database::Session,
+    delivery::{outbox, replay_walk},
+};
+use serde_json::json;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::world::{World, database_config, uuid};
+
+/// Rows of the large lane, of the outbox, and of remembered keys: so many that reading all of them cannot hide.
+const MANY: i64 = 20_000;
+
+/// The states that statistics are in, and how each is brought about.
+const STATISTICS: [(&str, &str); 4] = [
+    ("as never looked at", "SELECT 1"),
+    ("fresh", "ANALYZE"),
+    ("as if empty", "UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE relnamespace = 'postrider'::regnamespace"),
+    (
+        "as if huge",
+        "UPDATE pg_class SET reltuples = 1e6, relpages = 1e5
+          WHERE relname IN ('queue', 'lanes', 'outbox', 'idempotency_keys') AND relnamespace = 'postrider'::regnamespace",
+    ),
+];
+
+/// Rows that a statement reads from our tables, by whichever way and inside of functions too.
+async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
+    const READ: &str = "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
+                          FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
+    let mut transaction = pool.begin().await.unwrap();
+    let before: i64 = sqlx::query_scalar(READ).fetch_one(&mut *transaction).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).fetch_all(&mut *transaction).await.unwrap();
+    let after: i64 = sqlx::query_scalar(READ).fetch_one(&mut *transaction).await.unwrap();
+    transaction.rollback().await.unwrap();
+    after - before
+}
+
+/// Rows that have been read so far by everybody, once the sessions of a pool with one connection have said so.
+async fn rows_read_by_all(pool: &PgPool) -> i64 {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    let read = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::bigint
+                  FROM pg_stat_user_tables WHERE schemaname = 'postrider'";
+    sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
+}
+
+/// One lane with a deep backlog, a thousand other lanes, a full outbox and many remembered keys. Answers two deliveries
+/// that are leased with token 7.
+async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
+    let fill = format!(
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
+         SELECT d, d, '{subscription}', now() - interval '1 hour' + n * interval '1 millisecond', NULL
+           FROM (SELECT uuid_floor(now() + n * interval '1 millisecond') AS d, n FROM generate_series(1, {MANY}) n) x;
+         INSERT INTO lanes (id, subscription_id, lease_ms)
+         SELECT md5(n::text)::uuid, '{subscription}', 35000 FROM generate_series(1, 1000) n;
+         INSERT INTO events (id, tenant_id, event_type, content_type, payload, created_at)
+         SELECT delivery_id, 'default', 'a.b', 'text/plain', 'x', now() FROM queue;
+         INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, created_at)
+         SELECT delivery_id, delivery_id, 'default', lane_id, now() FROM queue;
+         UPDATE lanes SET due_at = now() WHERE id = '{subscription}';
+         UPDATE queue SET lease_token = 7 WHERE delivery_id IN (SELECT delivery_id FROM queue ORDER BY 1 DESC LIMIT 2);
+         INSERT INTO outbox (event_id, tenant_id, event_type, payload)
+         SELECT uuid_v7(), 'nobody', 'a.b', '1' FROM generate_series(1, {MANY});
+         INSERT INTO idempotency_keys (tenant_id, key, fingerprint, event_id, expires_at)
+         SELECT 'default', 'event:' || n, 'x', uuid_v7(), now() + interval '1 day' FROM generate_series(1, {MANY}) n"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&world.pool).await.unwrap();
+    let leased = sqlx::query_scalar("SELECT delivery_id FROM queue WHERE lease_token = 7");
+    leased.fetch_all(&world.pool).await.unwrap().try_into().expect("two")
+}
+
+/// Hot statements, each with the rows that it may read.
+fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, String, std::ops::Range<i64>)> {
+    let outcome = |id: Uuid, end: &str| format!("ROW('{id}', 7, '{subscription}', {end})::outcome");
+    let succeeded = "'succeeded', NULL, NULL, false, 1, now(), 1, 200, NULL, NULL, '[]', 'x', false";
+    let retried = "'pending', 1000, NULL, false, 1, now(), 1, 500, 'timeout', '', '[]', 'x', false";
+    let accept = |keys: &str| {
+        format!(
+            "SELECT accept(
+                ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), 'default', 'a.b', NULL, false, 'text/plain',
+                                 'x', NULL, NULL, NULL, NULL, NULL)::new_event FROM generate_series(1, 50) n),
+                ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), uuid_floor(now() - n * interval '1 second'),
+                                 'default', '{subscription}', md5(n::text)::uuid, NULL, NULL, NULL)::new_delivery
+                        FROM generate_series(1, 50) n),
+                {keys}, 1000, false)"
+        )
+    };
+    let keys = "ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), 'default', 'event:' || n * 2, 'x', 'x')::event_key
+                        FROM generate_series(1, 50) n)";
+    vec![
+        // Fifty rows are leased, each found and changed.
+        ("claim", "SELECT * FROM claim(64, 100, '{}', '-infinity')".to_owned(), 50..300),
+        (
+            "record",
+            format!(
+                "SELECT record_outcomes(ARRAY[{}, {}])",
+                outcome(leased[0], succeeded),
+                outcome(leased[1], retried)
+            ),
+            2..40,
+        ),
+        // Fifty lanes, each looked at and armed.
+        ("accept", accept("'{}'"), 50..400),
+        ("accept with known keys", accept(keys), 50..400),
+        (
+            "wake",
+            "SELECT wake(true, ARRAY(SELECT delivery_id FROM queue ORDER BY delivery_id LIMIT 50))".to_owned(),
+            50..400,
+        ),
+        ("arm one lane", format!("SELECT arm_lane('{subscription}', NULL, now())"), 1..10),
+    ]
+}
+
+#[tokio::test]
+async fn plans_do_not_flip_with_the_statistics() {
+    let world = World::new().await;
+    let id = world.subscription("/success").await;
+    let leased = fill(&world, uuid(&id)).await;
+    let replay = json!({"since": "2020-01-01T00:00:00Z", "statuses": ["succeeded"]});
+    world.call(reqwest::Method::POST, &format!("/subscriptions/{id}/replay"), Some(replay)).await.expect(202);
+    let fan_out = database_config(&world.env).pool(Session::FanOut, 1);
+
+    for (statistics, statement) in STATISTICS {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        for (name, statement, bound) in statements(uuid(&id), leased) {
+            let read = rows_read(&world.pool, &statement).await;
+            assert!(bound.contains(&read), "{statistics}: {name} read {read} rows, not {bound:?}");
+        }
+        // At most 32 events leave the outbox in a step, and at most 1,000 rows are looked at by a step of a replay.
+        let before = rows_read_by_all(&fan_out).await;
+        assert_eq!(outbox::step(&fan_out, world.worker.cache()).await.unwrap().events, 32);
+        let read = rows_read_by_all(&fan_out).await - before;
+        assert!(read < 400, "{statistics}: a step of the outbox read {read} rows");
+        sqlx::query("UPDATE replays SET next_step_at = now()").execute(&world.pool).await.unwrap();
+        let before = rows_read_by_all(&fan_out).await;
+        assert_eq!(replay_walk::step(&fan_out, world.worker.cache()).await.unwrap(), Some(0));
+        let read = rows_read_by_all(&fan_out).await - before;
+        assert!(read < 4000, "{statistics}: a step of a replay read {read} rows");
+    }
+    world.api_stops().await;
+}

@@ -1,0 +1,92 @@
+-- Who wants which events where, and who may say so: subscriptions with their secrets, API keys, the audit log, and the
+-- announcements by which every process drops what it remembers of a row that has changed.
+--
+-- Everything lives in the schema that the session's search_path names first, so several services can share one
+-- database; no migration names a schema. Functions that migrations do not need themselves stand in core/sql/functions.
+
+-- Which text of each function in core/sql/functions is installed, by which version of Postrider.
+CREATE TABLE sql_functions (
+    name         text PRIMARY KEY,
+    digest       bytea NOT NULL,                 -- SHA-256 of the file
+    version      integer[] NOT NULL,             -- major, minor, patch: an older process does not put its text back
+    installed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TYPE subscription_state AS ENUM ('active', 'paused', 'disabled');
+
+CREATE TABLE subscriptions (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    name             text,
+    target_url       text NOT NULL,
+    event_types      text[] NOT NULL,            -- patterns; empty means every type
+    filters          jsonb,                      -- NULL means none
+    metadata         jsonb NOT NULL,             -- flat object of strings
+    retry_policy     jsonb,                      -- NULL means the default schedule
+    timeout_ms       integer NOT NULL,
+    state            subscription_state NOT NULL DEFAULT 'active',
+    disabled_reason  text,
+    secret           bytea NOT NULL,             -- sealed
+    headers          bytea NOT NULL,             -- sealed JSON object: custom headers often carry tokens
+    signature_scheme text NOT NULL DEFAULT 'standard',
+    ingest_auth      text NOT NULL DEFAULT 'key_or_signature',
+    ingest_signature bytea,                      -- sealed JSON; NULL means X-Hub-Signature-256 with its own secret
+    ingest_rate_limit_per_second integer,        -- NULL means none
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    updated_at       timestamptz NOT NULL DEFAULT now(),
+    deleted_at       timestamptz                 -- soft delete: old deliveries still show where they went
+);
+CREATE INDEX subscriptions_tenant ON subscriptions (tenant_id, id) WHERE deleted_at IS NULL;
+
+-- Secrets that have been replaced and go on signing for a while. A change here always comes with one of the
+-- subscription's own row, which announces it.
+CREATE TABLE previous_secrets (
+    subscription_id uuid NOT NULL REFERENCES subscriptions,
+    replaced_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    secret          bytea NOT NULL,              -- sealed, as it was in subscriptions
+    expires_at      timestamptz NOT NULL,
+    PRIMARY KEY (subscription_id, replaced_at)
+);
+CREATE INDEX previous_secrets_expiry ON previous_secrets (expires_at);
+
+CREATE TABLE api_keys (
+    id           uuid PRIMARY KEY,
+    tenant_id    text,                           -- NULL means every tenant
+    name         text NOT NULL,
+    scopes       text[] NOT NULL,
+    digest       bytea NOT NULL UNIQUE,          -- SHA-256 of the key; the key itself is nowhere
+    hint         text NOT NULL,                  -- the first characters, by which people recognize it
+    rate_limit_per_second integer,               -- of requests that post events; NULL means none
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz,
+    last_used_at timestamptz,
+    revoked_at   timestamptz
+);
+
+-- Who changed what. Written in the transaction of the change, never changed, kept for a year.
+CREATE TABLE audit_log (
+    id         uuid PRIMARY KEY,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    tenant_id  text,                             -- NULL where the change concerns no single tenant
+    actor      text NOT NULL,                    -- a key's id, 'admin_key', or 'postrider'
+    action     text NOT NULL,                    -- 'subscription.created'
+    target_id  text NOT NULL,
+    before     jsonb,                            -- secrets redacted
+    after      jsonb
+);
+CREATE INDEX audit_log_tenant ON audit_log (tenant_id, id);
+CREATE INDEX audit_log_target ON audit_log (target_id, id);
+
+-- Every change of what processes keep in memory is announced on one channel, so that all caches drop it at once.
+-- Configuration changes are rare, so here the NOTIFY may ride in the transaction.
+CREATE FUNCTION announce_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(TG_TABLE_SCHEMA || '_changes', CASE TG_TABLE_NAME
+        WHEN 'subscriptions' THEN 'subscription ' || (to_jsonb(NEW) ->> 'id') || ' ' || NEW.tenant_id
+        ELSE 'api_key ' || (to_jsonb(NEW) ->> 'digest') END);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER subscriptions_announce AFTER INSERT OR UPDATE ON subscriptions
+    FOR EACH ROW EXECUTE FUNCTION announce_change();
+CREATE TRIGGER api_keys_announce AFTER INSERT OR UPDATE OF revoked_at ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION announce_change();

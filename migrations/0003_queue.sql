@@ -1,0 +1,102 @@
+-- The queue: deliveries that are not finished, and the lanes in which they wait. The statements that work on them are
+-- functions in core/sql/functions.
+
+-- Only deliveries that are not finished: the work list, and its size is the backlog.
+-- Autovacuum is told to come early and run at full speed; workers also vacuum it themselves every few seconds.
+CREATE TABLE queue (
+    delivery_id     uuid PRIMARY KEY,
+    lane_id         uuid NOT NULL,
+    event_id        uuid NOT NULL,
+    due_at          timestamptz NOT NULL,        -- when it is due; while leased, when the lease expires
+    lease_token     bigint,                      -- whose lease it is; every write of an outcome is fenced by it
+    attempt_count   integer NOT NULL DEFAULT 0,
+    attempts_before integer NOT NULL DEFAULT 0   -- attempts that do not count against the retry policy's present round
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
+CREATE INDEX queue_lane ON queue (lane_id, due_at);
+
+CREATE SEQUENCE lease_tokens CACHE 32;
+
+-- The lines that deliveries wait in. A lane's due_at says when it is next worth looking at; everything that makes a
+-- subscription wait is a later due_at. Each reason for waiting has a column of its own, so that the end of one does not
+-- end another; held_until is the latest of them, and due_at is never earlier.
+--
+-- There is no unique index on id, on purpose. A busy lane gets hundreds of versions a second, and while any session
+-- holds an old snapshot none of them can be removed: every look-up by id, and every new version's own check for
+-- duplicates, would wade through all of them. Behind (id, revision) the newest version is found first. That an id
+-- stands only once is by construction: it is the id of a new subscription, or made under a lock by arm_lane().
+CREATE TABLE lanes (
+    id              uuid NOT NULL,               -- for a plain subscription, the subscription's own id
+    revision        bigint NOT NULL DEFAULT 0,   -- counted up by every hot statement that writes the row
+    subscription_id uuid,                        -- NULL means a lane of inline deliveries
+    due_at          timestamptz NOT NULL DEFAULT 'infinity',
+    is_paused       boolean NOT NULL DEFAULT false, -- its subscription is paused or disabled
+    rests_until     timestamptz NOT NULL DEFAULT '-infinity', -- its receiver asked to be left alone (Retry-After)
+    held_until      timestamptz NOT NULL GENERATED ALWAYS AS (
+                        CASE WHEN is_paused THEN 'infinity' ELSE rests_until END) STORED,
+    scheduled_at    timestamptz NOT NULL DEFAULT 'infinity',  -- no later than the earliest row that waits for a later time
+    floor_at        timestamptz NOT NULL DEFAULT '-infinity', -- rows due before it have been taken, less a margin
+    swept_at        timestamptz NOT NULL DEFAULT '-infinity', -- the last look from the very beginning
+    drained_at      timestamptz,                 -- since when every visit has left it empty; NULL after new work
+    lease_ms        integer NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
+CREATE INDEX lanes_newest ON lanes (id, revision);
+CREATE INDEX lanes_due ON lanes (due_at);
+
+-- What the hot functions take, one array of each. A type is never changed once it has been released: an older binary
+-- would send too few attributes. What needs another attribute gets a new type and a new function beside the old one.
+
+CREATE TYPE new_event AS (
+    id           uuid,
+    tenant_id    text,
+    event_type   text,
+    posted_to    uuid,                           -- the subscription it was posted to, where it was posted to one
+    is_inline    boolean,
+    content_type text,
+    payload      bytea,
+    metadata     jsonb,
+    external_id  text,
+    ordering_key text,
+    deliver_at   timestamptz,
+    expires_at   timestamptz
+);
+
+CREATE TYPE event_key AS (
+    event_id    uuid,                            -- the new event that it came with
+    tenant_id   text,
+    key         text,
+    fingerprint bytea,                           -- SHA-256 of what was asked
+    answer      bytea                            -- what is answered, also to whoever asks again
+);
+
+CREATE TYPE new_delivery AS (
+    id              uuid,
+    event_id        uuid,
+    tenant_id       text,
+    subscription_id uuid,                        -- NULL for an inline delivery
+    lane_id         uuid,
+    lease_ms        integer,                     -- how long a lease lasts in its lane; NULL where the lane's
+                                                 -- subscription says it
+    due_at          timestamptz,                 -- NULL means now
+    replay_of       uuid                         -- the delivery that it replays, if any
+);
+
+CREATE TYPE outcome AS (
+    delivery_id        uuid,
+    lease_token        bigint,                   -- the lease under which it was attempted; another changes nothing
+    subscription_id    uuid,                     -- NULL for an inline delivery
+    status             delivery_status,          -- what becomes of it; 'pending' puts it back, due after delay_ms
+    delay_ms           bigint,
+    rest_ms            bigint,                   -- not NULL: its whole lane rests that long (Retry-After)
+    is_excused         boolean,                  -- true: the attempt does not count against the retry policy
+    number             integer,                  -- of the attempt
+    started_at         timestamptz,              -- NULL: no attempt was made; none is logged, its number is given back
+    duration_ms        integer,
+    status_code        smallint,
+    error_kind         text,
+    error              text,
+    response_headers   jsonb,
+    response_body      bytea,
+    response_truncated boolean
+);
