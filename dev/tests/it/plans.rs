@@ -52,7 +52,7 @@ async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
     let fill = format!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
          SELECT d, d, '{subscription}', now() - interval '1 hour' + n * interval '1 millisecond', NULL
-           FROM (SELECT uuid_floor(now() + n * interval '1 millisecond') AS d, n FROM generate_series(1, {MANY}) n) x;
+           FROM (SELECT uuid_floor(now() - interval '5 minutes' + n * interval '1 millisecond') AS d, n FROM generate_series(1, {MANY}) n) x;
          INSERT INTO lanes (id, subscription_id, lease_ms)
          SELECT md5(n::text)::uuid, '{subscription}', 35000 FROM generate_series(1, 1000) n;
          INSERT INTO events (id, tenant_id, event_type, content_type, payload, created_at)
@@ -76,19 +76,20 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
     let outcome = |id: Uuid, end: &str| format!("ROW('{id}', 7, '{subscription}', {end})::outcome");
     let succeeded = "'succeeded', NULL, NULL, false, 1, now(), 1, 200, NULL, NULL, '[]', 'x', false";
     let retried = "'pending', 1000, NULL, false, 1, now(), 1, 500, 'timeout', '', '[]', 'x', false";
+    let id = "uuid_floor(now() - interval '1 hour' - n * interval '1 second')";
     let accept = |keys: &str| {
         format!(
             "SELECT accept(
-                ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), 'default', 'a.b', NULL, false, 'text/plain',
-                                 'x', NULL, NULL, NULL, NULL, NULL)::new_event FROM generate_series(1, 50) n),
-                ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), uuid_floor(now() - n * interval '1 second'),
-                                 'default', '{subscription}', md5(n::text)::uuid, NULL, NULL, NULL)::new_delivery
-                        FROM generate_series(1, 50) n),
+                ARRAY(SELECT ROW({id}, 'default', 'a.b', NULL, false, 'text/plain', 'x', NULL, NULL, NULL, NULL,
+                                 NULL)::new_event FROM generate_series(1, 50) n),
+                ARRAY(SELECT ROW({id}, {id}, 'default', '{subscription}', md5(n::text)::uuid, NULL, NULL,
+                                 NULL)::new_delivery FROM generate_series(1, 50) n),
                 {keys}, 1000, false)"
         )
     };
-    let keys = "ARRAY(SELECT ROW(uuid_floor(now() - n * interval '1 second'), 'default', 'event:' || n * 2, 'x', 'x')::event_key
-                        FROM generate_series(1, 50) n)";
+    let keys = format!(
+        "ARRAY(SELECT ROW({id}, 'default', 'event:' || n * 2, 'x', 'x')::event_key FROM generate_series(1, 50) n)"
+    );
     vec![
         // Fifty rows are leased, each found and changed.
         ("claim", "SELECT * FROM claim(64, 100, '{}', '-infinity')".to_owned(), 50..300),
@@ -103,7 +104,7 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
         ),
         // Fifty lanes, each looked at and armed.
         ("accept", accept("'{}'"), 50..400),
-        ("accept with known keys", accept(keys), 50..400),
+        ("accept with known keys", accept(&keys), 50..400),
         (
             "wake",
             "SELECT wake(true, ARRAY(SELECT delivery_id FROM queue ORDER BY delivery_id LIMIT 50))".to_owned(),
