@@ -10,7 +10,8 @@ CREATE TABLE queue (
     due_at          timestamptz NOT NULL,        -- when it is due; while leased, when the lease expires
     lease_token     bigint,                      -- whose lease it is; every write of an outcome is fenced by it
     attempt_count   integer NOT NULL DEFAULT 0,
-    attempts_before integer NOT NULL DEFAULT 0   -- attempts that do not count against the retry policy's present round
+    attempts_before integer NOT NULL DEFAULT 0,  -- attempts that do not count against the retry policy's present round
+    releases        integer NOT NULL DEFAULT 0   -- how often it was given back through a fault of ours
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX queue_lane ON queue (lane_id, due_at);
@@ -43,6 +44,18 @@ CREATE TABLE lanes (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);
+
+-- What was to be noted in a lane that somebody else had locked, so that nobody waited: a worker does it soon. Empty but
+-- for moments.
+CREATE TABLE lanes_to_arm (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lane_id         uuid NOT NULL,
+    subscription_id uuid,                        -- for a lane that has to be made
+    lease_ms        integer,                     -- for a lane of inline deliveries that has to be made
+    moment          timestamptz NOT NULL,        -- when it has to be due
+    is_scheduled    boolean NOT NULL,
+    rests_until     timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- What the hot functions take, one array of each. A type is never changed once it has been released: an older binary
 -- would send too few attributes. What needs another attribute gets a new type and a new function beside the old one.

@@ -19,7 +19,7 @@ pub mod subscriptions;
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{access::api_key::ApiKeyCache, announce::changes, upkeep};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -52,7 +52,7 @@ pub async fn serve(
     metrics: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, writer) = App::new(config, metrics);
+    let (app, mut writer) = App::new(config, metrics);
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
     beside.spawn(changes::follow(app.pool.clone(), config.database.channel(changes::CHANNEL), move |change| {
@@ -66,7 +66,10 @@ pub async fn serve(
     let keys = app.keys.clone();
     let routes = routes::routes(&app);
     drop(app);
-    server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout).await;
+    tokio::select! {
+        () = server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout) => {}
+        ended = &mut writer => bail!("the writer of events broke down, and nothing can be accepted without it: {ended:?}"),
+    }
     beside.shutdown().await;
     let _ = keys.write_down_uses().await;
     // What was still waiting to be stored is stored and answered before the process ends.

@@ -1,9 +1,12 @@
 //! Connections: which sessions there are, how each is set up, and bringing the schema up to date at start.
 
 mod functions;
+mod health;
 
 use std::time::Duration;
 
+pub use health::{in_time, ping, suspect_sessions};
+use health::{is_of_use, sessions_are_suspected};
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
@@ -19,6 +22,15 @@ pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we wait for the answer to a statement of the queue, whatever the server does: longer than its own limit for
 /// ingest, so that only a server that is frozen or cut off is given up.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a step of many statements may take, such as one of a fan-out or a replay.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a transaction may wait for us, its client, while it holds its locks. A fan-out's is shorter: together with
+/// [`INGEST_STATEMENT_TIMEOUT`] it stays below `lane_linger()`.
+const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
+/// As [`IDLE_IN_TRANSACTION_MAX`], for fan-outs.
+const IDLE_IN_FAN_OUT_MAX: Duration = Duration::from_secs(2);
+/// How long an idle session is trusted; after that it is tested before it is used.
+const IDLE_TRUSTED: Duration = Duration::from_secs(1);
 /// How often a start tries to reach the database, a second apart, before it gives up.
 const START_TRIES_MAX: u32 = 30;
 
@@ -87,17 +99,38 @@ impl DatabaseConfig {
             Session::Management => "force_custom_plan",
             Session::Ingest | Session::FanOut | Session::Queue => "auto",
         };
-        let mut options = self
-            .connect_options()
-            .options([("statement_timeout", timeout.as_millis().to_string()), ("plan_cache_mode", plans.to_owned())]);
-        if session == Session::FanOut {
-            options = options.options([("synchronous_commit", "off")]);
+        let (idle_in_transaction, commits) = match session {
+            Session::FanOut => (IDLE_IN_FAN_OUT_MAX, "off"),
+            Session::Management | Session::Ingest | Session::Queue => (IDLE_IN_TRANSACTION_MAX, ""),
+        };
+        let millis = |time: Duration| time.as_millis().to_string();
+        let mut options = self.connect_options().options([
+            ("statement_timeout", millis(timeout)),
+            ("idle_in_transaction_session_timeout", millis(idle_in_transaction)),
+            ("plan_cache_mode", plans.to_owned()),
+        ]);
+        if !commits.is_empty() {
+            options = options.options([("synchronous_commit", commits)]);
         }
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A ping before each use would double the round trips; a broken connection is found out by its user.
-            .test_before_acquire(session == Session::Management)
+            // A ping before each use would double the round trips: only what may be dead or read-only is tested.
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    Ok((meta.idle_for < IDLE_TRUSTED && !sessions_are_suspected()) || is_of_use(connection).await)
+                })
+            })
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    if is_of_use(connection).await {
+                        Ok(())
+                    } else {
+                        Err(sqlx::Error::Protocol("the database takes no writes at the moment".to_owned()))
+                    }
+                })
+            })
             .connect_lazy_with(options)
     }
 
@@ -149,7 +182,14 @@ impl DatabaseConfig {
     fn connect_options(&self) -> PgConnectOptions {
         self.options
             .clone()
-            .options([("search_path", self.schema.as_str()), ("timezone", "UTC")])
+            .options([
+                ("search_path", self.schema.as_str()),
+                ("timezone", "UTC"),
+                // Whatever the database's own defaults are: looks rely on what others have committed meanwhile, and a
+                // list is never worth compiling.
+                ("default_transaction_isolation", "read committed"),
+                ("jit", "off"),
+            ])
             .application_name("postrider")
             .log_slow_statements(tracing::log::LevelFilter::Off, Duration::MAX)
             .log_statements(tracing::log::LevelFilter::Off)
@@ -179,6 +219,7 @@ macro_rules! bounded {
                     tokio::time::timeout($crate::database::ANSWER_TIMEOUT, $answer).await
                 };
                 answer.unwrap_or_else(|_| {
+                    $crate::database::suspect_sessions();
                     acquired.close_on_drop();
                     Err(sqlx::Error::PoolTimedOut)
                 })

@@ -200,19 +200,24 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
     Ok(reopened.len())
 }
 
+/// How long a request waits for a lane that somebody else has locked.
+const LANE_PATIENCE_SECONDS: f64 = 5.0;
+
 /// Makes the lanes of deliveries in the queue due, in the order in which lanes are locked, and wakes the workers when
 /// the transaction commits.
 async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
-    sqlx::query!(
-        "SELECT arm_lane(l.lane_id, NULL, clock_timestamp(), l.lease_ms)
+    let armed = sqlx::query_scalar!(
+        "SELECT arm_lane(l.lane_id, NULL, clock_timestamp(), l.lease_ms, false, make_interval(secs => $3))
            FROM (SELECT DISTINCT q.lane_id, 2 * x.timeout_ms + $2 AS lease_ms
                    FROM queue q LEFT JOIN inline_deliveries x ON x.delivery_id = q.delivery_id
                   WHERE q.delivery_id = ANY ($1) ORDER BY q.lane_id) l",
         ids,
-        LEASE_MARGIN_MS
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+        LEASE_MARGIN_MS,
+        LANE_PATIENCE_SECONDS,
+    );
+    if armed.fetch_all(&mut *connection).await?.contains(&None) {
+        return Err(Error::Unavailable("somebody else is changing the subscription of this delivery; try again"));
+    }
     queue::call_workers(connection).await
 }
 

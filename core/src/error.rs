@@ -1,7 +1,7 @@
 //! The few meanings an error of ours can have. It knows nothing of HTTP; a receiver's failure is not an error but an
 //! [`crate::queue::attempt::Outcome`].
 
-use crate::validation::Problems;
+use crate::{database::suspect_sessions, validation::Problems};
 
 /// What went wrong on our side, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +48,20 @@ impl From<sqlx::Error> for Error {
     /// Tells a database that is away (a retry helps) from a statement that is wrong (a retry does not).
     fn from(error: sqlx::Error) -> Self {
         if is_outage(&error) {
+            suspect_sessions();
             tracing::warn!(%error, "the database is away");
             Self::Unavailable("the database is not reachable, or too slow, at the moment")
         } else {
             Self::Internal(error.into())
         }
     }
+}
+
+/// Whether a row found no partition of its day. One is made ahead of time, so this is a matter of moments.
+#[must_use]
+pub fn is_missing_partition(error: &sqlx::Error) -> bool {
+    // A check_violation; no table of ours has a check of its own.
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23514"))
 }
 
 /// Whether the database was not reachable, was going away, or did not answer in time.
@@ -66,11 +74,14 @@ pub fn is_outage(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::Protocol(_) => true,
         // Classes 08 (connection), 28 (authorization), 40 (deadlock, serialization), 53 (resources), 57 (operator
-        // intervention: shutdown, crash, cancel by timeout), 58 (system error), and 25006 (a standby that has not been
-        // promoted yet).
-        sqlx::Error::Database(database) => database
-            .code()
-            .is_some_and(|code| matches!(&code[..2], "08" | "28" | "40" | "53" | "57" | "58") || code == "25006"),
+        // intervention: shutdown, crash, cancel by timeout), 58 (system error), 25006 (a standby that has not been
+        // promoted yet) and 25P03 (a transaction that waited for us for too long).
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            matches!(&code[..2], "08" | "28" | "40" | "53" | "57" | "58")
+                || code == "25006"
+                || code == "25P03"
+                || is_missing_partition(error)
+        }),
         _ => false,
     }
 }

@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+/// Notes of [`arm_noted_lanes`] dealt with in one transaction, at most.
+const NOTES_AT_ONCE_MAX: i32 = 1000;
 /// What the wake-up channel's name ends in.
 pub const WAKE_CHANNEL: &str = "wake";
 
@@ -43,6 +45,8 @@ pub struct Claimed {
     pub attempt_number: i32,
     /// Earlier attempts that do not count against the retry policy.
     pub attempts_before: i32,
+    /// How often it was given back through a fault of ours.
+    pub releases: i32,
     /// Fences the outcome.
     pub lease_token: i64,
     /// Milliseconds that the lease lasts, from the claim.
@@ -69,6 +73,8 @@ pub struct ClaimRequest {
     pub skip: Vec<Uuid>,
     /// Where the look along the lanes begins; `None` for the very beginning.
     pub lanes_from: Option<DateTime<Utc>>,
+    /// The one lane to visit, where a claim of all has failed.
+    pub only: Option<Uuid>,
 }
 
 /// What becomes of a claimed delivery.
@@ -122,11 +128,38 @@ pub struct Report {
     pub disposition: Disposition,
 }
 
+/// What a wake-up came to.
+#[derive(Clone, Debug, Default)]
+pub struct Woken {
+    /// Whether a notification was sent.
+    pub notified: bool,
+    /// Deliveries whose lanes somebody else had locked at that moment; they need another call.
+    pub locked: Vec<Uuid>,
+}
+
+/// How long ago lanes may have been armed, at most, for workers to find them where they usually look.
+pub const LATE: Duration = Duration::from_millis(500);
+
 /// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it; of each of those, one
-/// delivery that was put there. See `wake` in the migrations. Answers whether a notification was sent.
-pub async fn wake(pool: &PgPool, armed: bool, left_alone: &[Uuid]) -> Result<bool> {
-    let woken = sqlx::query_scalar!(r#"SELECT wake($1, $2) AS "woken!""#, armed, left_alone);
-    Ok(bounded!(pool, woken.fetch_one)?)
+/// delivery that was stored there. `took` is how long the lanes have been armed for. Waits for no lane.
+pub async fn wake(pool: &PgPool, armed: bool, took: Duration, unarmed: &[Uuid]) -> Result<Woken> {
+    let woken = sqlx::query!(
+        r#"SELECT notified AS "notified!", locked AS "locked!" FROM wake($1, $2, $3)"#,
+        armed,
+        took > LATE,
+        unarmed
+    );
+    let woken = bounded!(pool, woken.fetch_one)?;
+    Ok(Woken { notified: woken.notified, locked: woken.locked })
+}
+
+/// What a wake-up says where lanes were armed a while ago, behind where workers usually look.
+pub const LATE_WAKE_UP: &str = "late";
+
+/// Arms lanes that were locked when something was to be noted in them; answers how many notes it dealt with.
+pub async fn arm_noted_lanes(pool: &PgPool) -> Result<i32> {
+    let done = sqlx::query_scalar!(r#"SELECT arm_noted_lanes($1) AS "done!""#, NOTES_AT_ONCE_MAX);
+    Ok(bounded!(pool, done.fetch_one)?)
 }
 
 /// Wakes the workers when the connection's transaction commits. For rare changes only: a notification makes commits wait
@@ -141,15 +174,43 @@ pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>
     let rows = sqlx::query_as!(
         Claimed,
         r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!", subscription_id,
-                  attempt_number AS "attempt_number!", attempts_before AS "attempts_before!",
+                  attempt_number AS "attempt_number!", attempts_before AS "attempts_before!", releases AS "releases!",
                   lease_token AS "lease_token!", lease_ms AS "lease_ms!"
-             FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz))"#,
+             FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)"#,
         request.lanes_max,
         request.rows_max,
         &request.skip,
         request.lanes_from,
+        request.only,
     );
     Ok(bounded!(pool, rows.fetch_all)?)
+}
+
+/// The lanes that are due, the earliest first: for a claim lane by lane, where one of all has failed.
+pub async fn due_lanes(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Uuid>> {
+    let lanes = sqlx::query_scalar!(
+        "SELECT id FROM lanes
+          WHERE due_at >= coalesce($2, '-infinity'::timestamptz) AND due_at <= clock_timestamp() AND id <> ALL ($1)
+          ORDER BY due_at LIMIT $3",
+        &request.skip,
+        request.lanes_from,
+        i64::from(request.lanes_max),
+    );
+    Ok(bounded!(pool, lanes.fetch_all)?)
+}
+
+/// Lets a lane rest, whose claims fail, so that those of the others do not fail with it.
+pub async fn set_aside(pool: &PgPool, lane: Uuid, rest: Duration) -> Result<()> {
+    let update = sqlx::query!(
+        "UPDATE lanes
+            SET rests_until = greatest(rests_until, clock_timestamp() + make_interval(secs => $2)),
+                due_at = greatest(due_at, clock_timestamp() + make_interval(secs => $2)), revision = revision + 1
+          WHERE id = $1",
+        lane,
+        rest.as_secs_f64()
+    );
+    bounded!(pool, update.execute)?;
+    Ok(())
 }
 
 /// The database's time, and when the next lane is due, where any is.

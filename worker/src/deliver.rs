@@ -9,6 +9,7 @@ use std::{
 use postrider_core::{
     Result,
     access::audit::Actor,
+    database::{ANSWER_TIMEOUT, in_time},
     delivery::{
         destination::Destination,
         inline::{self, InlineDelivery},
@@ -165,7 +166,8 @@ impl Courier {
     async fn disable(&self, subscription: &Subscription) -> Result<()> {
         tracing::info!(subscription_id = %subscription.id, reason = GONE, "subscription disabled");
         let change = StateChange::DisableBecause(GONE);
-        self.subscriptions.set_state(Actor::Postrider, subscription.id, change).await.map(|_| ())
+        let set = self.subscriptions.set_state(Actor::Postrider, subscription.id, change);
+        in_time(ANSWER_TIMEOUT, set).await.map(drop)
     }
 }
 

@@ -12,13 +12,15 @@ use postrider_core::{
     queue::{self, ClaimRequest, Claimed, NextDue, Report},
 };
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    claims,
     deliver::Courier,
     payloads::Payload,
     places::{Place, Places},
+    wake::Wake,
 };
 
 /// Lanes visited by one claim, at most.
@@ -45,7 +47,7 @@ pub struct Dispatcher {
     pub(crate) places: Arc<Places>,
     pub(crate) outcomes: mpsc::Sender<(Report, Place)>,
     /// Rung by notifications.
-    pub(crate) wake: Arc<Notify>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -60,8 +62,8 @@ struct Progress {
 impl Progress {
     /// Where the next look begins. Lanes that were left out are behind the mark, so while there are any, each look
     /// begins at the beginning.
-    fn next_from(&mut self, some_left_out: bool) -> Option<DateTime<Utc>> {
-        if some_left_out || self.swept_at.elapsed() > SWEEP_EVERY {
+    fn next_from(&mut self, is_from_beginning: bool) -> Option<DateTime<Utc>> {
+        if is_from_beginning || self.swept_at.elapsed() > SWEEP_EVERY {
             self.swept_at = Instant::now();
             self.lanes_from = None;
         }
@@ -125,11 +127,12 @@ impl Dispatcher {
         let look = ClaimRequest {
             lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
             rows_max: small(free.count),
-            lanes_from: progress.next_from(!free.at_share.is_empty()),
+            lanes_from: progress.next_from(self.wake.take_late() || !free.at_share.is_empty()),
             skip: free.at_share,
+            only: None,
         };
         let claimed_at = Instant::now();
-        let claimed = queue::claim(&self.pool, &look).await?;
+        let claimed = claims::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         let busy = claimed.len() >= MANY;
         let payloads = self.courier.payloads.read(&claimed).await;
@@ -154,12 +157,12 @@ impl Dispatcher {
             Rest::Pace => tokio::time::sleep(CLAIM_PACE).await,
             Rest::UntilFreed => self.places.freed().await,
             Rest::UntilWoken(at_most) => {
-                let _ = tokio::time::timeout(at_most, self.wake.notified()).await;
+                let _ = tokio::time::timeout(at_most, self.wake.rung()).await;
             }
             Rest::UntilWokenOrFreed(at_most) => {
                 tokio::time::sleep(CLAIM_PACE).await;
                 tokio::select! {
-                    () = self.wake.notified() => {}
+                    () = self.wake.rung() => {}
                     () = self.places.freed() => {}
                     () = tokio::time::sleep(at_most) => {}
                 }

@@ -7,12 +7,16 @@ use std::{
 };
 
 use postrider_core::{
+    database::{STEP_TIMEOUT, in_time},
     delivery::{outbox, replay_walk},
     queue,
     subscription::cache::SubscriptionCache,
 };
 use sqlx::PgPool;
 use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::wake::Wake;
 
 /// How long a published event waits at most where its notification was lost.
 const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
@@ -21,13 +25,18 @@ const REPLAYS_EVERY: Duration = Duration::from_millis(500);
 /// How long to rest after the database failed us.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often waking the other workers is tried, because a lane was locked or the database away.
+const WAKE_TRIES_MAX: u32 = 20;
+/// How long each such try waits for the one before.
+const WAKE_RETRY_PAUSE: Duration = Duration::from_millis(5);
+
 /// Makes deliveries.
 #[derive(Clone)]
 pub struct FanOut {
     pub(crate) pool: PgPool,
     pub(crate) cache: SubscriptionCache,
     /// Rings for this worker's dispatcher.
-    pub(crate) wake: Arc<Notify>,
+    pub(crate) wake: Arc<Wake>,
     /// Rung when something was published.
     pub(crate) published: Arc<Notify>,
 }
@@ -51,22 +60,35 @@ impl FanOut {
 
     async fn publish_once(&self) -> postrider_core::Result<usize> {
         let started = Instant::now();
-        let step = outbox::step(&self.pool, &self.cache).await?;
+        let step = in_time(STEP_TIMEOUT, outbox::step(&self.pool, &self.cache)).await?;
         if step.events > 0 {
             metrics::counter!("postrider_events_published_total").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
             // This worker knows without being told; the others hear it from the database.
-            self.wake.notify_one();
+            self.wake.ring(started.elapsed());
             let unarmed: Vec<_> = step.stored.into_values().collect();
-            queue::wake(&self.pool, !step.armed.is_empty(), &unarmed).await?;
+            self.wake_others(!step.armed.is_empty(), started.elapsed(), unarmed).await;
         }
         Ok(step.events)
+    }
+
+    /// Tells the other workers. What is stored is stored: where that fails, they find it by themselves.
+    async fn wake_others(&self, armed: bool, took: Duration, mut unarmed: Vec<Uuid>) {
+        let mut armed = armed;
+        for _ in 0..WAKE_TRIES_MAX {
+            match queue::wake(&self.pool, armed, took, &unarmed).await {
+                Ok(woken) if woken.locked.is_empty() => return,
+                Ok(woken) => (armed, unarmed) = (false, woken.locked),
+                Err(error) => tracing::warn!(%error, "the workers could not be woken"),
+            }
+            tokio::time::sleep(WAKE_RETRY_PAUSE).await;
+        }
     }
 
     /// Makes replays go on, for as long as the task lives.
     pub async fn replay(self) {
         loop {
-            match replay_walk::step(&self.pool, &self.cache).await {
+            match in_time(STEP_TIMEOUT, replay_walk::step(&self.pool, &self.cache)).await {
                 Ok(Some(made)) => metrics::counter!("postrider_deliveries_replayed_total").increment(made as u64),
                 Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
                 Err(error) => {

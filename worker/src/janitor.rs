@@ -9,6 +9,7 @@ use postrider_core::{
     Result,
     access::audit,
     event::idempotency,
+    queue,
     subscription::previous_secret,
     upkeep::{maintenance, partition},
 };
@@ -24,6 +25,8 @@ const LANES_EVERY: Duration = Duration::from_secs(60);
 const VACUUM_EVERY: Duration = Duration::from_secs(3);
 /// How often expired idempotency keys and replaced secrets are removed.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
+/// How often lanes are armed that were locked when something was to be noted in them.
+const NOTED_LANES_EVERY: Duration = Duration::from_secs(1);
 /// How often the queue is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
 
@@ -35,6 +38,7 @@ pub async fn run(pool: PgPool, config: Config) {
         every(VACUUM_EVERY, "vacuum", &pool, |pool| async move { maintenance::vacuum(&pool).await }),
         every(KEYS_EVERY, "idempotency keys", &pool, |pool| async move { idempotency::retire(&pool).await.map(drop) }),
         every(KEYS_EVERY, "secrets", &pool, |pool| async move { previous_secret::retire(&pool).await.map(drop) }),
+        arm_noted_lanes(&pool),
         measure(&pool),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );
@@ -63,6 +67,16 @@ async fn once(name: &str, pool: &PgPool, duty: impl Future<Output = Result<()>>)
 async fn look_after_partitions(pool: PgPool) -> Result<()> {
     partition::ensure(&pool).await?;
     partition::runway(&pool).await.map(drop)
+}
+
+/// Not exclusive: the notes are few, and no two workers take the same.
+async fn arm_noted_lanes(pool: &PgPool) {
+    loop {
+        if let Err(error) = queue::arm_noted_lanes(pool).await {
+            tracing::warn!(%error, "lanes that were locked have not been armed yet");
+        }
+        tokio::time::sleep(NOTED_LANES_EVERY).await;
+    }
 }
 
 /// Not exclusive: every worker shows the same gauges.

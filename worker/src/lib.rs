@@ -5,6 +5,7 @@
 //! request, [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what was published by SQL and of what is
 //! replayed, and the [`janitor`] keeps the database in order.
 
+pub mod claims;
 pub mod config;
 pub mod deliver;
 pub mod dispatcher;
@@ -15,6 +16,7 @@ pub mod payloads;
 pub mod places;
 pub mod recorder;
 pub mod sender;
+pub mod wake;
 
 use std::{
     sync::Arc,
@@ -38,10 +40,7 @@ use postrider_core::{
     },
 };
 use sqlx::PgPool;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -52,6 +51,7 @@ use crate::{
     payloads::{PAYLOAD_BYTES_MAX, Payload, Payloads},
     places::{Place, Places},
     sender::Sender,
+    wake::Wake,
 };
 
 /// Connections for reading subscriptions, duties, listening and health.
@@ -115,10 +115,13 @@ impl Worker {
 
     /// Works until `stop`; then lets what is in flight finish for as long as the configuration says, gives the rest
     /// back to the queue, and returns when everything is recorded.
-    pub async fn run(self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// When the recorder breaks down: without it, every delivery would be made again and again.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
-        let (outcomes, recorder) = self.start_recorder();
-        let wake = Arc::new(Notify::new());
+        let (outcomes, mut recorder) = self.start_recorder();
+        let wake = Arc::new(Wake::default());
         let mut beside = self.start_beside(&wake);
 
         let tasks = TaskTracker::new();
@@ -131,7 +134,10 @@ impl Worker {
             tasks: tasks.clone(),
             stop,
         };
-        dispatcher.run().await;
+        tokio::select! {
+            () = dispatcher.run() => {}
+            ended = &mut recorder => anyhow::bail!("the recorder broke down, and nothing works without it: {ended:?}"),
+        }
 
         tasks.close();
         tracing::info!(in_flight = tasks.len(), "stopping: waiting for what is in flight");
@@ -147,6 +153,7 @@ impl Worker {
             tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
         }
         beside.shutdown().await;
+        Ok(())
     }
 
     fn start_recorder(&self) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
@@ -155,11 +162,11 @@ impl Worker {
         (outcomes, tokio::spawn(recorder::run(self.records.clone(), received)))
     }
 
-    fn start_beside(&self, wake: &Arc<Notify>) -> JoinSet<()> {
+    fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
         let database = &self.config.database;
         let mut beside = JoinSet::new();
         let rung = Arc::clone(wake);
-        beside.spawn(listen(self.general.clone(), database.channel(WAKE_CHANNEL), move |_| rung.notify_one()));
+        beside.spawn(listen(self.general.clone(), database.channel(WAKE_CHANNEL), move |notice| rung.hear(&notice)));
         let cache = self.courier.cache.clone();
         beside.spawn(changes::follow(self.general.clone(), database.channel(changes::CHANNEL), move |change| {
             let cache = cache.clone();
@@ -193,9 +200,10 @@ impl Worker {
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
-            let look = ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None };
+            let look =
+                ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None };
             let claimed_at = Instant::now();
-            let claimed = queue::claim(&self.claims, &look).await?;
+            let claimed = claims::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
                 // A lane may be due and in somebody else's hands for a moment.
                 let next = queue::next_due(&self.claims, &[], None).await?;
@@ -272,8 +280,7 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
         );
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
-    worker.run(stop).await;
-    Ok(())
+    worker.run(stop).await
 }
 
 /// Seals everything anew that is not sealed with the first of the encryption keys; tells what it has done on standard

@@ -117,7 +117,7 @@ pub async fn create(
         Accepted::Repeated { event_id, delivery_ids, .. } => (event_id, delivery_ids.first().copied()),
         Accepted::New | Accepted::KeyReused => {
             metrics::counter!("postrider_events_accepted_total").increment(1);
-            app.intake.note_stored(&stored.armed, std::iter::once((stored.lane_id, id.0)));
+            app.intake.note_stored(&stored.armed, stored.took, std::iter::once((stored.lane_id, id.0)));
             (event.id, Some(id))
         }
     };

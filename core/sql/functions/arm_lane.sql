@@ -1,24 +1,29 @@
 -- Makes a lane due at a moment, or at the end of its hold, unless it is armed already: due by then, and not visited
 -- since. (A lane that was visited and found empty may be on its way to going idle, even while it is due.) A moment that
 -- was to come when it was chosen is scheduled: it is noted in scheduled_at as well, because a visit in between reads only
--- what is due, and what else is scheduled is found only by a visit that has such a note. Answers whether the lane was
--- changed. Locks the lane: to be called in id order. Makes the lane where there is none: of a subscription, or of
--- inline deliveries where lease_ms is given.
+-- what is due, and what else is scheduled is found only by a visit that has such a note.
+--
+-- Answers whether the lane was changed; NULL where somebody else has it locked for longer than `patience`, and then it is
+-- as it was. To be called in id order. Makes the lane where there is none: of a subscription, or of inline deliveries
+-- where lease_ms is given.
 CREATE OR REPLACE FUNCTION arm_lane(
-    lane_id uuid, subscription_id uuid, moment timestamptz, lease_ms integer DEFAULT NULL, scheduled boolean DEFAULT false
+    lane_id uuid, subscription_id uuid, moment timestamptz, lease_ms integer, scheduled boolean, patience interval
 ) RETURNS boolean LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    place tid;
     lane  record;
     later constant timestamptz := CASE WHEN scheduled THEN moment ELSE 'infinity' END;
 BEGIN
     LOOP
-        SELECT l.ctid AS tid, l.due_at, l.drained_at, l.scheduled_at, greatest(moment, l.held_until) AS due_by INTO lane
-          FROM lanes l WHERE l.id = arm_lane.lane_id ORDER BY l.revision DESC LIMIT 1 FOR UPDATE;
-        EXIT WHEN FOUND;
-        PERFORM pg_advisory_xact_lock(hashtextextended(arm_lane.lane_id::text, 0));
+        place := lock_lane(arm_lane.lane_id, patience);
+        EXIT WHEN place IS NOT NULL;
+        IF EXISTS (SELECT FROM lanes l WHERE l.id = arm_lane.lane_id)
+           OR NOT pg_try_advisory_xact_lock(hashtextextended(arm_lane.lane_id::text, 0)) THEN
+            RETURN NULL;  -- Somebody has it locked, or is making it.
+        END IF;
         INSERT INTO lanes (id, subscription_id, due_at, scheduled_at, lease_ms)
         SELECT arm_lane.lane_id, n.subscription_id, moment, later, n.lease_ms
           FROM (SELECT s.id, 2 * s.timeout_ms + 5000 FROM subscriptions s
@@ -30,12 +35,14 @@ BEGIN
             RETURN FOUND;
         END IF;
     END LOOP;
+    SELECT l.due_at, l.drained_at, l.scheduled_at, greatest(moment, l.held_until) AS due_by INTO lane
+      FROM lanes l WHERE l.ctid = place;
     IF lane.due_at <= lane.due_by AND lane.drained_at IS NULL AND lane.scheduled_at <= later THEN
         RETURN false;
     END IF;
     UPDATE lanes
        SET due_at = least(lane.due_at, lane.due_by), scheduled_at = least(lane.scheduled_at, later), drained_at = NULL,
            revision = revision + 1
-     WHERE ctid = lane.tid;
+     WHERE ctid = place;
     RETURN true;
 END $$;

@@ -3,11 +3,12 @@
 --   rows_max    the caller's free places; n lanes take at most n of every n + 1 of them, a lone lane half
 --   skip        lanes that already hold as many of the caller's places as are free
 --   lanes_from  where the caller's look along the lanes begins; '-infinity' for a sweep
+--   only_lane   the one lane to visit, where a claim of all has failed; otherwise NULL
 -- It answers no payloads: the visited lanes stay locked until the last row of the answer is sent.
-CREATE OR REPLACE FUNCTION claim(lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz)
+CREATE OR REPLACE FUNCTION claim(lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid)
 RETURNS TABLE (
     delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
-    attempt_number integer, attempts_before integer, lease_token bigint, lease_ms integer
+    attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer
 ) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -32,7 +33,7 @@ BEGIN
 
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
-         WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
+         WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip) AND (only_lane IS NULL OR l.id = only_lane)
          ORDER BY l.due_at LIMIT lanes_max
            FOR UPDATE SKIP LOCKED);
     IF cardinality(visits) = 0 THEN
@@ -67,5 +68,5 @@ BEGIN
                due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
          WHERE q.ctid = ANY (tids)
         RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)],
-                  q.attempt_count, q.attempts_before, token, leases[array_position(lanes_, q.lane_id)];
+                  q.attempt_count, q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)];
 END $$;

@@ -14,6 +14,7 @@ DECLARE
     put_back uuid[] := '{}';
     lane     record;
     place    tid;
+    patience interval := interval '250 milliseconds';  -- for all lanes of the batch that somebody else has locked
 BEGIN
     SELECT array_agg(i.delivery_id), array_agg(i.lease_token), array_agg(i.delay_ms), array_agg(i.rest_ms),
            array_agg(i.is_excused::integer), array_agg((i.started_at IS NULL)::integer)
@@ -25,7 +26,9 @@ BEGIN
                SET lease_token = NULL,
                    due_at = t + make_interval(secs => delays[array_position(ids, q.delivery_id)] / 1000.0),
                    attempt_count = q.attempt_count - not_made[array_position(ids, q.delivery_id)],
-                   attempts_before = q.attempts_before + excused[array_position(ids, q.delivery_id)]
+                   attempts_before = q.attempts_before + excused[array_position(ids, q.delivery_id)],
+                   releases = q.releases + (excused[array_position(ids, q.delivery_id)]
+                                            | not_made[array_position(ids, q.delivery_id)])
              WHERE q.ctid = ANY (ARRAY(
                    SELECT x.tid FROM unnest(outcomes) i
                     CROSS JOIN LATERAL (SELECT q2.ctid AS tid FROM queue q2
@@ -45,7 +48,14 @@ BEGIN
          GROUP BY x.lane_id ORDER BY x.lane_id
     LOOP
         put_back := put_back || lane.deliveries;
-        place := (SELECT l.ctid FROM lanes l WHERE l.id = lane.id ORDER BY l.revision DESC LIMIT 1 FOR UPDATE);
+        place := lock_lane(lane.id, patience);
+        IF place IS NULL THEN
+            -- Nobody's outcomes wait for one lane for long: the workers note it in the lane when it is free.
+            patience := interval '0';
+            INSERT INTO lanes_to_arm (lane_id, moment, is_scheduled, rests_until)
+            VALUES (lane.id, coalesce(lane.due_at, 'infinity'), true, lane.rests_until);
+            CONTINUE;
+        END IF;
         UPDATE lanes l
            SET rests_until = greatest(l.rests_until, lane.rests_until),
                scheduled_at = least(l.scheduled_at, lane.due_at),

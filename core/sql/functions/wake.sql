@@ -2,31 +2,42 @@
 -- transaction would make commits queue for one global lock. Before that it looks once more at the lanes that accept()
 -- left alone, by one delivery of each: one that still waits while its lane is not due has been passed by, and its lane
 -- is armed again. So the race costs no latency, and the second look only has to catch an api that died in between.
--- Losing either in a crash loses nothing but time, hence no wait for the disk. Answers whether it notified.
-CREATE OR REPLACE FUNCTION wake(armed boolean, unarmed_deliveries uuid[]) RETURNS boolean LANGUAGE plpgsql
+-- Losing either in a crash loses nothing but time, hence no wait for the disk.
+--
+-- It waits for no lane: `locked` has the deliveries whose lanes somebody else has in hand at the moment; call again for
+-- them. is_late says that lanes were armed a while ago: workers then look from the beginning.
+CREATE OR REPLACE FUNCTION wake(
+    armed boolean, is_late boolean, unarmed_deliveries uuid[], OUT notified boolean, OUT locked uuid[]
+) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    t      constant timestamptz := clock_timestamp();
-    item   record;
-    needed boolean := armed;
+    t         constant timestamptz := clock_timestamp();
+    item      record;
+    was_armed boolean;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
+    notified := armed;
+    locked := '{}';
     FOR item IN
-        SELECT q.lane_id
+        SELECT q.lane_id, i.delivery_id
           FROM unnest(unarmed_deliveries) AS i (delivery_id)
          CROSS JOIN LATERAL (SELECT x.lane_id FROM queue x
                               WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL AND x.due_at <= t OFFSET 0) q
-         -- One that is locked may be passed by at this very moment: arm_lane() waits for it, and looks again.
-         WHERE (SELECT l.due_at > greatest(t, l.held_until) OR l.xmax <> '0'::xid FROM lanes l
-                 WHERE l.id = q.lane_id ORDER BY l.revision DESC LIMIT 1)
+         -- One that is locked may be passed by at this very moment.
+         WHERE coalesce((SELECT l.due_at > greatest(t, l.held_until) OR l.xmax <> '0'::xid FROM lanes l
+                          WHERE l.id = q.lane_id ORDER BY l.revision DESC LIMIT 1), true)
          ORDER BY q.lane_id
     LOOP
-        needed := arm_lane(item.lane_id, NULL, t) OR needed;
+        was_armed := arm_lane(item.lane_id, NULL, t, NULL, false, interval '0');
+        IF was_armed IS NULL THEN
+            locked := locked || item.delivery_id;
+        ELSE
+            notified := notified OR was_armed;
+        END IF;
     END LOOP;
-    IF needed THEN
-        PERFORM pg_notify(current_schema() || '_wake', '');
+    IF notified THEN
+        PERFORM pg_notify(current_schema() || '_wake', CASE WHEN is_late THEN 'late' ELSE '' END);
     END IF;
-    RETURN needed;
 END $$;

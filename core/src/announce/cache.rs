@@ -11,7 +11,10 @@ use std::{
 
 use moka::future::Cache;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    database::{ANSWER_TIMEOUT, in_time},
+};
 
 /// How long an entry is believed without an announcement: bounds what a lost one can do.
 const TIME_TO_LIVE: Duration = Duration::from_secs(30);
@@ -51,11 +54,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
             return Ok(entry);
         }
         let before = self.announcements.load(Ordering::SeqCst);
-        let loaded = self.entries.try_get_with(key.clone(), load).await.map_err(|error| match &*error {
-            Error::Unavailable(why) => Error::Unavailable(why),
-            // Shared by all who waited for it, so only its words can go on.
-            other => Error::internal(std::error::Error::source(other).map_or(other.to_string(), ToString::to_string)),
-        });
+        let loaded =
+            self.entries.try_get_with(key.clone(), in_time(ANSWER_TIMEOUT, load)).await.map_err(
+                |error| match &*error {
+                    Error::Unavailable(why) => Error::Unavailable(why),
+                    // Shared by all who waited for it, so only its words can go on.
+                    other => {
+                        Error::internal(std::error::Error::source(other).map_or(other.to_string(), ToString::to_string))
+                    }
+                },
+            );
         if self.announcements.load(Ordering::SeqCst) != before {
             self.entries.invalidate(key).await;
         }

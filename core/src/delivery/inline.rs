@@ -1,6 +1,8 @@
 //! Inline deliveries: an event owed to one URL, without a subscription. Everything that a subscription would say about
 //! it comes with the request, and is kept beside the delivery for as long as that lives.
 
+use std::time::{Duration, Instant};
+
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, types::Json};
 use uuid::{Builder, Uuid, Variant, Version};
@@ -50,6 +52,8 @@ pub struct Stored {
     pub lane_id: Uuid,
     /// Lanes that were armed, which owe a wake-up.
     pub armed: Vec<Uuid>,
+    /// How long storing it took.
+    pub took: Duration,
 }
 
 impl InlineDelivery {
@@ -114,6 +118,7 @@ pub async fn accept(
         sealed(&inline.headers.to_json()),
         inline.signature_scheme.as_str(),
     );
+    let started = Instant::now();
     let row = bounded!(pool, row.fetch_one)?;
     let (known, fingerprints, answers) =
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
@@ -127,7 +132,7 @@ pub async fn accept(
     });
     match accepted {
         Accepted::KeyReused => Err(Error::KeyReused),
-        accepted => Ok(Stored { accepted, lane_id, armed: row.armed }),
+        accepted => Ok(Stored { accepted, lane_id, armed: row.armed, took: started.elapsed() }),
     }
 }
 

@@ -2,7 +2,10 @@
 //! answered after that commit. There is no timer: a lone event waits for nobody, and batches grow by themselves while
 //! a commit is under way. After a commit the workers are woken by a connection of its own ([`crate::queue::waker`]).
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -10,12 +13,13 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    database::bounded,
-    error::is_outage,
+    database::{bounded, suspect_sessions},
+    error::{is_missing_partition, is_outage},
     queue::{
         accept::{Accepted, Atomicity, NewEvent, accept, is_key_reused},
         waker::Waker,
     },
+    upkeep::partition,
 };
 
 /// Requests that may wait for the writer.
@@ -24,6 +28,9 @@ pub const REQUESTS_WAITING_MAX: usize = 4096;
 pub const BYTES_WAITING_MAX: usize = 64 << 20;
 /// Requests written in one transaction, at most.
 const REQUESTS_PER_BATCH_MAX: usize = 256;
+/// Bytes of payload above which a transaction takes no further request in: what a slow network carries well within
+/// [`crate::database::ANSWER_TIMEOUT`].
+const BYTES_PER_BATCH: usize = 4 << 20;
 /// Deliveries above which a transaction takes no further request in, so that one wide fan-out does not make others wait
 /// for more than itself.
 const DELIVERIES_PER_BATCH: usize = 2048;
@@ -48,6 +55,10 @@ struct Request {
 impl Request {
     fn atomicity(&self) -> Atomicity {
         if self.events.len() == 1 { Atomicity::PerEvent } else { Atomicity::AllOrNothing }
+    }
+
+    fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.payload.len()).sum()
     }
 
     fn deliveries(&self) -> usize {
@@ -99,8 +110,8 @@ impl Intake {
 impl Intake {
     /// Wakes the workers for deliveries that were stored otherwise: the lanes that were armed, and lanes with what was
     /// put there.
-    pub fn note_stored(&self, armed: &[Uuid], stored: impl Iterator<Item = (Uuid, Uuid)>) {
-        self.waker.note_stored(armed, stored);
+    pub fn note_stored(&self, armed: &[Uuid], took: Duration, stored: impl Iterator<Item = (Uuid, Uuid)>) {
+        self.waker.note_stored(armed, took, stored);
     }
 }
 
@@ -110,14 +121,16 @@ impl Writer {
         while waiting.recv_many(&mut taken, REQUESTS_PER_BATCH_MAX).await > 0 {
             let mut rest = taken.drain(..).peekable();
             while let Some(first) = rest.next() {
-                let mut deliveries = first.deliveries();
+                let (mut deliveries, mut bytes) = (first.deliveries(), first.bytes());
                 let mut batch = vec![first];
                 // A whole is undone as a whole, so nobody else's events are in its transaction.
                 if batch[0].atomicity() == Atomicity::PerEvent {
                     while deliveries < DELIVERIES_PER_BATCH
+                        && bytes < BYTES_PER_BATCH
                         && let Some(next) = rest.next_if(|next| next.atomicity() == Atomicity::PerEvent)
                     {
                         deliveries += next.deliveries();
+                        bytes += next.bytes();
                         batch.push(next);
                     }
                 }
@@ -150,14 +163,27 @@ impl Writer {
         }
     }
 
-    /// One transaction; afterwards the lanes it touched are handed to the waker.
+    /// Stores a batch; where partitions are missing, because nobody made them ahead of time, they are made first.
     async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
+        match self.store_once(batch).await {
+            Err(error) if is_missing_partition(&error) => {
+                tracing::error!(%error, "partitions were missing and are made now");
+                partition::ensure(&self.pool).await?;
+                self.store_once(batch).await
+            }
+            stored => stored,
+        }
+    }
+
+    /// One transaction; afterwards the lanes it touched are handed to the waker.
+    async fn store_once(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
         let events: Vec<_> = batch.iter().flat_map(|request| &request.events).collect();
         metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
         let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
+        let started = Instant::now();
         let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, self.key_ttl_seconds))?;
         let stored_in = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
-        self.waker.note_stored(&stored.armed, stored_in);
+        self.waker.note_stored(&stored.armed, started.elapsed(), stored_in);
         Ok(stored.accepted)
     }
 }
@@ -170,6 +196,9 @@ fn answer(batch: Vec<Request>, accepted: Vec<Accepted>) {
 }
 
 fn refuse(batch: Vec<Request>, error: &sqlx::Error) {
+    if is_outage(error) {
+        suspect_sessions();
+    }
     if !is_key_reused(error) {
         tracing::error!(%error, requests = batch.len(), "events could not be stored");
     }

@@ -107,11 +107,12 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
 
 /// Claims what there is, reads it, and records it as succeeded.
 async fn cycle(pool: &PgPool) -> Result<u64> {
-    let claimed =
-        sqlx::query("SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity')")
-            .bind(i32::try_from(2 * BATCH)?)
-            .fetch_all(pool)
-            .await?;
+    let claimed = sqlx::query(
+        "SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity', NULL)",
+    )
+    .bind(i32::try_from(2 * BATCH)?)
+    .fetch_all(pool)
+    .await?;
     let rows = claimed.len();
     if rows == 0 {
         tokio::time::sleep(Duration::from_micros(500)).await;

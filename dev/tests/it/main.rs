@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod bystanders;
 mod crashes;
 mod dead_letters;
 mod deliveries;
@@ -22,6 +23,7 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lists;
+mod outages;
 mod plans;
 mod queue;
 mod races;

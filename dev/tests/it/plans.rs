@@ -92,7 +92,7 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
     );
     vec![
         // Fifty rows are leased, each found and changed.
-        ("claim", "SELECT * FROM claim(64, 100, '{}', '-infinity')".to_owned(), 50..300),
+        ("claim", "SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)".to_owned(), 50..300),
         (
             "record",
             format!(
@@ -107,10 +107,10 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
         ("accept with known keys", accept(&keys), 50..400),
         (
             "wake",
-            "SELECT wake(true, ARRAY(SELECT delivery_id FROM queue ORDER BY delivery_id LIMIT 50))".to_owned(),
+            "SELECT wake(true, false, ARRAY(SELECT delivery_id FROM queue ORDER BY delivery_id LIMIT 50))".to_owned(),
             50..400,
         ),
-        ("arm one lane", format!("SELECT arm_lane('{subscription}', NULL, now())"), 1..10),
+        ("arm one lane", format!("SELECT arm_lane('{subscription}', NULL, now(), NULL, false, '0')"), 1..10),
     ]
 }
 

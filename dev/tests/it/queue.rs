@@ -22,7 +22,7 @@ const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
 const NOBODY: [Uuid; 0] = [];
 
 fn look(rows_max: i32) -> ClaimRequest {
-    ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None }
+    ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None }
 }
 
 /// What is due, once there is something: the lane may be in somebody else's hands for a moment.
@@ -273,7 +273,7 @@ async fn what_is_scheduled_is_found_although_the_note_of_it_has_already_passed()
         .execute(&world.pool)
         .await
         .unwrap();
-    sqlx::query("SELECT arm_lane($1, $1, clock_timestamp() - interval '1 millisecond', NULL, true)")
+    sqlx::query("SELECT arm_lane($1, $1, clock_timestamp() - interval '1 millisecond', NULL, true, interval '1 s')")
         .bind(uuid(&subscription))
         .execute(&world.pool)
         .await

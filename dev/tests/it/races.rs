@@ -33,7 +33,7 @@ async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
     assert_eq!(world.drain().await, 1);
     slow.commit().await.unwrap();
     assert_eq!(world.drain().await, 0, "nobody knows of it yet");
-    assert!(wake(&world.pool, false, &[delivery.0]).await.unwrap());
+    assert!(wake(&world.pool, false, Duration::ZERO, &[delivery.0]).await.unwrap().notified);
     assert_eq!(world.drain().await, 1);
 
     // And a lane that stays empty goes idle, on the second look and not before.
@@ -62,29 +62,24 @@ async fn store_as(connection: &mut sqlx::PgConnection, subscription: &str, deliv
 }
 
 #[tokio::test]
-async fn a_wake_up_waits_for_the_claim_that_is_passing_by() {
+async fn a_wake_up_that_meets_a_claim_passing_by_comes_again() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
     world.ingest(&subscription, "first").await;
     let mut claim = world.pool.begin().await.unwrap();
-    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity')").fetch_all(&mut *claim).await.unwrap();
+    let claimed =
+        sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)").fetch_all(&mut *claim).await.unwrap();
     assert_eq!(claimed.len(), 1);
 
     // While that claim has read the queue and not committed, another event comes, and sees the lane armed.
     let delivery = DeliveryId::new();
     assert!(!store_as(&mut world.pool.acquire().await.unwrap(), &subscription, delivery).await);
-    let pool = world.pool.clone();
-    let waking = tokio::spawn(async move { wake(&pool, false, &[delivery.0]).await.unwrap() });
-    let blocked = async {
-        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid IN
-                           (SELECT pid FROM pg_stat_activity WHERE datname = current_database()))";
-        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&world.pool).await.unwrap() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("it waits for the claim");
+    let woken = wake(&world.pool, false, Duration::ZERO, &[delivery.0]).await.unwrap();
+    assert!(!woken.notified, "it waits for nobody");
+    assert_eq!(woken.locked, [delivery.0], "and says so");
     claim.commit().await.unwrap();
-    assert!(waking.await.unwrap(), "the lane was drained meanwhile, and is armed again");
+    let woken = wake(&world.pool, false, Duration::ZERO, &woken.locked).await.unwrap();
+    assert!(woken.notified && woken.locked.is_empty(), "the lane was drained meanwhile, and is armed again");
     assert_eq!(world.drain().await, 1);
     world.pass(Duration::from_secs(36)).await;
     assert_eq!(world.drain().await, 1, "the first, whose lease was never used");
@@ -136,7 +131,8 @@ async fn a_row_without_its_partition_does_not_stop_everybody() {
         .unwrap();
     sqlx::query("UPDATE lanes SET due_at = now() WHERE id = $1").bind(uuid(&lost)).execute(&world.pool).await.unwrap();
     let delivery = world.ingest(&healthy, "x").await;
-    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity')").fetch_all(&world.pool).await.unwrap();
+    let claimed =
+        sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)").fetch_all(&world.pool).await.unwrap();
     assert_eq!(claimed.len(), 2);
     world.pass(Duration::from_secs(36)).await;
     sqlx::query("DELETE FROM queue WHERE delivery_id = $1").bind(old).execute(&world.pool).await.unwrap();

@@ -208,7 +208,8 @@ impl World {
     /// Starts a worker in this process; it works until the token is canceled.
     pub fn run_worker(&self) -> (CancellationToken, JoinHandle<()>) {
         let stop = CancellationToken::new();
-        (stop.clone(), tokio::spawn(worker(&self.env).run(stop)))
+        let worker = worker(&self.env);
+        (stop.clone(), tokio::spawn(async move { worker.run(stop).await.expect("it works until it is told to stop") }))
     }
 
     /// Waits until nothing is left in the queue.

@@ -1,0 +1,172 @@
+//! Nothing that many share waits for, or fails with, one: a locked lane, a poisoned row, a counter that has come far.
+
+use std::time::{Duration, Instant};
+
+use postrider_core::{
+    id::{DeliveryId, EventId},
+    queue::{self, ClaimRequest, Counts, Disposition, Report},
+};
+use reqwest::Method;
+use uuid::Uuid;
+
+use crate::world::{SOON, World, answer, store, uuid};
+
+/// Far below the 5 s for which a statement of ingest would wait for a lock, and far above what a busy machine needs.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Holds the lane of a subscription until the transaction ends.
+async fn hold(world: &World, subscription: &str) -> sqlx::PgTransaction<'static> {
+    let mut holder = world.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM lanes WHERE id = $1 FOR UPDATE")
+        .bind(uuid(subscription))
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    holder
+}
+
+async fn post(world: &World, subscription: &str) -> Duration {
+    let started = Instant::now();
+    let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body("x");
+    answer(request).await.expect(202);
+    started.elapsed()
+}
+
+#[tokio::test]
+async fn a_locked_lane_stops_nobodys_ingest_and_nobodys_wake_up() {
+    let world = World::new().await;
+    let (locked, free) = (world.subscription("/success?locked").await, world.subscription("/success?free").await);
+    let (stop, running) = world.run_worker();
+    let holder = hold(&world, &locked).await;
+    for subscription in [&locked, &free] {
+        let took = post(&world, subscription).await;
+        assert!(took < AT_ONCE, "{took:?}");
+    }
+    world.receiver.wait_for(1, AT_ONCE).await.expect("the free one is delivered meanwhile");
+    let received = world.receiver.received();
+    assert!(received[0].path.ends_with("?free"), "{}", received[0].path);
+    holder.rollback().await.unwrap();
+    world.receiver.wait_for(2, SOON).await.expect("the other one as soon as its lane is free");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_stored_into_a_locked_lane_is_found_although_its_api_died() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let holder = hold(&world, &subscription).await;
+    // Nobody calls wake() for this one.
+    let mut connection = world.pool.acquire().await.unwrap();
+    assert!(!store(&mut connection, &subscription, EventId::new().0, DeliveryId::new().0).await);
+    assert_eq!(queue::arm_noted_lanes(&world.pool).await.unwrap(), 0, "it is still locked");
+    holder.rollback().await.unwrap();
+    assert_eq!(world.drain().await, 0, "the lane was idle");
+    assert_eq!(queue::arm_noted_lanes(&world.pool).await.unwrap(), 1);
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_locked_lane_keeps_nobodys_outcomes_waiting() {
+    let world = World::new().await;
+    let (locked, free) = (world.subscription("/fail").await, world.subscription("/fail").await);
+    let deliveries = [world.ingest(&locked, "x").await, world.ingest(&free, "x").await];
+    let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
+    let claimed = queue::claim(&world.pool, &request).await.unwrap();
+    let reports: Vec<_> = claimed
+        .iter()
+        .map(|claimed| Report {
+            delivery_id: claimed.delivery_id,
+            lease_token: claimed.lease_token,
+            lane_id: claimed.lane_id,
+            subscription_id: claimed.subscription_id,
+            attempt_number: claimed.attempt_number,
+            outcome: None,
+            disposition: Disposition::Retry { after: Duration::from_secs(60), lane_rests: None, counts: Counts::No },
+        })
+        .collect();
+    let holder = hold(&world, &locked).await;
+    let started = Instant::now();
+    assert_eq!(queue::record(&world.pool, &reports).await.unwrap().len(), 2);
+    assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+    holder.rollback().await.unwrap();
+    queue::arm_noted_lanes(&world.pool).await.unwrap();
+    world.pass(Duration::from_secs(61)).await;
+    assert_eq!(world.drain().await, 2, "the lane knows of its retry");
+    for delivery in deliveries {
+        assert_eq!(world.attempts(&delivery).await.len(), 1);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_whose_claims_fail_is_set_aside_and_the_others_are_delivered() {
+    let world = World::new().await;
+    let (poisoned, healthy) = (world.subscription("/success").await, world.subscription("/success").await);
+    let poison = format!(
+        "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poison'; END $$;
+         CREATE TRIGGER poison BEFORE UPDATE ON queue FOR EACH ROW WHEN (NEW.lane_id = '{}') EXECUTE FUNCTION poison()",
+        uuid(&poisoned)
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(poison)).execute(&world.pool).await.unwrap();
+    world.ingest(&poisoned, "x").await;
+    let delivery = world.ingest(&healthy, "x").await;
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
+    // Mended, it goes on by itself.
+    sqlx::query("DROP TRIGGER poison ON queue").execute(&world.pool).await.unwrap();
+    world.pass(Duration::from_secs(61)).await;
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn attempts_are_counted_however_many_there_are() {
+    let world = World::new().await;
+    let (tried, other) = (world.subscription("/fail").await, world.subscription("/success").await);
+    let delivery = world.ingest(&tried, "x").await;
+    assert_eq!(world.drain().await, 1);
+    let far = 32_766;
+    for statement in ["UPDATE attempts SET number = $1", "UPDATE queue SET attempt_count = $1, attempts_before = $1"] {
+        sqlx::query(statement).bind(far).execute(&world.pool).await.unwrap();
+    }
+    for number in far + 1..far + 4 {
+        world.post(&format!("/deliveries/{delivery}/retry")).await;
+        let bystander = world.ingest(&other, "x").await;
+        assert_eq!(world.drain().await, 2, "attempt {number}");
+        assert_eq!(world.delivery(&bystander).await["status"], "succeeded");
+    }
+    assert_eq!(world.delivery(&delivery).await["attempt_count"], far + 3);
+    world.api_stops().await;
+}
+
+#[tokio::test]
+async fn large_payloads_are_read_as_there_is_room_for_them() {
+    use worker::payloads::{Payload, Payloads};
+    const MIB: usize = 1 << 20;
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    for _ in 0..5 {
+        world.ingest(&subscription, vec![b'x'; MIB]).await;
+    }
+    let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
+    let claimed = queue::claim(&world.pool, &request).await.unwrap();
+    let payloads = Payloads::new(world.pool.clone(), world.pool.clone(), 2 * MIB);
+    let mut read = payloads.read(&claimed).await;
+    let held = |payload: &Payload| matches!(payload, Payload::Held(_));
+    assert_eq!(read.values().filter(|payload| held(payload)).count(), 2);
+    let later: Vec<Uuid> = read.iter().filter(|(_, payload)| !held(payload)).map(|(id, _)| *id).collect();
+    let wait = Duration::from_millis(50);
+    assert!(payloads.read_one(later[0], Some(MIB), wait).await.is_err(), "there is no room");
+    read.retain(|_, payload| !held(payload));
+    for id in later {
+        let one = payloads.read_one(id, None, SOON).await.unwrap().expect("it is there");
+        assert_eq!(one.event.payload.len(), MIB);
+    }
+    assert!(payloads.read_one(EventId::new().0, None, SOON).await.unwrap().is_none(), "an event that is gone");
+    world.pass(Duration::from_secs(36)).await;
+    assert_eq!(world.drain().await, 5);
+    world.finish().await;
+}

@@ -1,0 +1,50 @@
+//! Claiming that one poisoned lane cannot stop: where a claim of all lanes fails, each lane is claimed by itself, and the
+//! one that fails is named and set aside.
+
+use std::time::Duration;
+
+use postrider_core::{
+    Error, Result,
+    queue::{self, ClaimRequest, Claimed},
+};
+use sqlx::PgPool;
+
+/// How long a lane rests whose claim fails.
+const SET_ASIDE: Duration = Duration::from_secs(60);
+
+/// Leases due deliveries.
+///
+/// # Errors
+/// When the database is away.
+pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
+    match queue::claim(pool, request).await {
+        Err(Error::Internal(error)) => {
+            tracing::error!(%error, "a claim failed as a whole; each lane is claimed by itself");
+            claim_lane_by_lane(pool, request).await
+        }
+        claimed => claimed,
+    }
+}
+
+async fn claim_lane_by_lane(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
+    let mut claimed = Vec::new();
+    for lane in queue::due_lanes(pool, request).await? {
+        let taken = i32::try_from(claimed.len()).unwrap_or(i32::MAX);
+        let rows_max = request.rows_max.saturating_sub(taken);
+        if rows_max <= 0 {
+            break;
+        }
+        let one = ClaimRequest { lanes_max: 1, rows_max, only: Some(lane), ..request.clone() };
+        match queue::claim(pool, &one).await {
+            Ok(more) => claimed.extend(more),
+            Err(Error::Internal(error)) => {
+                tracing::error!(%error, %lane, rest = ?SET_ASIDE, "a lane cannot be claimed and is set aside: please report this");
+                queue::set_aside(pool, lane, SET_ASIDE).await?;
+            }
+            // What has been claimed so far is delivered first.
+            Err(_) if !claimed.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(claimed)
+}
