@@ -10,11 +10,9 @@ use postrider_core::{
     access::{
         api_key::{ApiKey, Scope},
         audit::Actor,
-        tenancy::Owned,
+        tenancy::{Owned, TENANT_DEFAULT, check_tenant},
     },
     id::KeyId,
-    subscription::settings::{TENANT_CHARACTERS_MAX, TENANT_DEFAULT},
-    validation::{self, Problems},
 };
 use sqlx::PgPool;
 
@@ -120,9 +118,7 @@ impl Access {
     /// Not found where it is another than the key's; unprocessable.
     pub fn lists(&self, named: Option<&str>) -> Result<Option<String>, ApiError> {
         if let Some(named) = named {
-            let mut problems = Problems::default();
-            problems.take("tenant_id", validation::text(named, TENANT_CHARACTERS_MAX));
-            problems.into_result()?;
+            check_tenant(named).map_err(|why| ApiError::invalid("tenant_id", why))?;
             if self.tenant.as_deref().is_some_and(|own| own != named) {
                 return Err(Error::NotFound("tenant").into());
             }

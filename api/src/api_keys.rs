@@ -15,7 +15,7 @@ use postrider_core::{
     announce::changes::Change,
     event::idempotency::Creation,
     id::KeyId,
-    subscription::settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
+    subscription::settings::NAME_CHARACTERS_MAX,
     validation::{self, Problems},
 };
 use serde::Deserialize;
@@ -162,9 +162,6 @@ impl ApiKeyInput {
     fn parse(self, tenant_id: Option<String>, now: DateTime<Utc>) -> postrider_core::Result<NewApiKey> {
         let mut problems = Problems::default();
         problems.take("name", validation::text(&self.name, NAME_CHARACTERS_MAX));
-        if let Some(tenant) = &tenant_id {
-            problems.take("tenant_id", validation::text(tenant, TENANT_CHARACTERS_MAX));
-        }
         problems.require(!self.scopes.is_empty(), "scopes", "must name at least one scope");
         let mut scopes = Vec::new();
         for (place, word) in self.scopes.iter().enumerate() {

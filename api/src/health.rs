@@ -1,7 +1,7 @@
 //! Is the api alive, is it ready, what has it counted.
 
 use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
-use postrider_core::upkeep::maintenance::ping;
+use postrider_core::database::ping;
 
 use crate::{
     app::{App, Tag},

@@ -164,6 +164,15 @@ fn migrations() -> Migrator {
     migrations
 }
 
+/// Asks the database for nothing, which fails where it does not answer.
+///
+/// # Errors
+/// When the database is away.
+pub async fn ping(pool: &PgPool) -> crate::Result<()> {
+    sqlx::query!("SELECT 1 AS one").fetch_one(pool).await?;
+    Ok(())
+}
+
 /// Runs a query on a connection of the pool, and gives it up after [`ANSWER_TIMEOUT`]: a server that was frozen or cut
 /// off says nothing, and TCP alone would wait for a quarter of an hour. The connection is then closed, not returned.
 macro_rules! bounded {

@@ -9,7 +9,7 @@ pub mod idempotency;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgExecutor, PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
@@ -76,9 +76,9 @@ pub async fn get(pool: &PgPool, id: EventId) -> Result<Event> {
 }
 
 /// The content type and the bytes of an event's payload.
-pub async fn payload(pool: &PgPool, id: EventId) -> Result<(String, Vec<u8>)> {
+pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<(String, Vec<u8>)> {
     let event = sqlx::query!("SELECT content_type, payload FROM events WHERE id = $1", id.0);
-    let event = event.fetch_optional(pool).await?.ok_or(Error::NotFound("event"))?;
+    let event = event.fetch_optional(executor).await?.ok_or(Error::NotFound("event"))?;
     Ok((event.content_type, event.payload))
 }
 

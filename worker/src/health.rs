@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::{Endpoint, EndpointExt, Response, Route, get, handler, http::StatusCode, web::Data};
-use postrider_core::upkeep::maintenance::ping;
+use postrider_core::database::ping;
 use sqlx::PgPool;
 
 /// The routes.

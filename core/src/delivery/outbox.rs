@@ -2,7 +2,10 @@
 //! them out, which is the same as accepting them, and takes them off. A fan-out that is too wide for one transaction is
 //! done in parts; the mark where it stands is written with each part.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Json};
@@ -10,7 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{audience::Facts, event_type::EventType},
+    event::{
+        audience::{Audience, Facts},
+        event_type::EventType,
+    },
     id::{DeliveryId, EventId, SubscriptionId},
     queue::{
         accept::{Atomicity, NewDelivery, NewEvent, Origin, accept, store_deliveries},
@@ -81,10 +87,30 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
     }
 }
 
-/// A step of so many events at most; `first` tells the first that was taken.
+/// A step of so many events at most; `first` tells the first that it came to.
 async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
+    // Those that another worker has in its hands are left out, and nothing stays locked.
+    let waiting = sqlx::query!(
+        "SELECT event_id, tenant_id FROM outbox
+          WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
+        events_max
+    );
+    let waiting = waiting.fetch_all(pool).await?;
+    *first = waiting.first().map(|row| row.event_id);
+    if waiting.is_empty() {
+        return Ok(Step::default());
+    }
+    // Read before the transaction begins: nobody holds one connection while waiting for another. They are read after
+    // the events were seen, so that they know every subscription that is older than an event.
+    let mut audiences = HashMap::new();
+    for row in &waiting {
+        if !audiences.contains_key(&row.tenant_id) {
+            audiences.insert(row.tenant_id.clone(), cache.audience(&row.tenant_id).await?);
+        }
+    }
+    let ids: Vec<_> = waiting.iter().map(|row| row.event_id).collect();
     let mut transaction = pool.begin().await?;
-    match take(&mut transaction, cache, events_max, first).await {
+    match take(&mut transaction, &ids, &audiences).await {
         Ok(step) => {
             transaction.commit().await?;
             Ok(step)
@@ -97,26 +123,28 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, firs
     }
 }
 
+/// Stores those of the events that nobody else has taken meanwhile, in the order of their ids.
 async fn take(
     transaction: &mut sqlx::PgTransaction<'_>,
-    cache: &SubscriptionCache,
-    events_max: i64,
-    first: &mut Option<Uuid>,
+    ids: &[Uuid],
+    audiences: &HashMap<String, Arc<Audience>>,
 ) -> Result<Step> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
                   expires_at, fanned_out_to
-             FROM outbox WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
-        events_max
+             FROM outbox WHERE event_id = ANY ($1) AND retry_at <= clock_timestamp()
+            ORDER BY event_id LIMIT 1000 FOR UPDATE SKIP LOCKED"#,
+        ids
     );
     let rows = rows.fetch_all(&mut **transaction).await?;
-    *first = rows.first().map(|row| row.event_id);
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;
     for row in rows {
         let (begun_to, event) = (row.fanned_out_to, event_of(row)?);
-        let audience = cache.audience(&event.tenant_id).await?;
+        let Some(audience) = audiences.get(&event.tenant_id) else {
+            return Err(Error::internal("an event was taken whose tenant's audience has not been read"));
+        };
         let facts = Facts::new(&event.event_type, &event.metadata, &event.payload);
         let mut wanting: Vec<_> = audience.wanting(&facts).collect();
         wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));

@@ -15,7 +15,7 @@ use crate::{
     delivery::replay::ReplayedStatus,
     event::{
         self,
-        audience::{Facts, wants},
+        audience::{Facts, Interest, wants},
         event_type::{EventType, EventTypePattern},
     },
     id::{DeliveryId, EventId, SubscriptionId},
@@ -25,7 +25,7 @@ use crate::{
         accept::{self, Origin},
         rows::NewDeliveryRow,
     },
-    subscription::{State, Subscription, cache::SubscriptionCache},
+    subscription::store::interest,
 };
 
 /// Rows that one step looks at, at most.
@@ -62,7 +62,7 @@ struct Looked {
 
 /// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
 /// [`crate::database::Session::FanOut`].
-pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
+pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
     let mut transaction = pool.begin().await?;
     let due = sqlx::query_as!(
         Due,
@@ -75,7 +75,7 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     let Some(due) = due.fetch_optional(&mut *transaction).await? else {
         return Ok(None);
     };
-    match go_on(pool, cache, &mut transaction, &due).await {
+    match go_on(&mut transaction, &due).await {
         Ok(made) => {
             transaction.commit().await?;
             Ok(Some(made))
@@ -95,7 +95,7 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     }
 }
 
-async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgConnection, due: &Due) -> Result<usize> {
+async fn go_on(transaction: &mut PgConnection, due: &Due) -> Result<usize> {
     // Two replays of one subscription take turns, so that each sees what the other has made.
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
@@ -103,8 +103,8 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
     )
     .fetch_one(&mut *transaction)
     .await?;
-    let subscription = cache.get(SubscriptionId(due.subscription_id)).await?;
-    let Some(subscription) = subscription.filter(|subscription| subscription.state != State::Disabled) else {
+    // Not from the cache: nobody holds one connection while waiting for another.
+    let Some(interest) = interest(transaction, SubscriptionId(due.subscription_id)).await? else {
         finish(transaction, due, "canceled").await?;
         return Ok(0);
     };
@@ -112,7 +112,7 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
     let looked = if due.walking == "deliveries" {
         look_at_deliveries(transaction, due, make_max).await?
     } else {
-        look_at_events(pool, transaction, due, &subscription, make_max).await?
+        look_at_events(transaction, due, &interest, make_max).await?
     };
     store_deliveries(transaction, due, &looked.chosen).await?;
     let made = looked.chosen.len();
@@ -199,10 +199,9 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
 
 /// The next of the tenant's events that the subscription wants now and has no delivery of.
 async fn look_at_events(
-    pool: &PgPool,
     connection: &mut PgConnection,
     due: &Due,
-    subscription: &Subscription,
+    interest: &Interest,
     make_max: usize,
 ) -> Result<Looked> {
     let rows = sqlx::query!(
@@ -228,9 +227,8 @@ async fn look_at_events(
         id_floor(due.until),
         i64::from(EXAMINED_PER_STEP_MAX),
     );
-    let rows = rows.fetch_all(connection).await?;
+    let rows = rows.fetch_all(&mut *connection).await?;
     let patterns = EventTypePattern::from_stored(&due.event_types)?;
-    let settings = &subscription.settings;
     let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
     let all = rows.len();
     for row in rows {
@@ -242,12 +240,17 @@ async fn look_at_events(
         let event_type: EventType = row.event_type.parse().map_err(|why: String| Error::internal(why))?;
         let metadata = row.metadata.map(|metadata| metadata.0).unwrap_or_default();
         // A payload may be large: it is read only where a filter looks at it and nothing else speaks against it.
-        let payload = if settings.filters.payload.is_some() {
-            event::payload(pool, EventId(row.id)).await.map(|(_, payload)| payload).unwrap_or_default()
+        let payload = if interest.filters.payload.is_some() {
+            match event::payload(&mut *connection, EventId(row.id)).await {
+                Ok((_, payload)) => payload,
+                // Retention has removed the event just now.
+                Err(Error::NotFound(_)) => continue,
+                Err(error) => return Err(error),
+            }
         } else {
             Vec::new()
         };
-        if wants(&settings.event_types, &settings.filters, &Facts::new(&event_type, &metadata, &payload)) {
+        if wants(&interest.event_types, &interest.filters, &Facts::new(&event_type, &metadata, &payload)) {
             looked.chosen.push((row.id, None));
             if looked.chosen.len() == make_max {
                 break;

@@ -156,24 +156,6 @@ pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
     attempt > policy.max_attempts() + LEASES_LOST_MAX
 }
 
-impl ErrorKind {
-    /// Whether the attempt failed for our own sake: then it is repeated at once and costs the delivery nothing.
-    #[must_use]
-    pub fn is_our_fault(self) -> bool {
-        match self {
-            Self::Shutdown | Self::WorkerBusy => true,
-            Self::HttpStatus
-            | Self::Timeout
-            | Self::Dns
-            | Self::Connect
-            | Self::Tls
-            | Self::BlockedTarget
-            | Self::Protocol
-            | Self::PayloadGone => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use crate::{
     },
     trust::{
         ingest_auth::IngestSignature,
-        seal::Keyring,
+        seal::{Keyring, ingest_signature_context},
         signing_secret::{PreviousSecret, SigningSecret, SigningSecrets},
         target_url::TargetUrl,
     },
@@ -88,11 +88,6 @@ impl Row {
             updated_at: self.updated_at,
         })
     }
-}
-
-/// What the secrets of a subscription's ingest are sealed with, besides the key: they can stand nowhere else.
-pub fn ingest_signature_context(id: Uuid) -> Vec<u8> {
-    [id.as_bytes(), b"ingest_signature".as_slice()].concat()
 }
 
 /// Filters as they are stored.

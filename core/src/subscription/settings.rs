@@ -13,10 +13,6 @@ use crate::{
     validation,
 };
 
-/// The tenant of those who have only one.
-pub const TENANT_DEFAULT: &str = "default";
-/// Characters of a tenant's id, at most.
-pub const TENANT_CHARACTERS_MAX: usize = 64;
 /// Characters of a name, at most.
 pub const NAME_CHARACTERS_MAX: usize = 200;
 /// Event type patterns of a subscription, at most.

@@ -18,11 +18,11 @@ use crate::{
     queue,
     subscription::{
         State, StateChange, Subscription, previous_secret,
-        row::{Row, filters_of, ingest_signature_context},
+        row::{Row, filters_of},
         settings::Settings,
     },
     trust::{
-        seal::Keyring,
+        seal::{Keyring, ingest_signature_context},
         signing_secret::{SigningSecret, SigningSecrets},
     },
 };
@@ -297,6 +297,18 @@ impl Subscriptions {
         );
         row.fetch_optional(connection).await?.ok_or(Error::NotFound("subscription"))?.open(&self.keyring)
     }
+}
+
+/// What a subscription wants, read on the caller's connection; `None` where it is disabled or there is none.
+pub(crate) async fn interest(connection: &mut PgConnection, id: SubscriptionId) -> Result<Option<Interest>> {
+    let row = sqlx::query!(
+        "SELECT event_types, filters FROM subscriptions
+          WHERE id = $1 AND deleted_at IS NULL AND state <> 'disabled'",
+        id.0
+    );
+    let Some(row) = row.fetch_optional(connection).await? else { return Ok(None) };
+    let event_types = EventTypePattern::from_stored(&row.event_types)?;
+    Ok(Some(Interest { id, event_types, filters: filters_of(row.filters)? }))
 }
 
 /// Locks the row, so that changes of one subscription come one after the other.

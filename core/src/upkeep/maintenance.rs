@@ -84,9 +84,3 @@ pub async fn measure(pool: &PgPool) -> Result<()> {
     metrics::gauge!("postrider_lane_lag_seconds").set(sizes.lag);
     Ok(())
 }
-
-/// Whether the database answers.
-pub async fn ping(pool: &PgPool) -> Result<()> {
-    sqlx::query!("SELECT 1 AS one").fetch_one(pool).await?;
-    Ok(())
-}
