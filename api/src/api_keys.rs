@@ -10,24 +10,23 @@ use poem_openapi::{
 use postrider_core::{
     access::{
         api_key::{self, ApiKey, NewApiKey, Scope},
-        ingest_limit::PER_SECOND_MAX,
+        ingest_limit::RateLimit,
     },
     announce::changes::Change,
-    event::idempotency::Creation,
+    event::idempotency::{self, Creation},
     id::KeyId,
-    subscription::settings::NAME_CHARACTERS_MAX,
-    validation::{self, Problems},
+    name::Name,
+    validation::{Problems, moment},
 };
 use serde::Deserialize;
 
 use crate::{
     access::auth::{Admin, Key},
     app::{App, Tag},
-    events::publish::is_again,
     serve::{
         body::{Input, JsonBody},
         idempotency::stored_answer,
-        list::{self, List, Wanted},
+        list::{List, Wanted},
         problem::ApiError,
     },
 };
@@ -112,7 +111,10 @@ impl ApiKeysApi {
         let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
         let now = Utc::now();
         let key_of_the_past = idempotent.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
-        let is_again = is_again(&self.0, scope, key_of_the_past.map(|once| once.key.clone())).await?;
+        let is_again = match key_of_the_past {
+            Some(once) => idempotency::is_known(&self.0.pool, scope, &once.key).await?,
+            None => false,
+        };
         let new = body.value.parse(tenant_id.clone(), if is_again { DateTime::UNIX_EPOCH } else { now })?;
         let answer = |key: &ApiKey, text: &str| with_key(key, text).to_json_string().into_bytes();
         let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
@@ -161,7 +163,7 @@ impl ApiKeysApi {
 impl ApiKeyInput {
     fn parse(self, tenant_id: Option<String>, now: DateTime<Utc>) -> postrider_core::Result<NewApiKey> {
         let mut problems = Problems::default();
-        problems.take("name", validation::text(&self.name, NAME_CHARACTERS_MAX));
+        let name = problems.take("name", Name::parse(self.name));
         problems.require(!self.scopes.is_empty(), "scopes", "must name at least one scope");
         let mut scopes = Vec::new();
         for (place, word) in self.scopes.iter().enumerate() {
@@ -169,15 +171,12 @@ impl ApiKeyInput {
             scopes.extend(scope.filter(|scope| !scopes.contains(scope)));
         }
         problems.require(self.expires_at.is_none_or(|at| at > now), "expires_at", "must be in the future");
-        problems.take("expires_at", self.expires_at.map_or(Ok(()), list::moment));
-        problems.require(
-            self.rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
-            "rate_limit_per_second",
-            format!("must be from 1 to {PER_SECOND_MAX}"),
-        );
+        problems.take("expires_at", self.expires_at.map_or(Ok(()), moment));
+        let rate_limit = self.rate_limit_per_second.map(RateLimit::parse);
+        let rate_limit = rate_limit.and_then(|parsed| problems.take("rate_limit_per_second", parsed));
         problems.into_result()?;
-        let (name, rate_limit_per_second) = (self.name, self.rate_limit_per_second);
-        Ok(NewApiKey { tenant_id, name, scopes, rate_limit_per_second, expires_at: self.expires_at })
+        let name = name.expect("it is there, or noted as a problem");
+        Ok(NewApiKey { tenant_id, name, scopes, rate_limit, expires_at: self.expires_at })
     }
 }
 
@@ -188,12 +187,12 @@ fn with_key(key: &ApiKey, text: &str) -> ApiKeyView {
 fn view(key: &ApiKey) -> ApiKeyView {
     ApiKeyView {
         id: key.id.to_string(),
-        name: key.name.clone(),
+        name: key.name.as_str().to_owned(),
         key: None,
         hint: key.hint.clone(),
         scopes: key.scopes.iter().map(ToString::to_string).collect(),
         tenant_id: key.tenant_id.clone(),
-        rate_limit_per_second: key.rate_limit_per_second,
+        rate_limit_per_second: key.rate_limit.map(RateLimit::per_second),
         created_at: key.created_at,
         expires_at: key.expires_at,
         last_used_at: key.last_used_at,

@@ -3,6 +3,7 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem_openapi::Tags;
 use postrider_core::{
+    accept::Acceptor,
     access::api_key::ApiKeyCache,
     announce::changes::Change,
     database::Session,
@@ -28,9 +29,7 @@ const INLINE_CONNECTIONS_MAX: u32 = 4;
 #[derive(Clone)]
 pub struct App {
     pub(crate) pool: PgPool,
-    /// Stores inline deliveries.
-    pub(crate) inline: PgPool,
-    pub(crate) intake: Intake,
+    pub(crate) acceptor: Acceptor,
     pub(crate) cache: SubscriptionCache,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) target_policy: TargetPolicy,
@@ -79,15 +78,25 @@ impl App {
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
         let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
+        let cache = SubscriptionCache::new(subscriptions.clone());
+        let acceptor = Acceptor {
+            pool: pool.clone(),
+            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            cache: cache.clone(),
+            intake,
+            keyring: config.keyring.clone(),
+            target_policy: config.target_policy.clone(),
+            key_ttl_seconds: config.idempotency_key_ttl_seconds,
+            payload_bytes_max: config.payload_bytes_max,
+        };
         let app = Self {
-            cache: SubscriptionCache::new(subscriptions.clone()),
+            cache,
             keys: ApiKeyCache::new(pool.clone()),
             limits: IngestLimits::default(),
             pool,
-            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            acceptor,
             keyring: config.keyring.clone(),
             key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },
-            intake,
             subscriptions,
             target_policy: config.target_policy.clone(),
             admin_key: config.admin_key.clone(),

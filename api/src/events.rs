@@ -297,7 +297,7 @@ fn view(event: &Event) -> EventView {
         tenant_id: event.tenant_id.clone(),
         event_type: event.event_type.clone(),
         subscription_id: event.subscription_id.map(|id| SubscriptionId(id).to_string()),
-        metadata: event.metadata.clone().map(|metadata| metadata.0).unwrap_or_default(),
+        metadata: event.metadata.clone().map(|metadata| metadata.0.into_entries()).unwrap_or_default(),
         external_id: event.external_id.clone(),
         ordering_key: event.ordering_key.clone(),
         deliver_at: event.deliver_at,

@@ -15,8 +15,7 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
-    subscription::{StateChange, Subscription, store::Filter},
-    trust::signing_secret::SigningSecret,
+    subscription::{StateChange, Subscription, settings_input::Checked, store::Filter},
 };
 
 use crate::{
@@ -80,9 +79,8 @@ impl SubscriptionsApi {
         let idempotent =
             self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
         self.0.vet(&body.value.target_url).await?;
-        let (settings, secret) = body.value.parse(&self.0.target_policy, None)?;
-        let kind = settings.signature_scheme.secret_kind();
-        let secret = secret.map_or_else(|| SigningSecret::generate(kind), |(secret, _)| secret);
+        let Checked { settings, secret } = body.value.parse(&self.0.target_policy, None)?;
+        let secret = secret.map(|replacement| replacement.secret);
         let answer = |created: &Subscription| SubscriptionView::with_secret(created).to_json_string().into_bytes();
         let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, idempotent.as_ref(), answer);
         let view = match made.await? {

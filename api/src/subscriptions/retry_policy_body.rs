@@ -1,10 +1,7 @@
 //! Retry policies as JSON, whoever has one: a subscription or an inline delivery.
 
 use poem_openapi::Object;
-use postrider_core::{
-    queue::retry_policy::{ATTEMPTS_MAX, ClientErrors, DELAY_SECONDS_MAX, RetryPolicy, Schedule},
-    validation::Problems,
-};
+use postrider_core::queue::retry_policy::{ClientErrors, RetryPolicy, RetryPolicyInput, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// When a failed delivery is tried again: either `delays_seconds`, or all of `max_attempts`, `initial_seconds`,
@@ -38,8 +35,8 @@ impl RetryPolicyBody {
     /// A policy as it is shown.
     #[must_use]
     pub fn of(policy: &RetryPolicy) -> Self {
-        let retry_client_errors = Some(policy.client_errors == ClientErrors::Retry);
-        match &policy.schedule {
+        let retry_client_errors = Some(policy.client_errors() == ClientErrors::Retry);
+        match policy.schedule() {
             Schedule::Delays(delays) => {
                 Self { delays_seconds: Some(delays.clone()), retry_client_errors, ..Self::default() }
             }
@@ -54,41 +51,17 @@ impl RetryPolicyBody {
         }
     }
 
-    /// The policy; where a rule is broken it is noted, and the default stands in.
-    pub fn parse(self, problems: &mut Problems) -> RetryPolicy {
-        let client_errors =
-            if self.retry_client_errors.unwrap_or(true) { ClientErrors::Retry } else { ClientErrors::GiveUp };
-        let exponential = (self.max_attempts, self.initial_seconds, self.factor, self.max_seconds);
-        let schedule = match (self.delays_seconds, exponential) {
-            (None, (None, None, None, None)) => RetryPolicy::default().schedule,
-            (Some(delays), (None, None, None, None)) => {
-                let field = "retry_policy.delays_seconds";
-                problems.require(delays.len() < ATTEMPTS_MAX.into(), field, "must be at most 99 waits");
-                let longest = delays.iter().max().copied().unwrap_or(0);
-                problems.require(longest <= DELAY_SECONDS_MAX, field, "a wait must be at most 604800 seconds (7 days)");
-                Schedule::Delays(delays)
-            }
-            (None, (Some(max_attempts), Some(initial_seconds), Some(factor), Some(max_seconds))) => {
-                let mut require = |holds, field: &str, message: &str| {
-                    problems.require(holds, &format!("retry_policy.{field}"), message);
-                };
-                require((1..=ATTEMPTS_MAX).contains(&max_attempts), "max_attempts", "must be from 1 to 100");
-                require(
-                    (1..=max_seconds).contains(&initial_seconds),
-                    "initial_seconds",
-                    "must be from 1 to max_seconds",
-                );
-                require((1.0..=10.0).contains(&factor), "factor", "must be from 1 to 10");
-                require(max_seconds <= DELAY_SECONDS_MAX, "max_seconds", "must be at most 604800 (7 days)");
-                Schedule::Exponential { max_attempts, initial_seconds, factor, max_seconds }
-            }
-            _ => {
-                let message =
-                    "must have either delays_seconds, or all of max_attempts, initial_seconds, factor and max_seconds";
-                problems.add("retry_policy", message);
-                RetryPolicy::default().schedule
-            }
-        };
-        RetryPolicy { schedule, client_errors }
+    /// What it says, for the core to check.
+    #[must_use]
+    pub fn into_core(self) -> RetryPolicyInput {
+        let retries_client_errors = self.retry_client_errors.unwrap_or(true);
+        RetryPolicyInput {
+            delays_seconds: self.delays_seconds,
+            max_attempts: self.max_attempts,
+            initial_seconds: self.initial_seconds,
+            factor: self.factor,
+            max_seconds: self.max_seconds,
+            client_errors: if retries_client_errors { ClientErrors::Retry } else { ClientErrors::GiveUp },
+        }
     }
 }

@@ -11,8 +11,8 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
-    subscription::Subscription,
-    trust::signing_secret::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, SigningSecret, SigningSecrets},
+    subscription::{Subscription, previous_secret::Overlap},
+    trust::signing_secret::{SigningSecret, SigningSecrets},
     validation::Problems,
 };
 use serde::Deserialize;
@@ -128,10 +128,10 @@ impl SecretsApi {
         let mut problems = Problems::default();
         let secret = body.value.secret.as_deref().map(SigningSecret::parse);
         let secret = secret.and_then(|parsed| problems.take("secret", parsed));
-        let overlap = body.value.overlap_seconds.unwrap_or(OVERLAP_SECONDS_DEFAULT);
-        let within = overlap <= OVERLAP_SECONDS_MAX;
-        problems.require(within, "overlap_seconds", format!("must be from 0 to {OVERLAP_SECONDS_MAX}"));
+        let overlap = body.value.overlap_seconds.map_or_else(|| Ok(Overlap::default()), Overlap::parse);
+        let overlap = problems.take("overlap_seconds", overlap);
         problems.into_result()?;
+        let overlap = overlap.expect("it is there, or noted as a problem");
         let answer = |rotated: &Subscription| SubscriptionView::with_secret(rotated).to_json_string().into_bytes();
         let made =
             self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, idempotent.as_ref(), answer).await?;

@@ -2,12 +2,12 @@
 
 use poem_openapi::{Enum, Object};
 use postrider_core::{
+    subscription::settings_input::IngestSignatureInput as CoreIngestSignatureInput,
     trust::{
         inbound_signature::Provider,
         ingest_auth::{IngestAuth, IngestSignature},
         signature::SignatureScheme,
     },
-    validation::Problems,
 };
 use serde::{Deserialize, Serialize};
 
@@ -94,10 +94,14 @@ impl IngestSignatureInput {
         Self { provider: current.provider().into(), secrets: None, tolerance_seconds }
     }
 
-    /// Checks it.
-    pub fn parse(self, current: Option<&IngestSignature>, problems: &mut Problems) -> Option<IngestSignature> {
-        let parsed = IngestSignature::parse(self.provider.into(), self.secrets, self.tolerance_seconds, current);
-        parsed.map_err(|(field, why)| problems.add(&format!("ingest_signature.{field}"), why)).ok()
+    /// What it says, for the core to check.
+    #[must_use]
+    pub fn into_core(self) -> CoreIngestSignatureInput {
+        CoreIngestSignatureInput {
+            provider: self.provider.into(),
+            secrets: self.secrets,
+            tolerance_seconds: self.tolerance_seconds,
+        }
     }
 }
 

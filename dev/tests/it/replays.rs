@@ -190,17 +190,9 @@ async fn a_replay_goes_on_after_a_crash_and_keeps_to_its_rate() {
     // A worker that dies in the middle of a step: its connection goes away before the commit.
     let mut dying = world.pool.begin().await.unwrap();
     sqlx::query("SELECT id FROM replays FOR UPDATE").fetch_one(&mut *dying).await.unwrap();
-    assert_eq!(
-        replay_walk::step(world.worker.fan_outs()).await.unwrap(),
-        None,
-        "it has it in its hands"
-    );
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "it has it in its hands");
     dying.rollback().await.unwrap();
-    assert_eq!(
-        replay_walk::step(world.worker.fan_outs()).await.unwrap(),
-        Some(5),
-        "half a second's"
-    );
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(5), "half a second's");
     assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "not yet");
     assert_eq!(count().await, 5);
     let halfway = world.get(&format!("/replays/{}", id(&begun))).await;
