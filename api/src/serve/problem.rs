@@ -200,25 +200,15 @@ impl ApiError {
     }
 }
 
-/// A whole HTTP/1.1 answer, for a connection on which no request has come that could be answered.
+/// A whole HTTP/1.1 answer, for a connection on which no request is read: there are too many.
 #[must_use]
-pub fn head_refused(status: StatusCode) -> Vec<u8> {
-    let (code, detail) = match status {
-        StatusCode::URI_TOO_LONG => ("uri_too_long", "the URI is too long"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            ("headers_too_large", "the request's head is too long, or has more than 100 headers")
-        }
-        StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "there are too many connections; try again in a moment"),
-        _ => ("bad_request", "this is not HTTP as it should be"),
-    };
-    let body = problem(status, code, detail).0.to_json_string();
-    let retry_after = match status {
-        StatusCode::SERVICE_UNAVAILABLE => format!("retry-after: {RETRY_AFTER_SECONDS}\r\n"),
-        _ => String::new(),
-    };
+pub fn too_many_connections() -> Vec<u8> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let body = problem(status, "unavailable", "there are too many connections; try again in a moment");
+    let body = body.0.to_json_string();
     let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\n{retry_after}x-content-type-options: \
-         nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\nretry-after: {RETRY_AFTER_SECONDS}\r\n\
+         x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
         ProblemJson::CONTENT_TYPE,
         body.len()
     );
