@@ -34,59 +34,60 @@ use crate::{
 /// The API key routes.
 pub struct ApiKeysApi(pub App);
 
-/// What a key should be.
+/// What an API key should be.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct ApiKeyInput {
-    /// For people; at most 200 characters.
+    /// What the key is called by people, such as `Order service`; at most 200 characters.
     name: String,
-    /// What it is good for, at least one of `admin` (everything), `manage` (reading and changing), `ingest` (posting
-    /// events and inline deliveries) and `read`.
+    /// What the key is good for; at least one of `read`, `manage` (reading and changing), `ingest` (posting events and
+    /// inline deliveries) and `admin` (everything).
     scopes: Vec<String>,
-    /// The only tenant that it reaches; every tenant where absent.
+    /// The only tenant that the key reaches, such as `acme`; at most 64 characters. It reaches every tenant where
+    /// absent, if the key that creates it does.
     tenant_id: Option<String>,
-    /// From when on it opens nothing any more; never where absent (RFC 3339).
+    /// From this time on the key opens nothing any more, such as `2027-01-31T00:00:00Z`; never where absent (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// Requests a second that post events with it, 1 to 100000, and so many at once; unlimited where absent. Every api
-    /// process counts by itself.
+    /// How many requests a second may post events with the key, and as many at once; 1 to 100000. There is no limit
+    /// where absent. Every api process counts by itself.
     rate_limit_per_second: Option<u32>,
 }
 
 impl Input for ApiKeyInput {}
 
-/// An API key.
+/// An API key. Only the answer that creates it shows the key itself.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "ApiKey")]
 pub struct ApiKeyView {
-    /// Its id.
+    /// The key's id, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`.
     id: String,
-    /// For people.
+    /// What the key is called by people.
     name: String,
-    /// The key itself; only in the answer that created it.
+    /// The key itself, `pr_…`; only in the answer that created it.
     key: Option<String>,
-    /// Its first characters.
+    /// The first characters of the key, by which people recognize it.
     hint: String,
-    /// What it is good for.
+    /// What the key is good for, such as `["read", "ingest"]`.
     scopes: Vec<String>,
-    /// The only tenant that it reaches; absent where it reaches every tenant.
+    /// The only tenant that the key reaches; absent where it reaches every tenant.
     tenant_id: Option<String>,
-    /// Requests a second that post events with it.
+    /// How many requests a second may post events with the key; absent where there is no limit.
     rate_limit_per_second: Option<u32>,
-    /// When it was created.
+    /// When the key was created (RFC 3339).
     created_at: DateTime<Utc>,
-    /// From when on it opens nothing any more.
+    /// From this time on the key opens nothing any more; absent where that never comes (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// When it was last used, up to a minute late.
+    /// When the key was last used, up to a minute late; absent where it never was (RFC 3339).
     last_used_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
+    /// When the key was revoked; absent where it was not (RFC 3339).
     revoked_at: Option<DateTime<Utc>>,
 }
 
 /// The answer to a creation.
 #[derive(Debug, ApiResponse)]
 pub enum Created {
-    /// It exists. This is the only answer that shows the key.
+    /// The key exists. This is the only answer that shows it.
     #[oai(status = 201)]
     Created(Json<ApiKeyView>),
 }
@@ -100,10 +101,7 @@ impl ApiKeysApi {
     async fn create(
         &self,
         key: Key<Admin>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<ApiKeyInput>,
     ) -> Result<Created, ApiError> {
         let tenant_id = key.lists(body.value.tenant_id.as_deref())?;
@@ -130,16 +128,14 @@ impl ApiKeysApi {
 
     /// List API keys
     ///
-    /// Revoked ones too. The key from the environment is not among them.
+    /// The newest first, those that are revoked too. The key from the environment is not among them.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
         key: Key<Admin>,
-        /// Only those that are bound to this tenant.
+        /// Only keys that are bound to this tenant, such as `acme`.
         tenant_id: Query<Option<String>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<ApiKeyView>>, ApiError> {
         let tenant = key.lists(tenant_id.0.as_deref())?;
@@ -150,7 +146,7 @@ impl ApiKeysApi {
 
     /// Revoke an API key
     ///
-    /// It opens nothing any more, at once and in all processes.
+    /// It opens nothing any more, at once and in all processes. It stays in the list.
     #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(&self, key: Key<Admin>, id: Path<String>) -> Result<Json<ApiKeyView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;

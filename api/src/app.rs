@@ -42,29 +42,30 @@ pub struct App {
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-/// Chapters of the `OpenAPI` document.
+/// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
 #[derive(Tags)]
 pub(crate) enum Tag {
-    /// Events in.
+    /// Post any payload to one subscription by its URL. Providers such as GitHub and Stripe can post here.
     Ingest,
-    /// Who wants which events where.
+    /// A subscription says which events go to which URL, and how: filters, headers, signatures, retries.
     Subscriptions,
-    /// Publishing events, and what was accepted.
+    /// Publish an event once. It is stored and reaches every subscription that wants it.
     Events,
-    /// What is owed to whom, and every attempt at it.
+    /// A delivery is one event owed to one subscription or URL. See how it stands and every attempt at it, retry it,
+    /// cancel it, or deliver to a URL without a subscription.
     Deliveries,
-    /// Deliveries that were given up.
+    /// Deliveries that were given up: look at them, retry them, mark them resolved or forget them.
     #[oai(rename = "Dead letters")]
     DeadLetters,
-    /// A subscription's past, delivered again.
+    /// Deliver a subscription's past again: a range of time, at a rate.
     Replays,
-    /// Who may do what, for which tenant.
+    /// Keys say who may do what, for which tenant.
     #[oai(rename = "API keys")]
     ApiKeys,
-    /// Who changed what.
+    /// Who changed what, and when.
     #[oai(rename = "Audit log")]
     AuditLog,
-    /// Watching over the process.
+    /// Watch over the process: liveness, readiness and metrics.
     Health,
 }
 

@@ -25,9 +25,9 @@ const LIMIT_MAX: u32 = 250;
 #[derive(Debug, Object)]
 #[oai(skip_serializing_if_is_none)]
 pub struct List<T: ParseFromJSON + ToJSON + Type + Send + Sync> {
-    /// The items.
+    /// The items of the page.
     data: Vec<T>,
-    /// Send it as `cursor` for the next page; absent on the last.
+    /// Send it as `cursor` to get the next page. It is absent on the last page.
     next_cursor: Option<String>,
 }
 

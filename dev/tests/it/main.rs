@@ -9,6 +9,7 @@ mod crashes;
 mod dead_letters;
 mod deliveries;
 mod document;
+mod documented;
 mod early_answers;
 mod events;
 mod fuzz;
