@@ -97,7 +97,7 @@ async fn what_was_refused_is_not_read_for_ever() {
     let (chunk, mut taken) = (vec![b'x'; 1 << 20], 0);
     let flooding = async {
         while let Ok(count) = stream.write(&chunk).await {
-            taken += count
+            taken += count;
         }
     };
     tokio::time::timeout(SOON, flooding).await.expect("the connection is closed");
