@@ -10,11 +10,10 @@ use postrider_core::{
     access::{
         api_key::{ApiKey, Scope},
         audit::Actor,
-        tenancy::Owned,
+        ingest_limit::RateLimit,
+        tenancy::{Owned, TENANT_DEFAULT, check_tenant},
     },
     id::KeyId,
-    subscription::settings::{TENANT_CHARACTERS_MAX, TENANT_DEFAULT},
-    validation::{self, Problems},
 };
 use sqlx::PgPool;
 
@@ -26,14 +25,14 @@ pub struct Access {
     actor: Actor,
     tenant: Option<String>,
     scopes: Vec<Scope>,
-    rate_limit_per_second: Option<u32>,
+    rate_limit: Option<RateLimit>,
 }
 
 impl Access {
     /// Of the key from the environment: everything.
     #[must_use]
     pub fn admin() -> Self {
-        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit_per_second: None }
+        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit: None }
     }
 
     /// Of an API key.
@@ -43,7 +42,7 @@ impl Access {
             actor: Actor::Key(key.id),
             tenant: key.tenant_id.clone(),
             scopes: key.scopes.clone(),
-            rate_limit_per_second: key.rate_limit_per_second,
+            rate_limit: key.rate_limit,
         }
     }
 
@@ -53,11 +52,11 @@ impl Access {
         self.actor
     }
 
-    /// Which key it is and how many requests a second may post events with it, where that is limited.
+    /// Which key it is and how many requests may post events with it, where that is limited.
     #[must_use]
-    pub fn rate_limit(&self) -> Option<(KeyId, u32)> {
-        match (self.actor, self.rate_limit_per_second) {
-            (Actor::Key(id), Some(per_second)) => Some((id, per_second)),
+    pub fn rate_limit(&self) -> Option<(KeyId, RateLimit)> {
+        match (self.actor, self.rate_limit) {
+            (Actor::Key(id), Some(limit)) => Some((id, limit)),
             (Actor::Key(_) | Actor::AdminKey | Actor::Postrider, _) => None,
         }
     }
@@ -120,9 +119,7 @@ impl Access {
     /// Not found where it is another than the key's; unprocessable.
     pub fn lists(&self, named: Option<&str>) -> Result<Option<String>, ApiError> {
         if let Some(named) = named {
-            let mut problems = Problems::default();
-            problems.take("tenant_id", validation::text(named, TENANT_CHARACTERS_MAX));
-            problems.into_result()?;
+            check_tenant(named).map_err(|why| ApiError::invalid("tenant_id", why))?;
             if self.tenant.as_deref().is_some_and(|own| own != named) {
                 return Err(Error::NotFound("tenant").into());
             }

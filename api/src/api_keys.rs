@@ -10,24 +10,23 @@ use poem_openapi::{
 use postrider_core::{
     access::{
         api_key::{self, ApiKey, NewApiKey, Scope},
-        ingest_limit::PER_SECOND_MAX,
+        ingest_limit::RateLimit,
     },
     announce::changes::Change,
-    event::idempotency::Creation,
+    event::idempotency::{self, Creation},
     id::KeyId,
-    subscription::settings::{NAME_CHARACTERS_MAX, TENANT_CHARACTERS_MAX},
-    validation::{self, Problems},
+    name::Name,
+    validation::{Problems, moment},
 };
 use serde::Deserialize;
 
 use crate::{
     access::auth::{Admin, Key},
     app::{App, Tag},
-    events::publish::is_again,
     serve::{
         body::{Input, JsonBody},
         idempotency::stored_answer,
-        list::{self, List, Wanted},
+        list::{List, Wanted},
         problem::ApiError,
     },
 };
@@ -35,59 +34,60 @@ use crate::{
 /// The API key routes.
 pub struct ApiKeysApi(pub App);
 
-/// What a key should be.
+/// What an API key should be.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct ApiKeyInput {
-    /// For people; at most 200 characters.
+    /// What the key is called by people, such as `Order service`; at most 200 characters.
     name: String,
-    /// What it is good for, at least one of `admin` (everything), `manage` (reading and changing), `ingest` (posting
-    /// events and inline deliveries) and `read`.
+    /// What the key is good for; at least one of `read`, `manage` (reading and changing), `ingest` (posting events and
+    /// inline deliveries) and `admin` (everything).
     scopes: Vec<String>,
-    /// The only tenant that it reaches; every tenant where absent.
+    /// The only tenant that the key reaches, such as `acme`; at most 64 characters. It reaches every tenant where
+    /// absent, if the key that creates it does.
     tenant_id: Option<String>,
-    /// From when on it opens nothing any more; never where absent (RFC 3339).
+    /// From this time on the key opens nothing any more, such as `2027-01-31T00:00:00Z`; never where absent (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// Requests a second that post events with it, 1 to 100000, and so many at once; unlimited where absent. Every api
-    /// process counts by itself.
+    /// How many requests a second may post events with the key, and as many at once; 1 to 100000. There is no limit
+    /// where absent. Every api process counts by itself.
     rate_limit_per_second: Option<u32>,
 }
 
 impl Input for ApiKeyInput {}
 
-/// An API key.
+/// An API key. Only the answer that creates it shows the key itself.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "ApiKey")]
 pub struct ApiKeyView {
-    /// Its id.
+    /// The key's id, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`.
     id: String,
-    /// For people.
+    /// What the key is called by people.
     name: String,
-    /// The key itself; only in the answer that created it.
+    /// The key itself, `pr_…`; only in the answer that created it.
     key: Option<String>,
-    /// Its first characters.
+    /// The first characters of the key, by which people recognize it.
     hint: String,
-    /// What it is good for.
+    /// What the key is good for, such as `["read", "ingest"]`.
     scopes: Vec<String>,
-    /// The only tenant that it reaches; absent where it reaches every tenant.
+    /// The only tenant that the key reaches; absent where it reaches every tenant.
     tenant_id: Option<String>,
-    /// Requests a second that post events with it.
+    /// How many requests a second may post events with the key; absent where there is no limit.
     rate_limit_per_second: Option<u32>,
-    /// When it was created.
+    /// When the key was created (RFC 3339).
     created_at: DateTime<Utc>,
-    /// From when on it opens nothing any more.
+    /// From this time on the key opens nothing any more; absent where that never comes (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// When it was last used, up to a minute late.
+    /// When the key was last used, up to a minute late; absent where it never was (RFC 3339).
     last_used_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
+    /// When the key was revoked; absent where it was not (RFC 3339).
     revoked_at: Option<DateTime<Utc>>,
 }
 
 /// The answer to a creation.
 #[derive(Debug, ApiResponse)]
 pub enum Created {
-    /// It exists. This is the only answer that shows the key.
+    /// The key exists. This is the only answer that shows it.
     #[oai(status = 201)]
     Created(Json<ApiKeyView>),
 }
@@ -101,10 +101,7 @@ impl ApiKeysApi {
     async fn create(
         &self,
         key: Key<Admin>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<ApiKeyInput>,
     ) -> Result<Created, ApiError> {
         let tenant_id = key.lists(body.value.tenant_id.as_deref())?;
@@ -112,7 +109,10 @@ impl ApiKeysApi {
         let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), scope, "POST /api-keys", &body.bytes)?;
         let now = Utc::now();
         let key_of_the_past = idempotent.as_ref().filter(|_| body.value.expires_at.is_some_and(|at| at <= now));
-        let is_again = is_again(&self.0, scope, key_of_the_past.map(|once| once.key.clone())).await?;
+        let is_again = match key_of_the_past {
+            Some(once) => idempotency::is_known(&self.0.pool, scope, &once.key).await?,
+            None => false,
+        };
         let new = body.value.parse(tenant_id.clone(), if is_again { DateTime::UNIX_EPOCH } else { now })?;
         let answer = |key: &ApiKey, text: &str| with_key(key, text).to_json_string().into_bytes();
         let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
@@ -128,16 +128,14 @@ impl ApiKeysApi {
 
     /// List API keys
     ///
-    /// Revoked ones too. The key from the environment is not among them.
+    /// The newest first, those that are revoked too. The key from the environment is not among them.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
         key: Key<Admin>,
-        /// Only those that are bound to this tenant.
+        /// Only keys that are bound to this tenant, such as `acme`.
         tenant_id: Query<Option<String>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<ApiKeyView>>, ApiError> {
         let tenant = key.lists(tenant_id.0.as_deref())?;
@@ -148,7 +146,7 @@ impl ApiKeysApi {
 
     /// Revoke an API key
     ///
-    /// It opens nothing any more, at once and in all processes.
+    /// It opens nothing any more, at once and in all processes. It stays in the list.
     #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(&self, key: Key<Admin>, id: Path<String>) -> Result<Json<ApiKeyView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -161,10 +159,7 @@ impl ApiKeysApi {
 impl ApiKeyInput {
     fn parse(self, tenant_id: Option<String>, now: DateTime<Utc>) -> postrider_core::Result<NewApiKey> {
         let mut problems = Problems::default();
-        problems.take("name", validation::text(&self.name, NAME_CHARACTERS_MAX));
-        if let Some(tenant) = &tenant_id {
-            problems.take("tenant_id", validation::text(tenant, TENANT_CHARACTERS_MAX));
-        }
+        let name = problems.take("name", Name::parse(self.name));
         problems.require(!self.scopes.is_empty(), "scopes", "must name at least one scope");
         let mut scopes = Vec::new();
         for (place, word) in self.scopes.iter().enumerate() {
@@ -172,15 +167,12 @@ impl ApiKeyInput {
             scopes.extend(scope.filter(|scope| !scopes.contains(scope)));
         }
         problems.require(self.expires_at.is_none_or(|at| at > now), "expires_at", "must be in the future");
-        problems.take("expires_at", self.expires_at.map_or(Ok(()), list::moment));
-        problems.require(
-            self.rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
-            "rate_limit_per_second",
-            format!("must be from 1 to {PER_SECOND_MAX}"),
-        );
+        problems.take("expires_at", self.expires_at.map_or(Ok(()), moment));
+        let rate_limit = self.rate_limit_per_second.map(RateLimit::parse);
+        let rate_limit = rate_limit.and_then(|parsed| problems.take("rate_limit_per_second", parsed));
         problems.into_result()?;
-        let (name, rate_limit_per_second) = (self.name, self.rate_limit_per_second);
-        Ok(NewApiKey { tenant_id, name, scopes, rate_limit_per_second, expires_at: self.expires_at })
+        let name = name.expect("it is there, or noted as a problem");
+        Ok(NewApiKey { tenant_id, name, scopes, rate_limit, expires_at: self.expires_at })
     }
 }
 
@@ -191,12 +183,12 @@ fn with_key(key: &ApiKey, text: &str) -> ApiKeyView {
 fn view(key: &ApiKey) -> ApiKeyView {
     ApiKeyView {
         id: key.id.to_string(),
-        name: key.name.clone(),
+        name: key.name.as_str().to_owned(),
         key: None,
         hint: key.hint.clone(),
         scopes: key.scopes.iter().map(ToString::to_string).collect(),
         tenant_id: key.tenant_id.clone(),
-        rate_limit_per_second: key.rate_limit_per_second,
+        rate_limit_per_second: key.rate_limit.map(RateLimit::per_second),
         created_at: key.created_at,
         expires_at: key.expires_at,
         last_used_at: key.last_used_at,

@@ -3,6 +3,7 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem_openapi::Tags;
 use postrider_core::{
+    accept::Acceptor,
     access::api_key::ApiKeyCache,
     announce::changes::Change,
     database::Session,
@@ -28,9 +29,7 @@ const INLINE_CONNECTIONS_MAX: u32 = 4;
 #[derive(Clone)]
 pub struct App {
     pub(crate) pool: PgPool,
-    /// Stores inline deliveries.
-    pub(crate) inline: PgPool,
-    pub(crate) intake: Intake,
+    pub(crate) acceptor: Acceptor,
     pub(crate) cache: SubscriptionCache,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) target_policy: TargetPolicy,
@@ -43,29 +42,30 @@ pub struct App {
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-/// Chapters of the `OpenAPI` document.
+/// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
 #[derive(Tags)]
 pub(crate) enum Tag {
-    /// Events in.
+    /// Post any payload to one subscription by its URL. Providers such as GitHub and Stripe can post here.
     Ingest,
-    /// Who wants which events where.
+    /// A subscription says which events go to which URL, and how: filters, headers, signatures, retries.
     Subscriptions,
-    /// Publishing events, and what was accepted.
+    /// Publish an event once. It is stored and reaches every subscription that wants it.
     Events,
-    /// What is owed to whom, and every attempt at it.
+    /// A delivery is one event owed to one subscription or URL. See how it stands and every attempt at it, retry it,
+    /// cancel it, or deliver to a URL without a subscription.
     Deliveries,
-    /// Deliveries that were given up.
+    /// Deliveries that were given up: look at them, retry them, mark them resolved or forget them.
     #[oai(rename = "Dead letters")]
     DeadLetters,
-    /// A subscription's past, delivered again.
+    /// Deliver a subscription's past again: a range of time, at a rate.
     Replays,
-    /// Who may do what, for which tenant.
+    /// Keys say who may do what, for which tenant.
     #[oai(rename = "API keys")]
     ApiKeys,
-    /// Who changed what.
+    /// Who changed what, and when.
     #[oai(rename = "Audit log")]
     AuditLog,
-    /// Watching over the process.
+    /// Watch over the process: liveness, readiness and metrics.
     Health,
 }
 
@@ -79,15 +79,25 @@ impl App {
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
         let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
+        let cache = SubscriptionCache::new(subscriptions.clone());
+        let acceptor = Acceptor {
+            pool: pool.clone(),
+            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            cache: cache.clone(),
+            intake,
+            keyring: config.keyring.clone(),
+            target_policy: config.target_policy.clone(),
+            key_ttl_seconds: config.idempotency_key_ttl_seconds,
+            payload_bytes_max: config.payload_bytes_max,
+        };
         let app = Self {
-            cache: SubscriptionCache::new(subscriptions.clone()),
+            cache,
             keys: ApiKeyCache::new(pool.clone()),
             limits: IngestLimits::default(),
             pool,
-            inline: config.database.pool(Session::Ingest, INLINE_CONNECTIONS_MAX),
+            acceptor,
             keyring: config.keyring.clone(),
             key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },
-            intake,
             subscriptions,
             target_policy: config.target_policy.clone(),
             admin_key: config.admin_key.clone(),

@@ -20,25 +20,25 @@ use crate::{
 /// The audit log's route.
 pub struct AuditLogApi(pub App);
 
-/// A change.
+/// One change, or one look at secrets.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "AuditEntry")]
 pub struct AuditView {
-    /// Its id.
+    /// The entry's id, such as `aud_0198c0de2f3a7b1c9d4e5f60718293a4`.
     id: String,
-    /// When.
+    /// When it was done (RFC 3339).
     created_at: DateTime<Utc>,
-    /// Whose thing was changed; absent where it is no single tenant's.
+    /// The tenant whose thing was changed; absent where it is no single one.
     tenant_id: Option<String>,
-    /// Who did it: the id of an API key, `admin_key` for the one from the environment, or `postrider` itself.
+    /// Who did it: the id of an API key, `admin_key` for the key from the environment, or `postrider` itself.
     actor: String,
-    /// What was done, as in `subscription.created`.
+    /// What was done, such as `subscription.created`.
     action: String,
-    /// To what: an id.
+    /// The id of what was changed, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
     target_id: String,
-    /// As it was; secrets redacted.
+    /// What was changed, as it was before; secrets are redacted.
     before: Option<Value>,
-    /// As it is; secrets redacted.
+    /// What was changed, as it was afterwards; secrets are redacted.
     after: Option<Value>,
 }
 
@@ -46,27 +46,22 @@ pub struct AuditView {
 impl AuditLogApi {
     /// List changes
     ///
-    /// Every change of a subscription, an API key or a replay, every secret that was shown, and what was done to dead
-    /// letters in bulk. Entries are kept for a year.
+    /// The newest first: every change of a subscription, an API key or a replay, every secret that was shown, and what
+    /// was done to dead letters in bulk. Entries are kept for a year.
     #[oai(path = "/audit-log", method = "get", operation_id = "list_audit_log")]
     async fn list(
         &self,
         key: Key<Admin>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only what this one did.
+        /// Only what this actor did: the id of an API key, `admin_key` or `postrider`.
         actor: Query<Option<String>>,
-        /// Only this action.
+        /// Only this action, such as `subscription.created`.
         action: Query<Option<String>>,
-        /// Only what was done to this.
+        /// Only what was done to the thing with this id.
         target_id: Query<Option<String>>,
-        /// Only changes of this time or later (RFC 3339).
         since: Query<Option<DateTime<Utc>>>,
-        /// Only changes before this time (RFC 3339).
         until: Query<Option<DateTime<Utc>>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<AuditView>>, ApiError> {
         let filter = Filter {

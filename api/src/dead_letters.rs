@@ -33,47 +33,47 @@ use crate::{
 /// The dead-letter routes.
 pub struct DeadLettersApi(pub App);
 
-/// A delivery that was given up.
+/// A delivery that was given up and wants a person to look at it.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "DeadLetter")]
 pub struct DeadLetterView {
-    /// The delivery's id, by which the dead letter is addressed.
+    /// The delivery's id, by which the dead letter is addressed, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`.
     id: String,
     /// The delivery as it stands.
     delivery: DeliveryView,
-    /// When it was given up.
+    /// When the delivery was given up (RFC 3339).
     dead_at: DateTime<Utc>,
-    /// When somebody marked it resolved.
+    /// When somebody marked the dead letter resolved; absent where nobody has (RFC 3339).
     resolved_at: Option<DateTime<Utc>>,
 }
 
-/// Which dead letters are meant; all that still want attention where nothing is said.
+/// Which dead letters are meant. An empty filter, or no body at all, means all that are not marked resolved.
 #[derive(Debug, Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct DeadLetterFilter {
-    /// Only this tenant's.
+    /// Only dead letters of this tenant, such as `acme`.
     tenant_id: Option<String>,
-    /// Only this subscription's.
+    /// Only dead letters of this subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
     subscription_id: Option<String>,
-    /// Only those that died at this time or later (RFC 3339).
+    /// Only deliveries that were given up at this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339).
     since: Option<DateTime<Utc>>,
-    /// Only those that died before this time (RFC 3339).
+    /// Only deliveries that were given up before this time (RFC 3339).
     until: Option<DateTime<Utc>>,
-    /// Whether those marked resolved are meant too; false where absent.
+    /// Whether those that are marked resolved are meant too; false where absent.
     include_resolved: Option<bool>,
 }
 
-/// Which dead letters are to be forgotten. At least `until` must be said: purging is by age.
+/// Which dead letters are to be forgotten, by their age.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct PurgeFilter {
-    /// Only those that died before this time (RFC 3339).
+    /// Only deliveries that were given up before this time, such as `2026-01-31T09:00:00Z` (RFC 3339).
     until: DateTime<Utc>,
-    /// Only this subscription's.
+    /// Only dead letters of this subscription.
     subscription_id: Option<String>,
-    /// Only this tenant's.
+    /// Only dead letters of this tenant, such as `acme`.
     tenant_id: Option<String>,
 }
 
@@ -82,10 +82,10 @@ impl Input for DeadLetterFilter {
 }
 impl Input for PurgeFilter {}
 
-/// How many a bulk call has changed.
+/// How many dead letters a call has changed.
 #[derive(Debug, Object)]
 pub struct Count {
-    /// 10000 at most; call again while it is so many.
+    /// At most 10000. Where it is 10000, there may be more: call again.
     count: u64,
 }
 
@@ -94,23 +94,21 @@ type One = Result<Json<DeadLetterView>, ApiError>;
 #[OpenApi(tag = "Tag::DeadLetters")]
 impl DeadLettersApi {
     /// List dead letters
+    ///
+    /// The newest first.
     #[oai(path = "/dead-letters", method = "get", operation_id = "list_dead_letters")]
     async fn list(
         &self,
         key: Key<Read>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only this subscription's.
         subscription_id: Query<Option<String>>,
-        /// Only those that died at this time or later (RFC 3339).
+        /// Only deliveries that were given up at this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339).
         since: Query<Option<DateTime<Utc>>>,
-        /// Only those that died before this time (RFC 3339).
+        /// Only deliveries that were given up before this time (RFC 3339).
         until: Query<Option<DateTime<Utc>>>,
-        /// Whether those marked resolved are listed too; false where absent.
+        /// Whether dead letters that are marked resolved are listed too; false where absent.
         include_resolved: Query<Option<bool>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeadLetterView>>, ApiError> {
         let meant = DeadLetterFilter {
@@ -135,7 +133,7 @@ impl DeadLettersApi {
 
     /// Retry a dead letter
     ///
-    /// It gets a fresh round of attempts by its subscription's policy, and leaves this list.
+    /// The delivery gets a fresh round of attempts by its retry policy, and leaves the list of dead letters.
     #[oai(path = "/dead-letters/:id/retry", method = "post", operation_id = "retry_dead_letter")]
     async fn retry(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<DeliveryView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -145,7 +143,7 @@ impl DeadLettersApi {
 
     /// Mark a dead letter resolved
     ///
-    /// It stays dead, and is not listed any more unless asked for.
+    /// The delivery stays given up. It is listed only where `include_resolved` asks for it.
     #[oai(path = "/dead-letters/:id/resolve", method = "post", operation_id = "resolve_dead_letter")]
     async fn resolve(&self, key: Key<Manage>, id: Path<String>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -154,7 +152,7 @@ impl DeadLettersApi {
 
     /// Retry many dead letters
     ///
-    /// The oldest first, at most 10000 a call. Those whose event or subscription is gone are left.
+    /// The oldest first, at most 10000 in a call. Those whose event or subscription does not exist any more are left.
     #[oai(path = "/dead-letters/retry", method = "post", operation_id = "retry_dead_letters")]
     async fn retry_many(&self, key: Key<Manage>, body: JsonBody<DeadLetterFilter>) -> Result<Json<Count>, ApiError> {
         let filter = self.filter(&key, body.value).await?;
@@ -164,8 +162,8 @@ impl DeadLettersApi {
 
     /// Forget old dead letters
     ///
-    /// Takes those that died before a time off this list, resolved ones too, at most 10000 a call. The deliveries and
-    /// their attempts stay until retention removes them.
+    /// Takes dead letters off the list by their age, those that are marked resolved too, at most 10000 in a call.
+    /// Deliveries and attempts stay until retention removes them.
     #[oai(path = "/dead-letters/purge", method = "post", operation_id = "purge_dead_letters")]
     async fn purge(&self, key: Key<Manage>, body: JsonBody<PurgeFilter>) -> Result<Json<Count>, ApiError> {
         let PurgeFilter { until, subscription_id, tenant_id } = body.value;

@@ -42,15 +42,13 @@ type One = Result<Json<DeliveryView>, ApiError>;
 impl DeliveriesApi {
     /// Deliver to a URL
     ///
-    /// An event for one URL, without a subscription: the same checks of the target, the same retries, the same log.
+    /// Sends an event to one URL, without a subscription: with the same checks of the target, the same retries and the
+    /// same log.
     #[oai(path = "/deliveries", method = "post", operation_id = "create_delivery")]
     async fn create(
         &self,
         key: Key<Ingest>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<InlineDeliveryInput>,
     ) -> Result<InlineResponse, ApiError> {
         let created = inline::create(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
@@ -59,33 +57,23 @@ impl DeliveriesApi {
 
     /// List deliveries
     ///
-    /// A page is found by a bounded look: where few deliveries pass the filters, it may be short or empty and have a
-    /// `next_cursor` all the same.
+    /// The newest first. A page looks at a bounded number of deliveries: where few pass the filters, it may be short or
+    /// empty and have a `next_cursor` all the same.
     #[oai(path = "/deliveries", method = "get", operation_id = "list_deliveries")]
     async fn list(
         &self,
         key: Key<Read>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only this subscription's.
         subscription_id: Query<Option<String>>,
-        /// Only those of this event.
         event_id: Query<Option<String>>,
-        /// Only those that this replay of a range has made.
         replay_id: Query<Option<String>>,
-        /// Only those that stand so.
         status: Query<Option<StatusName>>,
-        /// Only those of events of exactly this type.
+        /// Only deliveries of events of exactly this type, such as `order.created`.
         event_type: Query<Option<String>>,
-        /// Only those of events with this entry in their metadata, as `key:value`; may be repeated.
         metadata: Query<Vec<String>>,
-        /// Only those that came to be at this time or later (RFC 3339).
         since: Query<Option<DateTime<Utc>>>,
-        /// Only those that came to be before this time (RFC 3339).
         until: Query<Option<DateTime<Utc>>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let pool = &self.0.pool;
@@ -108,11 +96,8 @@ impl DeliveriesApi {
         &self,
         key: Key<Read>,
         id: Path<String>,
-        /// Only those that stand so.
         status: Query<Option<StatusName>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
@@ -127,17 +112,14 @@ impl DeliveriesApi {
 
     /// List an event's deliveries
     ///
-    /// Those that were made with it, and its replays.
+    /// Those that were made when it was accepted, and those of its replays.
     #[oai(path = "/events/:id/deliveries", method = "get", operation_id = "list_event_deliveries")]
     async fn list_of_event(
         &self,
         key: Key<Read>,
         id: Path<String>,
-        /// Only those that stand so.
         status: Query<Option<StatusName>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeliveryView>>, ApiError> {
         let id: EventId = key.find(&self.0.pool, &id.0).await?;
@@ -158,6 +140,8 @@ impl DeliveriesApi {
     }
 
     /// List a delivery's attempts
+    ///
+    /// All of them, the first one first.
     #[oai(path = "/deliveries/:id/attempts", method = "get", operation_id = "list_attempts")]
     async fn attempts(&self, key: Key<Read>, id: Path<String>) -> Result<Json<AttemptList>, ApiError> {
         let id: DeliveryId = key.find(&self.0.pool, &id.0).await?;
@@ -168,8 +152,8 @@ impl DeliveriesApi {
 
     /// Retry a delivery now
     ///
-    /// A pending one is attempted at once; a finished one, succeeded ones included, is put back for a fresh round of
-    /// attempts by its policy. Its attempts go on counting.
+    /// A pending delivery is attempted at once. A finished one, even if it has succeeded, gets a fresh round of
+    /// attempts by its retry policy; the numbers of its attempts go on. 409 while a worker is at it.
     #[oai(path = "/deliveries/:id/retry", method = "post", operation_id = "retry_delivery")]
     async fn retry(&self, key: Key<Manage>, id: Path<String>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -177,6 +161,8 @@ impl DeliveriesApi {
     }
 
     /// Cancel a pending delivery
+    ///
+    /// 409 while a worker is at it, and where it is finished.
     #[oai(path = "/deliveries/:id/cancel", method = "post", operation_id = "cancel_delivery")]
     async fn cancel(&self, key: Key<Manage>, id: Path<String>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -192,9 +178,7 @@ impl DeliveriesApi {
         &self,
         key: Key<Manage>,
         id: Path<String>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
     ) -> Result<ReplayedResponse, ApiError> {
         let pool = &self.0.pool;
         let id: DeliveryId = key.find(pool, &id.0).await?;

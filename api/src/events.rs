@@ -46,45 +46,45 @@ use crate::{
 /// The event routes.
 pub struct EventsApi(pub App);
 
-/// An accepted event, without its payload.
+/// An event that was accepted, without its payload.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Event")]
 pub struct EventView {
-    /// Its id; receivers see it as `webhook-id`.
+    /// The event's id, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`. Receivers see it as the header `webhook-id`.
     id: String,
-    /// Whose it is.
+    /// The tenant that the event belongs to.
     tenant_id: String,
-    /// Its type.
+    /// What has happened, such as `order.created`.
     event_type: String,
-    /// The subscription it was posted to, where it was posted to one.
+    /// The subscription that the event was posted to; absent where it was published to all.
     subscription_id: Option<String>,
-    /// Its producer's notes.
+    /// Notes of the producer, which subscriptions can filter by.
     metadata: BTreeMap<String, String>,
-    /// Its producer's own id for it.
+    /// The producer's own id for the event, where it gave one.
     external_id: Option<String>,
-    /// What it is to be kept in order with.
+    /// What the event is to be kept in order with. It is stored and not yet acted upon.
     ordering_key: Option<String>,
-    /// When its deliveries are due, where that is not at once.
+    /// When deliveries of the event are due, where that is not at once (RFC 3339).
     deliver_at: Option<DateTime<Utc>>,
-    /// From when on nobody wants it any more.
+    /// From this time on nobody wants the event any more: what has not been delivered is canceled (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// What its payload is.
+    /// The content type of the payload, such as `application/json`.
     content_type: String,
-    /// Bytes of its payload.
+    /// Bytes of the payload.
     payload_bytes: u32,
-    /// When it was accepted.
+    /// When the event was accepted (RFC 3339).
     created_at: DateTime<Utc>,
 }
 
 /// An event's payload.
 #[derive(Debug, ApiResponse)]
 pub enum PayloadResponse {
-    /// Byte for byte what was accepted.
+    /// The payload, byte for byte as it was accepted. It is sent as a download of no particular type, so that no
+    /// browser runs it.
     #[oai(status = 200)]
     Payload(
         Binary<Vec<u8>>,
-        /// The content type it came with. The answer itself is sent as a download of no particular type, so that no
-        /// browser runs it.
+        /// The content type that the payload came with, such as `application/json`.
         #[oai(header = "X-Payload-Content-Type")]
         String,
     ),
@@ -92,11 +92,11 @@ pub enum PayloadResponse {
 
 /// Whether a subscription wants an event, and why.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Match")]
 pub struct MatchView {
-    /// The event.
+    /// The id of the event.
     event_id: String,
-    /// The subscription.
+    /// The id of the subscription.
     subscription_id: String,
     /// Whether the subscription, as it is now, would get the event.
     matches: bool,
@@ -104,24 +104,25 @@ pub struct MatchView {
     checks: Vec<CheckView>,
 }
 
-/// One thing that has to hold.
+/// One condition that has to hold.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "MatchCheck")]
 pub struct CheckView {
-    /// What is asked, as in `payload.order.total $gte 100`.
+    /// The condition, such as `payload.order.total $gte 100`.
     rule: String,
-    /// Whether it holds.
+    /// Whether the condition holds.
     holds: bool,
-    /// What was found there; shortened.
+    /// What the event or the subscription has there, shortened.
     found: Option<String>,
 }
 
-/// How an event is replayed.
+/// How an event is replayed. No body at all means the same as `{}`.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct EventReplayInput {
-    /// `all` (which is meant where it is absent) or `missing`.
+    /// Who gets the event again: `all` who want it now, or `missing`, those of them who have no delivery of it. `all`
+    /// where absent.
     #[oai(validator(pattern = "^(all|missing)$"))]
     to: Option<String>,
 }
@@ -134,16 +135,14 @@ impl Input for EventReplayInput {
 impl EventsApi {
     /// Publish an event
     ///
-    /// It goes to every subscription of the tenant whose event types and filters it passes. The event and its
-    /// deliveries are stored before the answer is sent. With an `id` or an `Idempotency-Key`, sending it again is safe.
+    /// It goes to every subscription of the tenant whose event types and filters it passes. The event and all its
+    /// deliveries are on disk before the answer is sent. With an `id` or an `Idempotency-Key`, sending it again does no
+    /// harm.
     #[oai(path = "/events", method = "post", operation_id = "publish_event")]
     async fn publish(
         &self,
         key: Key<Ingest>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<EventInput>,
     ) -> Result<PublishResponse, ApiError> {
         let published = publish::one(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
@@ -152,14 +151,13 @@ impl EventsApi {
 
     /// Publish many events
     ///
-    /// At most 1000 events, and 5 MiB in all. All of them are stored or none; the answer has an entry for each.
+    /// 1 to 1000 events, and 5 MiB in all. All of them are stored or none. The answer has an entry for each, in the
+    /// same order.
     #[oai(path = "/events/batch", method = "post", operation_id = "publish_events")]
     async fn publish_batch(
         &self,
         key: Key<Ingest>,
-        /// At most 255 characters. As for one event, for the batch as a whole.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<BatchInput>,
     ) -> Result<BatchResponse, ApiError> {
         let published = publish::many(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
@@ -167,25 +165,22 @@ impl EventsApi {
     }
 
     /// List events
+    ///
+    /// The newest first. A page looks at a bounded number of events: where few pass the filters, it may be short or
+    /// empty and have a `next_cursor` all the same.
     #[oai(path = "/events", method = "get", operation_id = "list_events")]
     async fn list(
         &self,
         key: Key<Read>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only events of exactly this type.
+        /// Only events of exactly this type, such as `order.created`.
         event_type: Query<Option<String>>,
-        /// Only events that were posted to this subscription.
+        /// Only events that were posted to this subscription by its ingest URL. Published events are not among them.
         subscription_id: Query<Option<String>>,
-        /// Only events with this entry in their metadata, as `key:value`; may be repeated.
         metadata: Query<Vec<String>>,
-        /// Only events of this time or later (RFC 3339).
         since: Query<Option<DateTime<Utc>>>,
-        /// Only events before this time (RFC 3339).
         until: Query<Option<DateTime<Utc>>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<EventView>>, ApiError> {
         let filter = Filter {
@@ -217,13 +212,13 @@ impl EventsApi {
 
     /// Explain whether a subscription wants an event
     ///
-    /// Every rule of the subscription as it is now, and whether the event passes it.
+    /// Shows every rule of the subscription as it is now, and whether the event passes it.
     #[oai(path = "/events/:id/matches", method = "get", operation_id = "explain_match")]
     async fn matches(
         &self,
         key: Key<Read>,
         id: Path<String>,
-        /// The subscription.
+        /// The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
         subscription: Query<String>,
     ) -> Result<Json<MatchView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -259,16 +254,14 @@ impl EventsApi {
 
     /// Replay an event
     ///
-    /// Makes fresh deliveries of it, which point to those they replay, if any. An event that was posted to one
-    /// subscription goes to that one only.
+    /// Makes fresh deliveries of the event, each of which points to the one it replays, if there is one. An event that
+    /// was posted to one subscription goes to that one only.
     #[oai(path = "/events/:id/replay", method = "post", operation_id = "replay_event")]
     async fn replay(
         &self,
         key: Key<Manage>,
         id: Path<String>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<EventReplayInput>,
     ) -> Result<ReplayedResponse, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -297,7 +290,7 @@ fn view(event: &Event) -> EventView {
         tenant_id: event.tenant_id.clone(),
         event_type: event.event_type.clone(),
         subscription_id: event.subscription_id.map(|id| SubscriptionId(id).to_string()),
-        metadata: event.metadata.clone().map(|metadata| metadata.0).unwrap_or_default(),
+        metadata: event.metadata.clone().map(|metadata| metadata.0.into_entries()).unwrap_or_default(),
         external_id: event.external_id.clone(),
         ordering_key: event.ordering_key.clone(),
         deliver_at: event.deliver_at,

@@ -11,10 +11,10 @@ use crate::{
 /// The routes that watch over the process; open to everybody, and they tell nothing of any tenant.
 pub struct HealthApi(pub App);
 
-/// Metrics in the Prometheus text format.
+/// The answer with the metrics.
 #[derive(Debug, ApiResponse)]
 pub enum MetricsResponse {
-    /// One line a metric.
+    /// The metrics, one line each.
     #[oai(status = 200, content_type = "text/plain; version=0.0.4")]
     Metrics(PlainText<String>),
 }
@@ -39,22 +39,26 @@ impl HealthApi {
         HomeResponse::SeeOther("/swagger".to_owned())
     }
 
-    /// Is the process alive
+    /// Say whether the process is alive
+    ///
+    /// Answers as long as the process runs, whatever the database does. It wants no key.
     #[oai(path = "/health/live", method = "get", operation_id = "live")]
     async fn live(&self) -> PlainText<&'static str> {
         PlainText("live\n")
     }
 
-    /// Can it do its work
+    /// Say whether the process can do its work
     ///
-    /// Ready while the database answers.
+    /// 200 while the database answers, 503 while it does not. It wants no key.
     #[oai(path = "/health/ready", method = "get", operation_id = "ready")]
     async fn ready(&self) -> Result<PlainText<&'static str>, ApiError> {
         ping(&self.0.pool).await?;
         Ok(PlainText("ready\n"))
     }
 
-    /// Metrics, in the Prometheus text format
+    /// Show the metrics
+    ///
+    /// In the Prometheus text format. It wants no key.
     #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
     async fn metrics(&self) -> MetricsResponse {
         let text = self.0.metrics.as_ref().map(metrics_exporter_prometheus::PrometheusHandle::render);

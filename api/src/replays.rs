@@ -9,10 +9,9 @@ use poem_openapi::{
 };
 use postrider_core::{
     delivery::replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, ReplayedStatus, State},
-    event::{event_type::EventTypePattern, idempotency::Creation},
+    event::{event_type::EventTypePatterns, idempotency::Creation},
     id::{DeliveryId, ReplayId, SubscriptionId},
-    subscription::settings::EVENT_TYPES_MAX,
-    validation::Problems,
+    validation::{Problems, moment},
 };
 use serde::Deserialize;
 
@@ -22,7 +21,7 @@ use crate::{
     serve::{
         body::{Input, JsonBody},
         idempotency::stored_answer,
-        list::{self, List, Wanted},
+        list::{List, Wanted},
         problem::ApiError,
     },
 };
@@ -210,14 +209,9 @@ impl ReplayInput {
     fn parse(self, subscription_id: SubscriptionId, now: DateTime<Utc>) -> postrider_core::Result<NewReplay> {
         let mut problems = Problems::default();
         let until = self.until.map_or(now, |until| until.min(now));
-        problems.take("since", list::moment(self.since));
+        problems.take("since", moment(self.since));
         problems.require(self.since < until, "since", "must be before `until`, and in the past");
-        let many = format!("must be at most {EVENT_TYPES_MAX} patterns");
-        problems.require(self.event_types.len() <= EVENT_TYPES_MAX, "event_types", many);
-        let event_types = self.event_types.iter().enumerate().filter_map(|(place, pattern)| {
-            problems.take(&format!("event_types[{place}]"), pattern.parse::<EventTypePattern>())
-        });
-        let event_types = event_types.collect();
+        let event_types = problems.take_part("event_types", EventTypePatterns::parse(&self.event_types));
         let mut statuses = Vec::new();
         for (place, word) in self.statuses.iter().enumerate() {
             let status = problems.take(&format!("statuses[{place}]"), word.parse::<ReplayedStatus>());
@@ -230,6 +224,7 @@ impl ReplayInput {
         let rate = format!("must be from 1 to {RATE_MAX}");
         problems.require((1..=RATE_MAX).contains(&rate_per_second), "rate_per_second", rate);
         problems.into_result()?;
+        let event_types = event_types.expect("it is there, or noted as a problem");
         Ok(NewReplay { subscription_id, since: self.since, until, event_types, statuses, rate_per_second })
     }
 }
@@ -241,8 +236,8 @@ fn view(replay: &Replay) -> ReplayView {
         subscription_id: SubscriptionId(replay.subscription_id).to_string(),
         since: replay.since,
         until: replay.until,
-        event_types: replay.event_types.clone(),
-        statuses: replay.statuses.clone(),
+        event_types: replay.event_types.to_texts(),
+        statuses: replay.statuses.iter().map(ToString::to_string).collect(),
         rate_per_second: replay.rate_per_second.unsigned_abs(),
         state: match replay.state {
             State::Running => ReplayState::Running,

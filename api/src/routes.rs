@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
@@ -22,12 +22,19 @@ use crate::{
     events::{EventsApi, ingest::IngestApi},
     health::HealthApi,
     replays::ReplaysApi,
-    serve::{body::PayloadBytesMax, body_room::BodyRoom, document, idempotency, pages, problem::ApiError},
+    serve::{
+        body::PayloadBytesMax,
+        body_room::{BodyProgress, BodyRoom},
+        document, idempotency, pages,
+        problem::ApiError,
+    },
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
 /// How long a request may take, reading its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Routes that look at nothing of a request but its path.
+const WITHOUT_INPUT: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
 
 type Apis = (
     IngestApi,
@@ -59,8 +66,10 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))
         .description(
-            "Reliable webhook delivery with Postgres as its only moving part. Post an event once; Postrider stores \
-             it, finds who wants it, and gets it to every subscriber with retries, signatures and a full log.",
+            "Reliable webhook delivery with Postgres as its only moving part. Create a subscription, publish an event \
+             once: Postrider stores it, finds who wants it, and gets it to every subscriber with retries, signatures \
+             and a full log.\n\nEvery answer that is not a success is a problem (RFC 9457) with a stable `code`. Lists \
+             come in pages, the newest first: send a page's `next_cursor` as `cursor` to get the next one.",
         )
         .license(poem_openapi::LicenseObject::new("MIT"))
 }
@@ -91,12 +100,13 @@ async fn around<E: Endpoint<Output = Response>>(
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
     let path = request.uri().path().to_owned();
-    let limit_states = LimitStates::default();
+    let (limit_states, body) = (LimitStates::default(), BodyProgress::default());
     request.set_data(limit_states.clone());
+    request.set_data(body.clone());
     let answer = match readable(&request) {
         Ok(()) => {
             let answer = tokio::time::timeout(REQUEST_TIMEOUT, endpoint.call(request)).await;
-            answer.unwrap_or_else(|_| Err(ApiError::request_timeout().into()))
+            answer.unwrap_or_else(|_| Err(too_late(&body).into()))
         }
         Err(why) => Err(why.into()),
     };
@@ -106,10 +116,25 @@ async fn around<E: Endpoint<Output = Response>>(
     Ok(response)
 }
 
+/// Whose fault it is that a request took too long: the caller's, where the body is still awaited, or else ours.
+fn too_late(body: &BodyProgress) -> ApiError {
+    if body.is_awaited() {
+        ApiError::request_timeout()
+    } else {
+        postrider_core::Error::Unavailable("this took too long; try again in a moment").into()
+    }
+}
+
 /// Refuses what the libraries would take for absent, and what nothing that we keep can hold.
 fn readable(request: &Request) -> Result<(), ApiError> {
+    if WITHOUT_INPUT.contains(&request.uri().path()) {
+        return Ok(());
+    }
     if request.uri().path_and_query().is_some_and(|text| text.as_str().contains("%00")) {
         return Err(ApiError::bad_request("the URI contains a NUL"));
+    }
+    if ![Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
+        return Ok(());
     }
     let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
     for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {

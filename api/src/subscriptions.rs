@@ -15,8 +15,7 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
-    subscription::{StateChange, Subscription, store::Filter},
-    trust::signing_secret::SigningSecret,
+    subscription::{StateChange, Subscription, settings_input::Checked, store::Filter},
 };
 
 use crate::{
@@ -43,11 +42,11 @@ pub struct SubscriptionsApi(pub App);
 /// The answer to a creation.
 #[derive(Debug, ApiResponse)]
 pub enum Created {
-    /// It exists. This is the only answer of its kind that shows the secret.
+    /// The subscription exists. This answer shows its `secret`; later ones do not.
     #[oai(status = 201)]
     Created(
         Json<SubscriptionView>,
-        /// Its path.
+        /// The path of the new subscription, such as `/subscriptions/sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
         #[oai(header = "Location")]
         String,
     ),
@@ -56,7 +55,7 @@ pub enum Created {
 /// The answer to a deletion.
 #[derive(Debug, ApiResponse)]
 pub enum Deleted {
-    /// It is gone.
+    /// The subscription is deleted.
     #[oai(status = 204)]
     Deleted,
 }
@@ -66,23 +65,21 @@ type One = Result<Json<SubscriptionView>, ApiError>;
 #[OpenApi(tag = "Tag::Subscriptions")]
 impl SubscriptionsApi {
     /// Create a subscription
+    ///
+    /// It begins to receive events at once. Without a `secret`, one is made, and shown in this answer only.
     #[oai(path = "/subscriptions", method = "post", operation_id = "create_subscription")]
     async fn create(
         &self,
         key: Key<Manage>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<SubscriptionInput>,
     ) -> Result<Created, ApiError> {
         let tenant = key.creates_for(body.value.tenant_id.as_deref())?;
         let idempotent =
             self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, "POST /subscriptions", &body.bytes)?;
         self.0.vet(&body.value.target_url).await?;
-        let (settings, secret) = body.value.parse(&self.0.target_policy, None)?;
-        let kind = settings.signature_scheme.secret_kind();
-        let secret = secret.map_or_else(|| SigningSecret::generate(kind), |(secret, _)| secret);
+        let Checked { settings, secret } = body.value.parse(&self.0.target_policy, None)?;
+        let secret = secret.map(|replacement| replacement.secret);
         let answer = |created: &Subscription| SubscriptionView::with_secret(created).to_json_string().into_bytes();
         let made = self.0.subscriptions.create(key.actor(), &tenant, &settings, secret, idempotent.as_ref(), answer);
         let view = match made.await? {
@@ -97,19 +94,17 @@ impl SubscriptionsApi {
     }
 
     /// List subscriptions
+    ///
+    /// The newest first. Deleted ones are not listed.
     #[oai(path = "/subscriptions", method = "get", operation_id = "list_subscriptions")]
     async fn list(
         &self,
         key: Key<Read>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only those in this state.
+        /// Only subscriptions in this state.
         state: Query<Option<StateName>>,
-        /// Only those with this entry in their metadata, as `key:value`; may be repeated.
         metadata: Query<Vec<String>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<SubscriptionView>>, ApiError> {
         let filter = Filter {
@@ -131,7 +126,7 @@ impl SubscriptionsApi {
 
     /// Replace a subscription
     ///
-    /// What is absent becomes its default, but the secrets, which stay.
+    /// A setting that is absent from the body gets its default. Only the secrets stay when they are absent.
     #[oai(path = "/subscriptions/:id", method = "put", operation_id = "replace_subscription")]
     async fn replace(&self, key: Key<Manage>, id: Path<String>, body: JsonBody<SubscriptionInput>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -144,8 +139,8 @@ impl SubscriptionsApi {
 
     /// Change a subscription
     ///
-    /// The body is a JSON merge patch (RFC 7396): what is absent stays, `null` means the default. A `retry_policy`,
-    /// `filters` and an `ingest_signature` (but for its secrets) are replaced as a whole.
+    /// The body is a JSON merge patch (RFC 7396): a setting that is absent stays as it is, and `null` sets it to its
+    /// default. `retry_policy`, `filters` and `ingest_signature` (but for its secrets) are replaced as a whole.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -169,7 +164,8 @@ impl SubscriptionsApi {
 
     /// Delete a subscription
     ///
-    /// Deliveries that are waiting are canceled; its history stays until retention removes it.
+    /// Its deliveries that are waiting are canceled. Its events, deliveries and attempts can be read until retention
+    /// removes them.
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "delete_subscription")]
     async fn delete(&self, key: Key<Manage>, id: Path<String>) -> Result<Deleted, ApiError> {
         let deleted = self.0.subscriptions.delete(key.actor(), key.find(&self.0.pool, &id.0).await?).await?;
@@ -179,13 +175,15 @@ impl SubscriptionsApi {
 
     /// Pause a subscription
     ///
-    /// Events are accepted and wait; requests that are under way finish.
+    /// New events are accepted, and wait with those that are waiting already. Requests that are under way finish.
     #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pause_subscription")]
     async fn pause(&self, key: Key<Manage>, id: Path<String>) -> One {
         self.set_state(&key, &id.0, StateChange::Pause).await
     }
 
     /// Resume a paused subscription
+    ///
+    /// What has been waiting is delivered.
     #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resume_subscription")]
     async fn resume(&self, key: Key<Manage>, id: Path<String>) -> One {
         self.set_state(&key, &id.0, StateChange::Resume).await
@@ -193,13 +191,17 @@ impl SubscriptionsApi {
 
     /// Disable a subscription
     ///
-    /// New events are stored and not delivered; what was waiting waits until it is enabled.
+    /// New events are stored and not delivered. What is waiting already goes on waiting until the subscription is
+    /// enabled.
     #[oai(path = "/subscriptions/:id/disable", method = "post", operation_id = "disable_subscription")]
     async fn disable(&self, key: Key<Manage>, id: Path<String>) -> One {
         self.set_state(&key, &id.0, StateChange::Disable).await
     }
 
     /// Enable a disabled subscription
+    ///
+    /// What has been waiting is delivered. What was stored while it was disabled is not; a replay of `missed` events
+    /// delivers it.
     #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enable_subscription")]
     async fn enable(&self, key: Key<Manage>, id: Path<String>) -> One {
         self.set_state(&key, &id.0, StateChange::Enable).await

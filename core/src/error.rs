@@ -38,9 +38,24 @@ impl Error {
         Self::Invalid(Problems::one(field, message))
     }
 
+    /// The same error as told to a caller who calls some fields otherwise: pairs of our name and the caller's.
+    #[must_use]
+    pub fn renamed(self, names: &[(&str, &str)]) -> Self {
+        match self {
+            Self::Invalid(problems) => Self::Invalid(problems.renamed(names)),
+            other => other,
+        }
+    }
+
     /// Wraps an error that is nobody's but ours.
     pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(error.into())
+    }
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        Self::Invalid(problems)
     }
 }
 

@@ -5,24 +5,24 @@ pub mod event_type;
 pub mod filter;
 pub(crate) mod filter_parser;
 pub mod idempotency;
-
-use std::collections::BTreeMap;
+pub mod metadata;
+pub mod new_event;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgExecutor, PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::event_type::EventType,
+    event::{event_type::EventType, metadata::Metadata},
     id::{EventId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
 
-/// Characters of a content type, at most.
-pub const CONTENT_TYPE_CHARACTERS_MAX: usize = 255;
 /// The content type of a payload that came without one (RFC 9110 §8.3).
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
+/// The content type of a payload that came as a JSON value inside something else.
+pub const CONTENT_TYPE_JSON: &str = "application/json";
 
 /// An accepted event, without its payload.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Event {
     /// Bytes of its payload.
     pub payload_bytes: i32,
     /// Its producer's notes.
-    pub metadata: Option<Json<BTreeMap<String, String>>>,
+    pub metadata: Option<Json<Metadata>>,
     /// Its producer's own id for it.
     pub external_id: Option<String>,
     /// What it is to be kept in order with.
@@ -65,7 +65,7 @@ pub struct Filter {
     /// Only those that were posted to this subscription.
     pub subscription: Option<SubscriptionId>,
     /// Only those with these entries in their metadata.
-    pub metadata: Option<BTreeMap<String, String>>,
+    pub metadata: Option<Metadata>,
     /// Only those of this time.
     pub span: Span,
 }
@@ -76,9 +76,9 @@ pub async fn get(pool: &PgPool, id: EventId) -> Result<Event> {
 }
 
 /// The content type and the bytes of an event's payload.
-pub async fn payload(pool: &PgPool, id: EventId) -> Result<(String, Vec<u8>)> {
+pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<(String, Vec<u8>)> {
     let event = sqlx::query!("SELECT content_type, payload FROM events WHERE id = $1", id.0);
-    let event = event.fetch_optional(pool).await?.ok_or(Error::NotFound("event"))?;
+    let event = event.fetch_optional(executor).await?.ok_or(Error::NotFound("event"))?;
     Ok((event.content_type, event.payload))
 }
 

@@ -6,6 +6,7 @@ pub mod previous_secret;
 pub(crate) mod row;
 pub mod secret_rotation;
 pub mod settings;
+pub mod settings_input;
 pub mod store;
 
 use chrono::{DateTime, Utc};
@@ -13,14 +14,15 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
+    access::ingest_limit::RateLimit,
     event::audience::{Facts, wants},
     id::SubscriptionId,
+    name::Name,
     subscription::settings::Settings,
     text_enum::text_enum,
     trust::{
         inbound_signature::{Provider, Refused, Verified},
         ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
-        signature::SignatureScheme,
         signing_secret::{SecretKind, SigningSecret, SigningSecrets},
     },
 };
@@ -79,13 +81,11 @@ impl Subscription {
         if let Some(signature) = &self.settings.ingest_signature {
             return signature.verify(header, payload, now.timestamp());
         }
-        let own: Vec<_> = match self.settings.signature_scheme {
-            SignatureScheme::Standard | SignatureScheme::Timestamped => {
-                let own = self.secrets.active(now).filter(|secret| secret.kind() == SecretKind::Hmac);
-                own.map(SigningSecret::reveal).collect()
-            }
-            // Its deliveries are signed just so: whoever sees one could post it here.
-            SignatureScheme::Github | SignatureScheme::StandardV1a => Vec::new(),
+        let own = self.secrets.active(now).filter(|secret| secret.kind() == SecretKind::Hmac);
+        let own: Vec<_> = if self.settings.signature_scheme.opens_own_ingest() {
+            own.map(SigningSecret::reveal).collect()
+        } else {
+            Vec::new()
         };
         Provider::Github.verify(&own, TOLERANCE_SECONDS_DEFAULT, header, payload, now.timestamp())
     }
@@ -101,18 +101,18 @@ impl Subscription {
     pub fn audited(&self) -> Value {
         let settings = &self.settings;
         json!({
-            "name": settings.name,
+            "name": settings.name.as_ref().map(Name::as_str),
             "target_url": settings.target_url.as_str(),
-            "event_types": settings.event_types.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "event_types": settings.event_types.to_texts(),
             "filters": settings.filters.to_json(),
             "headers": settings.headers.redacted(),
             "metadata": settings.metadata,
             "retry_policy": settings.retry_policy,
-            "timeout_ms": settings.timeout_ms,
+            "timeout_ms": settings.timeout.ms(),
             "signature_scheme": settings.signature_scheme.as_str(),
             "ingest_auth": settings.ingest_auth.as_str(),
             "ingest_signature": settings.ingest_signature.as_ref().map(IngestSignature::audited),
-            "ingest_rate_limit_per_second": settings.ingest_rate_limit_per_second,
+            "ingest_rate_limit_per_second": settings.ingest_rate_limit.map(RateLimit::per_second),
             "state": self.state.as_str(),
             "disabled_reason": self.disabled_reason,
         })

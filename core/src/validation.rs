@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Datelike, Utc};
+
 /// Broken rules that are told of one input, at most.
 pub const PROBLEMS_MAX: usize = 100;
 /// Characters of a field's path, and of a message, that are told.
@@ -54,6 +56,38 @@ impl Problems {
         parsed.map_err(|message| self.add(field, message)).ok()
     }
 
+    /// The value of a part of the input, or the part's broken rules noted, their fields under the part's path.
+    pub fn take_part<T>(&mut self, path: &str, parsed: Result<T, Self>) -> Option<T> {
+        parsed.map_err(|part| self.add_part(path, part)).ok()
+    }
+
+    /// Notes the broken rules of a part of the input, their fields under the part's path.
+    pub fn add_part(&mut self, path: &str, part: Self) {
+        for Problem { field, message } in part.0 {
+            let separator = if path.is_empty() || field.is_empty() || field.starts_with('[') { "" } else { "." };
+            self.add(&format!("{path}{separator}{field}"), message);
+        }
+    }
+
+    /// The same broken rules as told to a caller who calls some fields otherwise: pairs of our name and the caller's.
+    #[must_use]
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        for problem in &mut self.0 {
+            if let Some((_, theirs)) = names.iter().find(|(ours, _)| *ours == problem.field) {
+                (*theirs).clone_into(&mut problem.field);
+            }
+        }
+        self
+    }
+
+    /// The value if no rule was broken.
+    ///
+    /// # Errors
+    /// The broken rules.
+    pub fn none_or<T>(self, value: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+
     /// An error if any rule was broken.
     pub fn into_result(self) -> crate::Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(crate::Error::Invalid(self)) }
@@ -70,6 +104,15 @@ impl fmt::Display for Problems {
     }
 }
 
+/// Checks that a time is one that things happen at: what is far from that, a database need not be able to store.
+///
+/// # Errors
+/// What is wrong.
+pub fn moment(time: DateTime<Utc>) -> Result<(), String> {
+    let known = (1970..=9999).contains(&time.year());
+    if known { Ok(()) } else { Err("must be in the years 1970 to 9999".to_owned()) }
+}
+
 /// Checks a text that people read: its length in characters, and no control characters (Postgres cannot store NUL,
 /// and the others only deceive).
 pub fn text(value: &str, characters_max: usize) -> Result<(), String> {
@@ -81,5 +124,27 @@ pub fn text(value: &str, characters_max: usize) -> Result<(), String> {
         Err("must not contain control characters".to_owned())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_s_fields_stand_under_its_path_and_may_be_called_otherwise() {
+        let mut patterns = Problems::one("[2]", "is no pattern");
+        patterns.add("", "must be fewer");
+        let mut event = Problems::default();
+        event.add_part("event_types", patterns);
+        event.add("payload", "is too long");
+        let mut batch = Problems::one("key", "is too long");
+        batch.add_part("events[7]", event);
+        batch.add_part("", Problems::one("other", "is wrong"));
+        let fields = |problems: &Problems| -> Vec<String> { problems.0.iter().map(|one| one.field.clone()).collect() };
+        let expected = ["key", "events[7].event_types[2]", "events[7].event_types", "events[7].payload", "other"];
+        assert_eq!(fields(&batch), expected);
+        let renamed = batch.renamed(&[("key", "X-Key"), ("payload", "body")]);
+        assert_eq!((fields(&renamed)[0].as_str(), fields(&renamed)[3].as_str()), ("X-Key", "events[7].payload"));
     }
 }

@@ -88,7 +88,7 @@ impl FanOut {
     /// Makes replays go on, for as long as the task lives.
     pub async fn replay(self) {
         loop {
-            match in_time(STEP_TIMEOUT, replay_walk::step(&self.pool, &self.cache)).await {
+            match in_time(STEP_TIMEOUT, replay_walk::step(&self.pool)).await {
                 Ok(Some(made)) => metrics::counter!("postrider_deliveries_replayed_total").increment(made as u64),
                 Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
                 Err(error) => {

@@ -196,7 +196,7 @@ impl Worker {
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
         while outbox::step(&self.fan_outs, &self.courier.cache).await?.events > 0 {}
-        while replay_walk::step(&self.fan_outs, &self.courier.cache).await?.is_some() {}
+        while replay_walk::step(&self.fan_outs).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);

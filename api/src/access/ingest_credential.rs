@@ -39,24 +39,26 @@ pub struct IngestCredential<'a> {
 }
 
 /// What is left to ask of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opens {
+pub enum Opens<'a> {
     /// Nothing: its key opens it.
     ByKey,
     /// Nothing: it is open to all.
     ToAll,
     /// That its signature fits its body.
-    IfSigned,
+    IfSigned(UnverifiedSignature<'a>),
 }
 
-impl IngestCredential<'_> {
+/// A signature that has not been held against the body that it signs.
+pub struct UnverifiedSignature<'a>(&'a Request);
+
+impl<'a> IngestCredential<'a> {
     /// Whether it opens this subscription's ingest, as far as can be told without the body. A request that opens it
-    /// already is counted against the limits.
+    /// already is counted against the limits; one whose signature is still to be verified, when it is.
     ///
     /// # Errors
     /// Unauthorized, also where there is no such subscription and no key that might know; not found where it is another
     /// tenant's; forbidden; too many requests.
-    pub fn opens(&self, subscription: Option<&Subscription>) -> Result<Opens, ApiError> {
+    pub fn opens(self, subscription: Option<Arc<Subscription>>) -> Result<(Arc<Subscription>, Opens<'a>), ApiError> {
         let Some(subscription) = subscription else {
             return Err(match &self.access {
                 Some(access) if access.may(Scope::Ingest) => ApiError::not_found("subscription"),
@@ -75,38 +77,43 @@ impl IngestCredential<'_> {
                 authenticator(self.request).limits.ask_key(self.request, access)?;
                 Opens::ByKey
             }
-            (IngestAuth::Signature | IngestAuth::KeyOrSignature, _) if is_signed => return Ok(Opens::IfSigned),
+            (IngestAuth::Signature | IngestAuth::KeyOrSignature, _) if is_signed => {
+                return Ok((subscription, Opens::IfSigned(UnverifiedSignature(self.request))));
+            }
             (IngestAuth::Key | IngestAuth::KeyOrSignature, Some(_)) => return Err(ApiError::forbidden(Scope::Ingest)),
             (IngestAuth::Key | IngestAuth::KeyOrSignature | IngestAuth::Signature, _) => {
                 return Err(unauthorized());
             }
         };
-        self.count(subscription)?;
-        Ok(opens)
+        count(self.request, &subscription)?;
+        Ok((subscription, opens))
     }
+}
 
-    /// Judges the signature, and counts the request against the limit if it fits.
+impl UnverifiedSignature<'_> {
+    /// Judges the signature, and counts the request against the limit if it fits: nobody uses the limit up with
+    /// signatures that are made up.
     ///
     /// # Errors
     /// Unauthorized; too many requests.
-    pub async fn verify(&self, subscription: &Arc<Subscription>, payload: &Bytes) -> Result<Verified, ApiError> {
+    pub async fn verify(self, subscription: &Arc<Subscription>, payload: &Bytes) -> Result<Verified, ApiError> {
         let verified = if payload.len() > VERIFIED_AT_ONCE_BYTES_MAX {
             // It takes milliseconds, in which others would wait.
             let (subscription, payload) = (Arc::clone(subscription), payload.clone());
-            let headers = self.request.headers().clone();
+            let headers = self.0.headers().clone();
             let verifying = move || verify(&subscription, &headers, &payload);
             tokio::task::spawn_blocking(verifying).await.map_err(Error::internal)?
         } else {
-            verify(subscription, self.request.headers(), payload)
+            verify(subscription, self.0.headers(), payload)
         };
         let verified = verified.map_err(|refused| ApiError::unauthorized(refused.to_string()))?;
-        self.count(subscription)?;
+        count(self.0, subscription)?;
         Ok(verified)
     }
+}
 
-    fn count(&self, subscription: &Subscription) -> Result<(), ApiError> {
-        authenticator(self.request).limits.ask_subscription(self.request, subscription)
-    }
+fn count(request: &Request, subscription: &Subscription) -> Result<(), ApiError> {
+    authenticator(request).limits.ask_subscription(request, subscription)
 }
 
 fn verify(subscription: &Subscription, headers: &HeaderMap, payload: &[u8]) -> Result<Verified, Refused> {

@@ -8,7 +8,7 @@ use poem::{
     http::{HeaderMap, HeaderValue},
 };
 use postrider_core::{
-    access::ingest_limit::{LimitState, RateLimits},
+    access::ingest_limit::{LimitState, RateLimit, RateLimits},
     subscription::Subscription,
 };
 use uuid::Uuid;
@@ -49,7 +49,7 @@ impl IngestLimits {
     /// Too many requests.
     pub fn ask_key(&self, request: &Request, access: &Access) -> Result<(), ApiError> {
         match access.rate_limit() {
-            Some((id, per_second)) => self.ask(request, Limited::Key(id.0), per_second),
+            Some((id, limit)) => self.ask(request, Limited::Key(id.0), limit),
             None => Ok(()),
         }
     }
@@ -59,14 +59,14 @@ impl IngestLimits {
     /// # Errors
     /// Too many requests.
     pub fn ask_subscription(&self, request: &Request, subscription: &Subscription) -> Result<(), ApiError> {
-        match subscription.settings.ingest_rate_limit_per_second {
-            Some(per_second) => self.ask(request, Limited::Subscription(subscription.id.0), per_second),
+        match subscription.settings.ingest_rate_limit {
+            Some(limit) => self.ask(request, Limited::Subscription(subscription.id.0), limit),
             None => Ok(()),
         }
     }
 
-    fn ask(&self, request: &Request, limited: Limited, per_second: u32) -> Result<(), ApiError> {
-        let state = self.0.ask(limited, per_second);
+    fn ask(&self, request: &Request, limited: Limited, limit: RateLimit) -> Result<(), ApiError> {
+        let state = self.0.ask(limited, limit);
         if let Some(LimitStates(met)) = request.data() {
             met.lock().expect("nothing panics while it is held").push((limited.name(), state));
         }
@@ -74,7 +74,7 @@ impl IngestLimits {
             return Ok(());
         }
         metrics::counter!("postrider_ingest_rate_limited_total", "limit" => limited.name()).increment(1);
-        Err(ApiError::too_many_requests(limited.name(), per_second, whole_seconds(state.wait).max(1)))
+        Err(ApiError::too_many_requests(limited.name(), limit.per_second(), whole_seconds(state.wait).max(1)))
     }
 }
 

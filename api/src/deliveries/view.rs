@@ -11,9 +11,10 @@ use postrider_core::{
     queue::attempt::Attempt,
 };
 
-/// Where a delivery stands.
+/// Where a delivery stands: `pending` waits for its first or next attempt; `in_flight` is being attempted right now;
+/// `succeeded` has been answered with 2xx; `dead_letter` was given up; `canceled` was called off before it succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", rename = "DeliveryStatus")]
 pub enum StatusName {
     /// Waiting for its first or next attempt.
     Pending,
@@ -51,77 +52,77 @@ impl From<StatusName> for Status {
     }
 }
 
-/// A delivery: one event owed to one subscription, or to one URL.
+/// A delivery: one event, owed to one subscription or to one URL.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Delivery")]
 pub struct DeliveryView {
-    /// Its id.
+    /// The delivery's id, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`.
     id: String,
-    /// What is delivered.
+    /// The id of the event that is delivered.
     event_id: String,
-    /// Whose it is.
+    /// The tenant that the delivery belongs to.
     tenant_id: String,
-    /// To whom; absent for an inline delivery.
+    /// The id of the subscription that gets it; absent for an inline delivery.
     subscription_id: Option<String>,
-    /// Where an inline delivery goes.
+    /// Where an inline delivery goes; absent for one to a subscription.
     target_url: Option<String>,
-    /// The delivery that it replays, if any.
+    /// The id of the delivery that this one replays, if it replays one.
     replay_of: Option<String>,
-    /// The replay of a range that made it, if one did.
+    /// The id of the replay of a range that has made this delivery, if one has.
     replay_id: Option<String>,
-    /// The event's type; absent once retention has removed the event.
+    /// The event's type, such as `order.created`; absent once retention has removed the event.
     event_type: Option<String>,
-    /// Where it stands.
+    /// Where the delivery stands.
     status: StatusName,
-    /// Attempts so far, one that is under way included.
+    /// How many attempts have been made, one that is under way included.
     attempt_count: u32,
-    /// When the next attempt is due; only while pending.
+    /// When the next attempt is due; only while the delivery is pending (RFC 3339).
     next_attempt_at: Option<DateTime<Utc>>,
-    /// HTTP status of the last finished attempt, where an answer arrived.
+    /// The HTTP status of the last finished attempt, such as 503; absent where no answer arrived.
     last_status_code: Option<u16>,
-    /// Why the last finished attempt failed.
+    /// Why the last finished attempt failed, for a person; at most 1000 characters.
     last_error: Option<String>,
-    /// From when on it is canceled instead of attempted.
+    /// From this time on the delivery is canceled instead of attempted (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
-    /// `expired`, where it was canceled because nobody wants it any more.
+    /// `expired` where the delivery was canceled because its event had expired.
     cancel_reason: Option<String>,
-    /// When it came to be.
+    /// When the delivery came to be (RFC 3339).
     created_at: DateTime<Utc>,
-    /// When it came to its end.
+    /// When the delivery came to its end, whichever end that was (RFC 3339).
     finished_at: Option<DateTime<Utc>>,
 }
 
-/// One HTTP try of a delivery.
+/// One HTTP request of a delivery, and what came of it.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Attempt")]
 pub struct AttemptView {
-    /// 1 is the first.
+    /// Which attempt of the delivery it is; 1 is the first.
     number: u32,
-    /// When the request began.
+    /// When the request began (RFC 3339).
     started_at: DateTime<Utc>,
     /// Milliseconds until the answer was read or the attempt failed; absent where the worker died meanwhile.
     duration_ms: Option<u32>,
-    /// HTTP status, where an answer arrived.
+    /// The HTTP status, such as 200; absent where no answer arrived.
     status_code: Option<u16>,
     /// Why it failed: `http_status`, `timeout`, `dns`, `connect`, `tls`, `blocked_target`, `protocol`, `shutdown`,
-    /// `payload_gone` or `lease_lost`; absent for a success.
+    /// `payload_gone` or `lease_lost`. Absent where it succeeded.
     error_kind: Option<String>,
-    /// What happened, for a person.
+    /// Why it failed, for a person; at most 1000 characters.
     error: Option<String>,
-    /// The first 64 response headers, values of one name joined by `, `.
+    /// The first 64 headers of the response. Values of one name are joined by `, `.
     response_headers: Option<BTreeMap<String, String>>,
     /// The first 16 KiB of the response body, where they are text.
     response_body: Option<String>,
-    /// The same as base64, where they are not text.
+    /// The first 16 KiB of the response body as base64, where they are not text.
     response_body_base64: Option<String>,
-    /// Whether the response body was longer.
+    /// Whether the response body was longer than what is shown.
     response_truncated: bool,
 }
 
 /// All attempts of a delivery.
 #[derive(Debug, Object)]
 pub struct AttemptList {
-    /// First to last.
+    /// The attempts, the first one first.
     pub(crate) data: Vec<AttemptView>,
 }
 

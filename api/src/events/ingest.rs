@@ -1,7 +1,6 @@
 //! `POST /webhooks/ingest/{subscription_id}`: whatever arrives is the payload. The answer is sent after the commit.
 
-use std::collections::BTreeMap;
-
+use chrono::Utc;
 use poem::Request;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
@@ -9,30 +8,28 @@ use poem_openapi::{
     payload::{Binary, Json},
 };
 use postrider_core::{
-    event::{
-        CONTENT_TYPE_CHARACTERS_MAX, CONTENT_TYPE_DEFAULT,
-        audience::Facts,
-        event_type::EventType,
-        idempotency::{KEY_CHARACTERS_MAX, KeyNamespace, fingerprint, key},
+    accept::{
+        AcceptedEvent,
+        ingest::{IngestKeys, Posted},
     },
-    id::{DeliveryId, EventId, SubscriptionId},
-    queue::accept::{Accepted, EventKey, NewDelivery, NewEvent},
-    subscription::{State, Subscription},
+    event::new_event::Verdict,
     trust::inbound_signature::Provider,
-    validation::{self, Problems},
 };
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     access::ingest_credential::{IngestCredential, Opens},
     app::{App, Tag},
     serve::{
         body_room::{Caller, read},
-        idempotency::HEADER,
+        idempotency::KEY_NAME,
         problem::ApiError,
     },
 };
+
+/// The headers that bring what the core calls otherwise, where a broken rule is told.
+const NAMES: [(&str, &str); 4] =
+    [("event_type", "X-Event-Type"), ("content_type", "Content-Type"), ("ordering_key", "X-Ordering-Key"), KEY_NAME];
 
 /// The ingest routes.
 pub struct IngestApi(pub App);
@@ -111,125 +108,56 @@ impl IngestApi {
             Err(_) => None,
         };
         // Nobody's body is read who cannot open anything.
-        let opens = credential.opens(found.as_deref())?;
-        let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
-        let id = subscription.id;
-        let from = if opens == Opens::ByKey { Caller::Key } else { Caller::Anybody(id) };
-        let payload = read(request, payload.0, self.0.payload_bytes_max, from).await?;
+        let (subscription, opens) = credential.opens(found)?;
+        let caller = match &opens {
+            Opens::ByKey => Caller::Key,
+            Opens::ToAll | Opens::IfSigned(_) => Caller::Anybody(subscription.id),
+        };
+        let payload = read(request, payload.0, self.0.acceptor.payload_bytes_max, caller).await?;
         let signed = match opens {
             Opens::ByKey | Opens::ToAll => None,
-            Opens::IfSigned => credential.verify(&subscription, &payload).await?.once,
+            Opens::IfSigned(signature) => {
+                let verified = signature.verify(&subscription, &payload).await?;
+                if subscription.ingest_provider() == Provider::Slack
+                    && let Some(challenge) = challenge(&payload)
+                {
+                    return Ok(IngestResponse::Challenge(Json(challenge)));
+                }
+                verified.once
+            }
         };
-        if opens == Opens::IfSigned
-            && subscription.ingest_provider() == Provider::Slack
-            && let Some(challenge) = challenge(&payload)
-        {
-            return Ok(IngestResponse::Challenge(Json(challenge)));
-        }
-        let content_type = request.content_type().unwrap_or(CONTENT_TYPE_DEFAULT);
-        let event_type = Self::check(event_type.0.as_deref(), content_type, ordering_key.0.as_deref())?;
-        let metadata = BTreeMap::new();
-        let status = verdict(&subscription, &Facts::new(&event_type, &metadata, &payload));
-        let event_id = EventId::new();
-        let key = match Self::key(id, idempotency_key.0.as_deref(), signed.as_deref())? {
-            None => None,
-            Some(text) => Some(EventKey {
-                text,
-                fingerprint: fingerprint([
-                    b"POST /webhooks/ingest",
-                    id.0.as_bytes().as_slice(),
-                    event_type.as_str().as_bytes(),
-                    content_type.as_bytes(),
-                    ordering_key.0.as_deref().unwrap_or_default().as_bytes(),
-                    &payload,
-                ]),
-                verdict: status as u8,
-            }),
-        };
-        let delivery = (status == AcceptedStatus::Pending)
-            .then(|| NewDelivery { id: DeliveryId::of(event_id), subscription_id: id });
-        let event = NewEvent {
-            id: event_id,
-            tenant_id: subscription.tenant_id.clone(),
-            event_type,
-            posted_to: Some(id),
-            content_type: content_type.to_owned(),
-            payload,
-            metadata,
-            external_id: None,
+        let posted = Posted {
+            event_type: event_type.0,
+            content_type: request.content_type().map(str::to_owned),
             ordering_key: ordering_key.0,
-            deliver_at: None,
-            expires_at: None,
-            key,
-            deliveries: delivery.into_iter().collect(),
+            payload,
         };
-        let accepted = self.0.intake.accept(vec![event]).await?.into_iter().next();
-        Ok(IngestResponse::Accepted(Json(match accepted {
-            Some(Accepted::Repeated { event_id, verdict, delivery_ids }) => {
-                Shown::new(event_id, delivery_ids.first().copied(), AcceptedStatus::from_verdict(verdict))
-            }
-            Some(Accepted::New | Accepted::KeyReused) | None => {
-                metrics::counter!("postrider_events_accepted_total").increment(1);
-                Shown::new(event_id, delivery.map(|delivery| delivery.id), status)
-            }
-        })))
+        let keys = IngestKeys { chosen: idempotency_key.0.as_deref(), signed: signed.as_deref() };
+        let accepted = self.0.acceptor.ingest(&subscription, posted, keys, Utc::now()).await;
+        let accepted = accepted.map_err(|error| error.renamed(&NAMES))?;
+        Ok(IngestResponse::Accepted(Json(Shown::of(&accepted))))
     }
 }
 
 impl Shown {
-    /// An event that was accepted.
+    /// An event that was accepted for one receiver.
     #[must_use]
-    pub fn new(event_id: EventId, delivery_id: Option<DeliveryId>, status: AcceptedStatus) -> Self {
-        Self { event_id: event_id.to_string(), delivery_id: delivery_id.map(|id| id.to_string()), status }
-    }
-}
-
-impl IngestApi {
-    /// The key under which a request that is sent again is found: the caller's own, or what the signature says. The
-    /// caller's is not signed, so it cannot stand where a signature has to keep replays out.
-    fn key(
-        subscription: SubscriptionId,
-        header: Option<&str>,
-        signed: Option<&str>,
-    ) -> Result<Option<String>, ApiError> {
-        let (source, text) = match (header, signed) {
-            (None, None) => return Ok(None),
-            (Some(text), None) => (KeyNamespace::EventHeader, text.to_owned()),
-            (None, Some(once)) => (KeyNamespace::Signature(subscription), hex::encode(Sha256::digest(once))),
-            (Some(_), Some(_)) => {
-                let why = "cannot be used beside a signature with a timestamp, which makes a request that is sent \
-                           again the same by itself";
-                return Err(ApiError::invalid(HEADER, why));
-            }
-        };
-        key(source, &text).map(Some).map_err(|why| ApiError::invalid(HEADER, why))
-    }
-
-    /// Checks what the headers say.
-    fn check(event_type: Option<&str>, content_type: &str, ordering_key: Option<&str>) -> Result<EventType, ApiError> {
-        let mut problems = Problems::default();
-        let event_type = match event_type {
-            Some(text) => problems.take("X-Event-Type", text.parse()),
-            None => Some(EventType::default()),
-        };
-        problems.require(
-            content_type.len() <= CONTENT_TYPE_CHARACTERS_MAX,
-            "Content-Type",
-            format!("must be at most {CONTENT_TYPE_CHARACTERS_MAX} bytes long"),
-        );
-        if let Some(text) = ordering_key {
-            problems.take("X-Ordering-Key", validation::text(text, KEY_CHARACTERS_MAX));
+    pub fn of(accepted: &AcceptedEvent) -> Self {
+        Self {
+            event_id: accepted.event_id.to_string(),
+            delivery_id: accepted.delivery_ids.first().map(ToString::to_string),
+            status: accepted.verdict.into(),
         }
-        problems.into_result()?;
-        Ok(event_type.unwrap_or_default())
     }
 }
 
-impl AcceptedStatus {
-    /// The status behind a byte that was kept with an answer.
-    fn from_verdict(verdict: u8) -> Self {
-        let known = [Self::Pending, Self::Filtered, Self::Disabled].into_iter().find(|known| *known as u8 == verdict);
-        known.unwrap_or(Self::Pending)
+impl From<Verdict> for AcceptedStatus {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pending => Self::Pending,
+            Verdict::Filtered => Self::Filtered,
+            Verdict::Disabled => Self::Disabled,
+        }
     }
 }
 
@@ -237,12 +165,4 @@ impl AcceptedStatus {
 fn challenge(payload: &[u8]) -> Option<Challenge> {
     let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
     (value["type"] == "url_verification").then(|| serde_json::from_value(value).ok())?
-}
-
-fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> AcceptedStatus {
-    match subscription.state {
-        State::Disabled => AcceptedStatus::Disabled,
-        State::Active | State::Paused if !subscription.wants(facts) => AcceptedStatus::Filtered,
-        State::Active | State::Paused => AcceptedStatus::Pending,
-    }
 }

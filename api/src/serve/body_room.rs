@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +42,18 @@ impl Caller {
             Self::Key => (KEYED_BYTES_MAX, KEYED_BYTES_MAX),
             Self::Anybody(_) => (SUBSCRIPTION_BYTES_MAX, KEYLESS_BYTES_MAX),
         }
+    }
+}
+
+/// Whether the body of a request is being waited for; carried by the request.
+#[derive(Clone, Debug, Default)]
+pub struct BodyProgress(Arc<AtomicBool>);
+
+impl BodyProgress {
+    /// Whether the request's body has begun to be read and has not come to its end.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -105,6 +120,8 @@ pub async fn read(request: &Request, body: Body, bytes_max: usize, from: Caller)
         return Err(too_large());
     }
     let room: &BodyRoom = request.data().expect("the routes carry the room");
+    let BodyProgress(is_awaited) = request.data().expect("the routes carry the progress");
+    is_awaited.store(true, Ordering::Relaxed);
     let mut taken = Taken { room: room.clone(), from, bytes: 0 };
     let mut bytes = BytesMut::new();
     let mut body: BoxBody<_, _> = body.into();
@@ -117,6 +134,7 @@ pub async fn read(request: &Request, body: Body, bytes_max: usize, from: Caller)
         room.take(&mut taken, chunk.len())?;
         bytes.extend_from_slice(&chunk);
     }
+    is_awaited.store(false, Ordering::Relaxed);
     Ok(bytes.freeze())
 }
 

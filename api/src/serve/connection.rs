@@ -1,27 +1,21 @@
-//! The life of one connection, watched from outside: how long a request's head takes, whether any byte moves, and what
-//! is written in the place of an answer that the HTTP library makes by itself.
+//! The life of one connection, watched from outside: how long a request's head takes, whether any byte moves, and how it
+//! is closed. It does not know what the bytes mean; that is the HTTP library's business.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
-use hyper::body::{Frame, SizeHint};
-use poem::http::StatusCode;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-
-use crate::serve::problem::head_refused;
 
 /// How long a request's head may take, from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +23,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a connection is used, at most: then it is told to come to an end, and closed when it has not a while later.
 const AGE_MAX: Duration = Duration::from_secs(3600);
+/// Bytes that are still read and thrown away after the last answer of a connection, at most.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// How long these are read, at most.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the caller may be silent meanwhile.
+const DISCARD_SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Bytes that are read at once to be thrown away.
+const DISCARD_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What a connection is at. Times are milliseconds since it began, and 0 for never.
 pub struct Life {
@@ -37,66 +39,18 @@ pub struct Life {
     moved_at: AtomicU64,
     /// When the first byte of a head came that is not complete yet.
     head_at: AtomicU64,
-    requests_under_way: AtomicU32,
-    /// Every answer to a request has been written to its end: what is written next begins an answer.
-    is_between_answers: AtomicBool,
-}
-
-/// What the endpoint answers with.
-pub type Body = BoxBody<Bytes, io::Error>;
-
-/// A request, until its answer has been taken to the end.
-pub struct UnderWay(Arc<Life>);
-
-/// The body of an answer.
-pub struct Answer {
-    body: Body,
-    _under_way: UnderWay,
-}
-
-impl Answer {
-    /// The body of the answer to this request.
-    #[must_use]
-    pub fn new(body: Body, under_way: UnderWay) -> Self {
-        Self { body, _under_way: under_way }
-    }
-}
-
-impl hyper::body::Body for Answer {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.requests_under_way.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// A request's head is complete and its answer is not made yet: bytes that come belong to its body.
+    is_answering: AtomicBool,
 }
 
 impl Default for Life {
-    /// Of a connection that has just begun.
+    /// The life of a connection that has just begun.
     fn default() -> Self {
         Self {
             began: Instant::now(),
             moved_at: AtomicU64::new(0),
             head_at: AtomicU64::new(0),
-            requests_under_way: AtomicU32::new(0),
-            is_between_answers: AtomicBool::new(true),
+            is_answering: AtomicBool::new(false),
         }
     }
 }
@@ -106,18 +60,21 @@ impl Life {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// A request has come, whole but for its body.
-    pub fn begin(self: &Arc<Self>) -> UnderWay {
-        self.requests_under_way.fetch_add(1, Ordering::Relaxed);
+    /// Notes that a request's head is complete.
+    pub fn has_request(&self) {
         self.head_at.store(0, Ordering::Relaxed);
-        self.is_between_answers.store(false, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+        self.is_answering.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the answer to the request is made: what is read from now on begins the next head.
+    pub fn has_answer(&self) {
+        self.is_answering.store(false, Ordering::Relaxed);
     }
 
     fn has_read(&self) {
         let now = self.now();
         self.moved_at.store(now, Ordering::Relaxed);
-        if self.requests_under_way.load(Ordering::Relaxed) == 0 {
+        if !self.is_answering.load(Ordering::Relaxed) {
             let _ = self.head_at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -126,19 +83,17 @@ impl Life {
         self.moved_at.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Everything that was to be written has been.
-    fn has_flushed(&self) {
-        if self.requests_under_way.load(Ordering::Relaxed) == 0 {
-            self.is_between_answers.store(true, Ordering::Relaxed);
-        }
+    /// Whether the connection is between two requests.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_answering.load(Ordering::Relaxed) && self.head_at.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether it is time to let it end when it can.
+    /// Whether it is time to let the connection end when it can.
     pub fn is_old(&self) -> bool {
         self.began.elapsed() > AGE_MAX
     }
 
-    /// Whether it is to be closed as it is.
+    /// Whether the connection is to be closed as it is.
     pub fn is_over(&self) -> bool {
         let longer_ago = |time: u64, limit: Duration| u128::from(self.now().saturating_sub(time)) > limit.as_millis();
         let head_at = self.head_at.load(Ordering::Relaxed);
@@ -148,54 +103,46 @@ impl Life {
     }
 }
 
-/// A connection whose life is watched. What the library answers by itself to what is not HTTP has no body; it is given
-/// one here.
-pub struct AnnouncedCache {
+/// A connection that tells its [`Life`] when bytes move.
+pub struct WatchedStream {
     stream: TcpStream,
     life: Arc<Life>,
-    /// What is written instead of what the library wants written, and how far that has come.
-    instead: Option<(Vec<u8>, usize)>,
 }
 
-impl AnnouncedCache {
+impl WatchedStream {
     /// A connection whose life is told to `life`.
     #[must_use]
     pub fn new(stream: TcpStream, life: Arc<Life>) -> Self {
-        Self { stream, life, instead: None }
+        Self { stream, life }
     }
 
-    /// Writes what stands in the place of an answer of the library's; `None` where its own bytes are to be written.
-    fn poll_instead(&mut self, context: &mut Context<'_>, first: &[u8]) -> Option<Poll<io::Result<()>>> {
-        if self.instead.is_none() {
-            // In the middle of an answer, the same bytes would be somebody's payload.
-            let begins = self.life.is_between_answers.load(Ordering::Relaxed);
-            let status = begins.then(|| library_answer(first)).flatten()?;
-            self.instead = Some((head_refused(status), 0));
-        }
-        while let Some((answer, written)) = &mut self.instead {
-            if *written == answer.len() {
-                self.instead = None;
-                break;
-            }
-            match Pin::new(&mut self.stream).poll_write(context, &answer[*written..]) {
-                Poll::Ready(Ok(count)) => *written += count,
-                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
-                Poll::Pending => return Some(Poll::Pending),
-            }
-        }
-        Some(Poll::Ready(Ok(())))
+    /// The connection, which nobody watches any more.
+    #[must_use]
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
     }
 }
 
-/// The status of an answer that the library has made by itself: all of ours carry the header that is looked for.
-fn library_answer(bytes: &[u8]) -> Option<StatusCode> {
-    const OURS: &[u8] = b"x-content-type-options";
-    let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
-    let is_ours = || bytes.windows(OURS.len()).any(|window| window == OURS);
-    (status[0] == b'4' && !is_ours()).then(|| StatusCode::from_bytes(status).ok())?
+/// Reads what the caller still sends and throws it away, until the caller closes the connection or a limit is reached.
+///
+/// Many clients write a whole request before they read. A socket that is closed while bytes arrive answers them with a
+/// reset, which destroys the answer that is on its way (RFC 9112 §9.6). So the answer is sent, the sending direction is
+/// closed, and only then the rest of the request is waited for.
+pub async fn discard(mut stream: TcpStream) {
+    let reading = async {
+        let mut buffer = vec![0; DISCARD_BUFFER_BYTES];
+        let mut discarded = 0;
+        while discarded < DISCARDED_BYTES_MAX {
+            match tokio::time::timeout(DISCARD_SILENCE_MAX, stream.read(&mut buffer)).await {
+                Ok(Ok(count)) if count > 0 => discarded += count,
+                Ok(Ok(_) | Err(_)) | Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
-impl AsyncRead for AnnouncedCache {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -210,12 +157,8 @@ impl AsyncRead for AnnouncedCache {
     }
 }
 
-impl AsyncWrite for AnnouncedCache {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(written) = self.poll_instead(context, bytes) {
-            ready!(written)?;
-            return Poll::Ready(Ok(bytes.len()));
-        }
         let count = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         self.life.has_written();
         Poll::Ready(Ok(count))
@@ -226,11 +169,6 @@ impl AsyncWrite for AnnouncedCache {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
-        if let Some(written) = self.poll_instead(context, first) {
-            ready!(written)?;
-            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
-        }
         let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices))?;
         self.life.has_written();
         Poll::Ready(Ok(count))
@@ -241,57 +179,10 @@ impl AsyncWrite for AnnouncedCache {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.life.has_flushed();
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    #[test]
-    fn the_librarys_answers_are_told_from_ours() {
-        let ours = b"HTTP/1.1 404 Not Found\r\nx-content-type-options: nosniff\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(library_answer(ours), None);
-        assert_eq!(library_answer(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"), None);
-        assert_eq!(library_answer(b"{\"HTTP/1.1 400\": 1}"), None);
-        for (answer, status) in [("HTTP/1.1 400 Bad Request\r\n\r\n", 400), ("HTTP/1.0 431 Too Large\r\n\r\n", 431)] {
-            assert_eq!(library_answer(answer.as_bytes()).map(|status| status.as_u16()), Some(status));
-        }
-    }
-
-    #[tokio::test]
-    async fn only_what_begins_an_answer_is_judged() {
-        const LOOKS_LIKE_THE_LIBRARYS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
-        let life = Arc::new(Life::default());
-        let mut watched = AnnouncedCache::new(listener.accept().await.expect("accepted").0, Arc::clone(&life));
-
-        // The body of an answer that is under way, and what of it is still to be flushed when it has been read.
-        let under_way = life.begin();
-        watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");
-        watched.flush().await.expect("flushed");
-        watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");
-        drop(under_way);
-        watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");
-        watched.flush().await.expect("flushed");
-        let mut read = vec![0; 3 * LOOKS_LIKE_THE_LIBRARYS.len()];
-        client.read_exact(&mut read).await.expect("read");
-        assert_eq!(read, LOOKS_LIKE_THE_LIBRARYS.repeat(3));
-
-        watched.write_all(LOOKS_LIKE_THE_LIBRARYS).await.expect("written");
-        drop(watched);
-        let mut read = String::new();
-        client.read_to_string(&mut read).await.expect("read");
-        assert!(read.contains("application/problem+json") && read.ends_with('}'), "{read}");
     }
 }

@@ -1,9 +1,10 @@
 //! `Idempotency-Key`: the header of every request that creates something, turned into what the core asks for; and
-//! answers that were stored_answer, turned into answers again.
+//! answers that were stored, turned into answers again.
 
 use poem_openapi::types::ParseFromJSON;
 use postrider_core::{
     Error,
+    accept::KEY_FIELD,
     event::idempotency::{IdempotentRequest, KeyNamespace, fingerprint, key},
 };
 use serde_json::Value;
@@ -12,6 +13,9 @@ use crate::serve::problem::ApiError;
 
 /// The name of the header.
 pub const HEADER: &str = "Idempotency-Key";
+
+/// The name of the header for what the core calls otherwise, where a broken rule is told.
+pub const KEY_NAME: (&str, &str) = (KEY_FIELD, HEADER);
 
 /// How long keys are remembered.
 #[derive(Clone, Copy, Debug)]

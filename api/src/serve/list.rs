@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use poem_openapi::{
     Object,
     types::{ParseFromJSON, ToJSON, Type},
 };
 use postrider_core::{
+    event::metadata::Metadata,
     page::{Found, Page, Span},
-    subscription::settings::parse_metadata,
+    validation::moment,
 };
 use uuid::Uuid;
 
@@ -24,9 +25,9 @@ const LIMIT_MAX: u32 = 250;
 #[derive(Debug, Object)]
 #[oai(skip_serializing_if_is_none)]
 pub struct List<T: ParseFromJSON + ToJSON + Type + Send + Sync> {
-    /// The items.
+    /// The items of the page.
     data: Vec<T>,
-    /// Send it as `cursor` for the next page; absent on the last.
+    /// Send it as `cursor` to get the next page. It is absent on the last page.
     next_cursor: Option<String>,
 }
 
@@ -85,15 +86,6 @@ impl Wanted {
     }
 }
 
-/// Checks that a time is one that things happen at: what is far from that, a database need not be able to store.
-///
-/// # Errors
-/// What is wrong.
-pub fn moment(time: DateTime<Utc>) -> Result<(), String> {
-    let known = (1970..=9999).contains(&time.year());
-    if known { Ok(()) } else { Err("must be in the years 1970 to 9999".to_owned()) }
-}
-
 /// The `since` and `until` of a list.
 ///
 /// # Errors
@@ -112,12 +104,12 @@ pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Resul
 ///
 /// # Errors
 /// Unprocessable.
-pub fn metadata(entries: Vec<String>) -> Result<Option<BTreeMap<String, String>>, ApiError> {
+pub fn metadata(entries: Vec<String>) -> Result<Option<Metadata>, ApiError> {
     let entry = |entry: &String| entry.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
     let parsed: Option<BTreeMap<_, _>> = entries.iter().map(entry).collect();
     let parsed = parsed.filter(|parsed| parsed.len() == entries.len());
     let parsed = parsed.ok_or_else(|| ApiError::invalid("metadata", "must be `key:value`, each key once"))?;
-    let parsed = parse_metadata(parsed).map_err(|why| ApiError::invalid("metadata", why))?;
+    let parsed = Metadata::parse(parsed).map_err(|why| ApiError::invalid("metadata", why))?;
     Ok(Some(parsed).filter(|entries| !entries.is_empty()))
 }
 

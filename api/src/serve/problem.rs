@@ -20,25 +20,25 @@ pub struct Problem {
     /// Always `about:blank`: the status and the code say it all.
     #[oai(rename = "type")]
     kind: String,
-    /// The status in words.
+    /// The HTTP status in words, such as `Not Found`.
     title: String,
-    /// The HTTP status.
+    /// The HTTP status, such as 404.
     status: u16,
     /// What happened, for a person.
     detail: String,
-    /// What happened, for a program: stable over versions.
+    /// What happened, for a program, such as `not_found`. A code keeps its meaning from version to version.
     #[oai(validator(pattern = "^[a-z_]+$"))]
     code: String,
-    /// The fields that broke a rule, where that is what happened.
+    /// The fields that break a rule, where that is what happened; at most 100.
     errors: Option<Vec<FieldError>>,
 }
 
-/// One broken rule.
+/// One field that breaks a rule.
 #[derive(Debug, Object)]
 pub struct FieldError {
-    /// The field's path in the request.
+    /// The field's path in the request, such as `event_types[1]`, or the name of a header.
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with the field, such as `must be from 1000 to 60000`.
     pub message: String,
 }
 
@@ -67,21 +67,21 @@ impl IntoResponse for ProblemJson {
 /// An answer that is not a success.
 #[derive(Debug, ApiResponse)]
 pub enum ApiError {
-    /// The request cannot be understood.
+    /// The request cannot be understood: its body is not JSON, or a parameter is not what it should be.
     #[oai(status = 400)]
     BadRequest(ProblemJson),
-    /// No valid key, or no valid signature, came with the request.
+    /// No valid API key, or no valid signature, came with the request.
     #[oai(status = 401)]
     Unauthorized(
         ProblemJson,
-        /// How to authenticate.
+        /// How to authenticate: `Bearer realm="postrider"`.
         #[oai(header = "WWW-Authenticate")]
         String,
     ),
-    /// The key lacks the scope that this asks for.
+    /// The API key lacks the scope that this route asks for.
     #[oai(status = 403)]
     Forbidden(ProblemJson),
-    /// There is no such thing.
+    /// There is no such thing, or it belongs to a tenant that the API key does not reach.
     #[oai(status = 404)]
     NotFound(ProblemJson),
     /// The path is known, the method is not; `Allow` names those that are.
@@ -92,35 +92,35 @@ pub enum ApiError {
         #[oai(header = "Allow")]
         String,
     ),
-    /// The request did not arrive in time.
+    /// The body did not arrive within 30 seconds.
     #[oai(status = 408)]
     RequestTimeout(ProblemJson),
-    /// The thing is in a state that forbids this.
+    /// The state of the thing does not allow this, or the `Idempotency-Key` was used for another request before.
     #[oai(status = 409)]
     Conflict(ProblemJson),
-    /// The body is larger than the limit.
+    /// The body is longer than the limit, or the event would cause more than 25000 deliveries.
     #[oai(status = 413)]
     PayloadTooLarge(ProblemJson),
-    /// The request breaks rules; `errors` names each field.
+    /// A field, a parameter or a header breaks a rule; `errors` names each.
     #[oai(status = 422)]
     Unprocessable(ProblemJson),
-    /// Too many requests for the limit of the key or of the subscription; `RateLimit` tells how things stand.
+    /// The API key or the subscription has used up its requests of this second. `RateLimit` says what is left.
     #[oai(status = 429)]
     TooManyRequests(
         ProblemJson,
-        /// Seconds after which to try again.
+        /// Seconds after which to try again, such as 1.
         #[oai(header = "Retry-After")]
         u32,
     ),
-    /// Our fault.
+    /// An error of ours. It has been logged.
     #[oai(status = 500)]
     Internal(ProblemJson),
-    /// We are full, or the database is away or slow; the same request may succeed in a moment. Where the connection broke
-    /// at the very commit, what was posted may be stored all the same.
+    /// The server is full, or the database is away or slow. The same request may succeed in a moment. Where the
+    /// connection to the database broke at the very commit, what was posted may be stored all the same.
     #[oai(status = 503)]
     Unavailable(
         ProblemJson,
-        /// Seconds after which to try again.
+        /// Seconds after which to try again, such as 1.
         #[oai(header = "Retry-After")]
         u32,
     ),
@@ -200,25 +200,15 @@ impl ApiError {
     }
 }
 
-/// A whole HTTP/1.1 answer, for a connection on which no request has come that could be answered.
+/// A whole HTTP/1.1 answer, for a connection on which no request is read: there are too many.
 #[must_use]
-pub fn head_refused(status: StatusCode) -> Vec<u8> {
-    let (code, detail) = match status {
-        StatusCode::URI_TOO_LONG => ("uri_too_long", "the URI is too long"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            ("headers_too_large", "the request's head is too long, or has more than 100 headers")
-        }
-        StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "there are too many connections; try again in a moment"),
-        _ => ("bad_request", "this is not HTTP as it should be"),
-    };
-    let body = problem(status, code, detail).0.to_json_string();
-    let retry_after = match status {
-        StatusCode::SERVICE_UNAVAILABLE => format!("retry-after: {RETRY_AFTER_SECONDS}\r\n"),
-        _ => String::new(),
-    };
+pub fn too_many_connections() -> Vec<u8> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let body = problem(status, "unavailable", "there are too many connections; try again in a moment");
+    let body = body.0.to_json_string();
     let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\n{retry_after}x-content-type-options: \
-         nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\nretry-after: {RETRY_AFTER_SECONDS}\r\n\
+         x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
         ProblemJson::CONTENT_TYPE,
         body.len()
     );

@@ -1,18 +1,21 @@
 //! Serving HTTP to callers of whom nothing good is assumed: a limit of connections, a time for a request's head, an end
-//! for connections that say nothing, and a problem+json for what is not even HTTP. What is answered is the endpoint's
-//! business. HTTP/1.1 only: HTTP/2, where many requests share a connection, is for the proxy in front, with TLS.
+//! for connections that say nothing, and answers that arrive even if the request was not read to its end. What is
+//! answered is the endpoint's business; what is not HTTP, the library (hyper) refuses by itself. HTTP/1.1 only: HTTP/2,
+//! where many requests share a connection, is for the proxy in front, with TLS.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use poem::{
     Addr, Endpoint, EndpointExt,
-    http::{StatusCode, uri::Scheme},
+    http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -20,8 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::{
-    connection::{AnnouncedCache, Answer, Body, Life},
-    problem::head_refused,
+    connection::{Life, WatchedStream, discard},
+    problem::too_many_connections,
 };
 
 /// How often connections are examined: they are closed so much later than they might be, at most.
@@ -32,7 +35,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are being told that there are too many, at most; those beyond are just closed.
 const REFUSALS_MAX: usize = 64;
-/// How long telling them may take.
+/// How long telling them may take, until they have closed their connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves until it is told to stop; then lets requests finish for as long as `patience` says.
@@ -93,50 +96,51 @@ where
 {
     let Ok(local) = stream.local_addr() else { return };
     let life = Arc::new(Life::default());
-    let watched = AnnouncedCache::new(stream, Arc::clone(&life));
+    let watched = WatchedStream::new(stream, Arc::clone(&life));
     let serving = Arc::clone(&life);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (endpoint, under_way) = (Arc::clone(&endpoint), serving.begin());
+        let (endpoint, life) = (Arc::clone(&endpoint), Arc::clone(&serving));
         let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(remote)));
+        life.has_request();
         async move {
             let response = endpoint.get_response((request, addresses.0, addresses.1, Scheme::HTTP).into()).await;
-            let response: Response<Body> = response.into();
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, under_way)))
+            life.has_answer();
+            Ok::<_, Infallible>(Response::<BoxBody<Bytes, io::Error>>::from(response))
         }
     });
     let mut builder = http1::Builder::new();
     // The time of a head is ours to measure: the library's own runs while a connection rests between two requests too.
     // Who has said everything may stop speaking, and still wants the answer.
     builder.max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
-    let served = builder.serve_connection(TokioIo::new(watched), service);
-    let mut served = std::pin::pin!(served);
+    let mut served = builder.serve_connection(TokioIo::new(watched), service);
     let mut examined = tokio::time::interval(EXAMINED_EVERY);
-    let mut is_stopping = false;
+    let (mut is_stopping, mut was_at_rest) = (false, false);
     loop {
-        tokio::select! {
-            _ = &mut served => return,
-            () = stop.cancelled(), if !is_stopping => {
-                is_stopping = true;
-                served.as_mut().graceful_shutdown();
-            }
+        let is_to_stop = tokio::select! {
+            _ = &mut served => break,
+            () = stop.cancelled(), if !is_stopping => true,
             _ = examined.tick() => {
                 if life.is_over() {
                     return;
                 }
-                if life.is_old() && !is_stopping {
-                    is_stopping = true;
-                    served.as_mut().graceful_shutdown();
-                }
+                life.is_old()
             }
+        };
+        if is_to_stop && !is_stopping {
+            (is_stopping, was_at_rest) = (true, life.is_at_rest());
+            Pin::new(&mut served).graceful_shutdown();
         }
+    }
+    // Between two requests there is no answer that could be lost.
+    if !was_at_rest {
+        discard(served.into_parts().io.into_inner().into_inner()).await;
     }
 }
 
-/// Tells a caller that there are too many, and waits a moment for them to read it.
+/// Tells a caller that there are too many connections, and waits a moment for them to read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(&head_refused(StatusCode::SERVICE_UNAVAILABLE)).await?;
+    stream.write_all(&too_many_connections()).await?;
     stream.shutdown().await?;
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await? > 0 {}
+    discard(stream).await;
     Ok(())
 }

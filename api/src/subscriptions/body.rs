@@ -1,32 +1,20 @@
-//! Subscriptions as callers send them, and the one place where that becomes [`Settings`], with every broken rule named.
-//! What they get back stands in [`crate::subscriptions::view`].
+//! Subscriptions as callers send them. What of it is valid, [`postrider_core::subscription::settings_input`] says; what
+//! they get back stands in [`crate::subscriptions::view`].
 
 use std::collections::BTreeMap;
 
 use poem_openapi::Object;
 use postrider_core::{
     Result,
-    access::ingest_limit::PER_SECOND_MAX,
-    event::{
-        event_type::EventTypePattern,
-        filter::{Filters, PayloadFilter},
-    },
-    queue::retry_policy::RetryPolicy,
+    access::ingest_limit::RateLimit,
+    event::filter::Filters,
+    name::Name,
     subscription::{
         Subscription,
-        settings::{
-            CustomHeaders, EVENT_TYPES_MAX, NAME_CHARACTERS_MAX, Settings, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX,
-            TIMEOUT_MS_MIN, parse_metadata,
-        },
+        settings::TIMEOUT_MS_DEFAULT,
+        settings_input::{Checked, SettingsInput},
     },
-    trust::{
-        ingest_auth::IngestAuth,
-        signature::SignatureScheme,
-        signing_secret::{OVERLAP_SECONDS_DEFAULT, SigningSecret},
-        target_policy::TargetPolicy,
-        target_url::TargetUrl,
-    },
-    validation::{self, Problems},
+    trust::target_policy::TargetPolicy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -144,14 +132,7 @@ impl FiltersBody {
     #[must_use]
     pub fn of(filters: &Filters) -> Self {
         let payload = filters.payload.as_ref().map(|filter| filter.source().clone());
-        Self { metadata: filters.metadata.clone(), payload }
-    }
-
-    fn parse(self, problems: &mut Problems) -> Filters {
-        let metadata = problems.take("filters.metadata", parse_metadata(self.metadata)).unwrap_or_default();
-        let payload = self.payload.as_ref().map(PayloadFilter::parse);
-        let payload = payload.and_then(|parsed| problems.take("filters.payload", parsed));
-        Filters { metadata, payload }
+        Self { metadata: filters.metadata.clone().into_entries(), payload }
     }
 }
 
@@ -165,118 +146,45 @@ impl SubscriptionInput {
         let settings = &subscription.settings;
         Self {
             target_url: settings.target_url.as_str().to_owned(),
-            event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            event_types: settings.event_types.to_texts(),
             filters: FiltersBody::of(&settings.filters),
             secret: None,
-            name: settings.name.clone(),
+            name: settings.name.as_ref().map(Name::as_str).map(str::to_owned),
             tenant_id: None,
             headers: settings.headers.redacted(),
-            metadata: settings.metadata.clone(),
+            metadata: settings.metadata.clone().into_entries(),
             retry_policy: Some(RetryPolicyBody::of(&settings.retry_policy)),
-            timeout_ms: Some(settings.timeout_ms),
+            timeout_ms: Some(settings.timeout.ms()),
             signature_scheme: Some(settings.signature_scheme.into()),
             ingest_auth: Some(settings.ingest_auth.into()),
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureInput::of),
-            ingest_rate_limit_per_second: settings.ingest_rate_limit_per_second,
+            ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
         }
     }
 
-    /// Checks everything at once. `current` is the subscription that is being changed, if one is. A new secret comes
-    /// with the seconds for which earlier ones go on signing.
+    /// Checks everything at once. `current` is the subscription that is being changed, if one is.
     ///
     /// # Errors
     /// Every broken rule.
-    pub fn parse(
-        self,
-        policy: &TargetPolicy,
-        current: Option<&Subscription>,
-    ) -> Result<(Settings, Option<(SigningSecret, u32)>)> {
-        let mut problems = Problems::default();
-        if let (Some(current), Some(tenant)) = (current, &self.tenant_id) {
-            problems.require(*tenant == current.tenant_id, "tenant_id", "cannot be changed");
-        }
-        if let Some(name) = &self.name {
-            problems.take("name", validation::text(name, NAME_CHARACTERS_MAX));
-        }
-        problems.require(
-            self.event_types.len() <= EVENT_TYPES_MAX,
-            "event_types",
-            format!("must be at most {EVENT_TYPES_MAX} patterns"),
-        );
-        let event_types = self.event_types.iter().enumerate().filter_map(|(index, pattern)| {
-            problems.take(&format!("event_types[{index}]"), pattern.parse::<EventTypePattern>())
-        });
-        let event_types: Vec<_> = event_types.collect();
-        let timeout_ms = self.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT);
-        problems.require(
-            (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(&timeout_ms),
-            "timeout_ms",
-            format!("must be from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}"),
-        );
-        let no_headers = CustomHeaders::default();
-        let current_headers = current.map_or(&no_headers, |current| &current.settings.headers);
-        let target_url = problems.take("target_url", TargetUrl::parse(&self.target_url, policy));
-        let headers = problems.take("headers", CustomHeaders::parse(self.headers, current_headers));
-        let metadata = problems.take("metadata", parse_metadata(self.metadata));
-        let filters = self.filters.parse(&mut problems);
-        let signature_scheme: SignatureScheme = self.signature_scheme.map(Into::into).unwrap_or_default();
-        let secret = parse_secret(self.secret.as_deref(), signature_scheme, current, &mut problems);
-        let ingest_auth: IngestAuth = self.ingest_auth.map(Into::into).unwrap_or_default();
-        let current_signature = current.and_then(|current| current.settings.ingest_signature.as_ref());
-        let names_signature = self.ingest_signature.is_some();
-        let ingest_signature = self.ingest_signature.and_then(|body| body.parse(current_signature, &mut problems));
-        let has_own = matches!(signature_scheme, SignatureScheme::Standard | SignatureScheme::Timestamped);
-        problems.require(
-            has_own || names_signature || ingest_auth != IngestAuth::Signature,
-            "ingest_signature",
-            format!("must be given: the secret of the scheme `{signature_scheme}` opens no ingest"),
-        );
-        problems.require(
-            self.ingest_rate_limit_per_second.is_none_or(|limit| (1..=PER_SECOND_MAX).contains(&limit)),
-            "ingest_rate_limit_per_second",
-            format!("must be from 1 to {PER_SECOND_MAX}"),
-        );
-        let retry_policy = self.retry_policy.map_or_else(RetryPolicy::default, |body| body.parse(&mut problems));
-        problems.into_result()?;
-        let (Some(target_url), Some(headers), Some(metadata)) = (target_url, headers, metadata) else {
-            unreachable!("each of them is there, or noted as a problem");
-        };
-        let settings = Settings {
+    pub fn parse(self, policy: &TargetPolicy, current: Option<&Subscription>) -> Result<Checked> {
+        let input = SettingsInput {
+            target_url: self.target_url,
+            event_types: self.event_types,
+            metadata_filter: self.filters.metadata,
+            payload_filter: self.filters.payload,
+            secret: self.secret,
             name: self.name,
-            target_url,
-            event_types,
-            filters,
-            headers,
-            metadata,
-            retry_policy,
-            timeout_ms,
-            signature_scheme,
-            ingest_auth,
-            ingest_signature,
+            tenant_id: self.tenant_id,
+            headers: self.headers,
+            metadata: self.metadata,
+            retry_policy: self.retry_policy.map(RetryPolicyBody::into_core),
+            timeout_ms: self.timeout_ms,
+            signature_scheme: self.signature_scheme.map(Into::into),
+            ingest_auth: self.ingest_auth.map(Into::into),
+            ingest_signature: self.ingest_signature.map(IngestSignatureInput::into_core),
             ingest_rate_limit_per_second: self.ingest_rate_limit_per_second,
         };
-        Ok((settings, secret))
-    }
-}
-
-/// The secret that a request gives, or one that its scheme makes necessary: the kind of secret that the current one is
-/// cannot sign in every scheme.
-fn parse_secret(
-    given: Option<&str>,
-    scheme: SignatureScheme,
-    current: Option<&Subscription>,
-    problems: &mut Problems,
-) -> Option<(SigningSecret, u32)> {
-    let secret = given.map(|text| {
-        let secret = SigningSecret::parse(text)?;
-        scheme.check(&secret).map(|()| secret)
-    });
-    match (secret, current) {
-        (Some(parsed), _) => problems.take("secret", parsed).map(|secret| (secret, 0)),
-        (None, Some(current)) if scheme.check(&current.secrets.current).is_err() => {
-            Some((SigningSecret::generate(scheme.secret_kind()), OVERLAP_SECONDS_DEFAULT))
-        }
-        (None, _) => None,
+        input.parse(policy, current)
     }
 }
 

@@ -11,8 +11,8 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
-    subscription::Subscription,
-    trust::signing_secret::{OVERLAP_SECONDS_DEFAULT, OVERLAP_SECONDS_MAX, SigningSecret, SigningSecrets},
+    subscription::{Subscription, previous_secret::Overlap},
+    trust::signing_secret::{SigningSecret, SigningSecrets},
     validation::Problems,
 };
 use serde::Deserialize;
@@ -32,36 +32,38 @@ use crate::{
 /// The routes of secrets.
 pub struct SecretsApi(pub App);
 
-/// A subscription's secrets.
+/// What signs the deliveries of a subscription.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "SubscriptionSecrets")]
 pub struct SecretsView {
-    /// The one that signs: `whsec_` or `whsk_`, and base64.
+    /// The secret that signs: `whsec_` and base64, or with the scheme `standard_v1a`, `whsk_` and base64.
     secret: String,
-    /// Its public half, `whpk_` and base64, where it has one.
+    /// The public half of the secret, `whpk_` and base64; only with the scheme `standard_v1a`.
     public_key: Option<String>,
-    /// Earlier ones that still sign, the latest first.
+    /// Secrets that have been replaced and still sign, the latest first; at most 4.
     previous: Vec<PreviousView>,
 }
 
 /// A secret that has been replaced and still signs.
 #[derive(Debug, Object)]
+#[oai(rename = "PreviousSecret")]
 pub struct PreviousView {
-    /// The secret.
+    /// The secret, in the same form as the current one.
     secret: String,
-    /// From when on it does not sign any more.
+    /// From this time on the secret does not sign any more (RFC 3339).
     expires_at: DateTime<Utc>,
 }
 
-/// How a secret is replaced.
+/// How a secret is replaced. No body at all means the same as `{}`.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, rename = "SecretRotationInput")]
 pub struct RotationInput {
-    /// The new secret; made for you where absent.
+    /// The new secret: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an Ed25519 key pair of 64
+    /// bytes as base64. Made for you where absent.
     secret: Option<String>,
-    /// Seconds for which the old secret goes on signing beside the new one, 0 to 604800 (7 days); 86400 (24 hours) where
-    /// absent. No earlier one signs for longer than that either; 0 ends all of them at once.
+    /// For how many seconds the old secret goes on signing beside the new one, 0 to 604800 (7 days); 86400 (24 hours)
+    /// where absent. No earlier secret signs for longer than that either, and 0 ends all of them at once.
     overlap_seconds: Option<u32>,
 }
 
@@ -69,28 +71,30 @@ impl Input for RotationInput {
     const MAY_BE_EMPTY: bool = true;
 }
 
-/// Public keys, as a JSON Web Key Set (RFC 7517).
+/// The public keys of a subscription, as a JSON Web Key Set (RFC 7517).
 #[derive(Debug, Object)]
+#[oai(rename = "Jwks")]
 pub struct JwksView {
-    /// One for each key that signs.
+    /// One key for each secret that signs; more than one while a rotation lasts.
     keys: Vec<JwkView>,
 }
 
 /// An Ed25519 public key (RFC 8037 §2).
 #[derive(Debug, Object)]
+#[oai(rename = "Jwk")]
 pub struct JwkView {
-    /// `OKP`.
+    /// The kind of key: always `OKP`.
     kty: String,
-    /// `Ed25519`.
+    /// The curve: always `Ed25519`.
     crv: String,
-    /// The key, 32 bytes in base64url.
+    /// The public key, 32 bytes in base64url without padding.
     x: String,
-    /// `sig`.
+    /// What the key is for: always `sig`.
     #[oai(rename = "use")]
     usage: String,
-    /// `EdDSA`.
+    /// The algorithm: always `EdDSA`.
     alg: String,
-    /// The key's name: the first characters of its SHA-256 in base64url.
+    /// The name of the key: the first 16 characters of its SHA-256 in base64url.
     kid: String,
 }
 
@@ -100,6 +104,8 @@ const KID_CHARACTERS: usize = 16;
 #[OpenApi(tag = "Tag::Subscriptions")]
 impl SecretsApi {
     /// Show a subscription's secrets
+    ///
+    /// Every look is written to the audit log.
     #[oai(path = "/subscriptions/:id/secret", method = "get", operation_id = "get_subscription_secret")]
     async fn show(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<SecretsView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -116,9 +122,7 @@ impl SecretsApi {
         &self,
         key: Key<Manage>,
         id: Path<String>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<RotationInput>,
     ) -> Result<Json<SubscriptionView>, ApiError> {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
@@ -128,10 +132,10 @@ impl SecretsApi {
         let mut problems = Problems::default();
         let secret = body.value.secret.as_deref().map(SigningSecret::parse);
         let secret = secret.and_then(|parsed| problems.take("secret", parsed));
-        let overlap = body.value.overlap_seconds.unwrap_or(OVERLAP_SECONDS_DEFAULT);
-        let within = overlap <= OVERLAP_SECONDS_MAX;
-        problems.require(within, "overlap_seconds", format!("must be from 0 to {OVERLAP_SECONDS_MAX}"));
+        let overlap = body.value.overlap_seconds.map_or_else(|| Ok(Overlap::default()), Overlap::parse);
+        let overlap = problems.take("overlap_seconds", overlap);
         problems.into_result()?;
+        let overlap = overlap.expect("it is there, or noted as a problem");
         let answer = |rotated: &Subscription| SubscriptionView::with_secret(rotated).to_json_string().into_bytes();
         let made =
             self.0.subscriptions.rotate_secret(key.actor(), id, secret, overlap, idempotent.as_ref(), answer).await?;

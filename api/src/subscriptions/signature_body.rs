@@ -2,19 +2,21 @@
 
 use poem_openapi::{Enum, Object};
 use postrider_core::{
+    subscription::settings_input::IngestSignatureInput as CoreIngestSignatureInput,
     trust::{
         inbound_signature::Provider,
         ingest_auth::{IngestAuth, IngestSignature},
         signature::SignatureScheme,
     },
-    validation::Problems,
 };
 use serde::{Deserialize, Serialize};
 
-/// How deliveries are signed.
+/// How deliveries are signed: `standard` is Standard Webhooks `v1` with a shared secret; `standard_v1a` is Standard
+/// Webhooks `v1a`, an Ed25519 signature that receivers verify with a public key; `github` is `X-Hub-Signature-256`;
+/// `timestamped` is `X-Webhook-Signature` with `X-Webhook-Timestamp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "snake_case")]
-#[oai(rename_all = "snake_case", remote = "SignatureScheme")]
+#[oai(rename_all = "snake_case", remote = "SignatureScheme", rename = "SignatureScheme")]
 pub enum SignatureSchemeName {
     /// Standard Webhooks `v1`, with a shared secret.
     Standard,
@@ -26,10 +28,11 @@ pub enum SignatureSchemeName {
     Timestamped,
 }
 
-/// What opens a subscription's ingest.
+/// What opens the ingest of a subscription: `key_or_signature` is an API key with the scope `ingest` or a valid
+/// signature; `key` and `signature` want one of these; `none` lets everybody post who knows the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "snake_case")]
-#[oai(rename_all = "snake_case", remote = "IngestAuth")]
+#[oai(rename_all = "snake_case", remote = "IngestAuth", rename = "IngestAuth")]
 pub enum IngestAuthName {
     /// An API key with the scope `ingest`, or a valid signature.
     KeyOrSignature,
@@ -41,10 +44,12 @@ pub enum IngestAuthName {
     None,
 }
 
-/// Whose way of signing it is.
+/// Whose way of signing it is: `github` (`X-Hub-Signature-256`), `standard` (Standard Webhooks `v1` and `v1a`, also
+/// with headers that begin with `svix-`), `stripe` (`Stripe-Signature`), `shopify` (`X-Shopify-Hmac-Sha256`) or `slack`
+/// (`X-Slack-Signature`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "snake_case")]
-#[oai(rename_all = "snake_case", remote = "Provider")]
+#[oai(rename_all = "snake_case", remote = "Provider", rename = "Provider")]
 pub enum ProviderName {
     /// `X-Hub-Signature-256`, as GitHub makes it.
     Github,
@@ -58,31 +63,32 @@ pub enum ProviderName {
     Slack,
 }
 
-/// Whose signatures a subscription's ingest takes.
+/// Whose signatures the ingest of a subscription takes.
 #[derive(Clone, Debug, Serialize, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct IngestSignatureInput {
-    /// Whose way of signing it is.
+    /// Whose way of signing it is, such as `stripe`.
     pub provider: ProviderName,
-    /// 1 to 4 secrets as the provider shows them, any of which will do; kept sealed and never shown again. Of
-    /// `standard`, `whsec_…` or a public key, `whpk_…`. Where absent in a change, they stay.
+    /// 1 to 4 secrets as the provider shows them, any of which will do. They are kept sealed and never shown again.
+    /// With the provider `standard`, `whsec_…`, or `whpk_…` for a public key. In a change, absent secrets stay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secrets: Option<Vec<String>>,
-    /// How far a signature's timestamp may be from the present, 1 to 1800; 300 where absent. Without meaning where the
-    /// provider signs no timestamp (`github`, `shopify`).
+    /// How many seconds the timestamp of a signature may be from the present, 1 to 1800; 300 where absent. It has no
+    /// meaning where the provider signs no timestamp (`github`, `shopify`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_seconds: Option<u32>,
 }
 
-/// Whose signatures a subscription's ingest takes.
+/// Whose signatures the ingest of a subscription takes. Its secrets are never shown.
 #[derive(Debug, Object)]
+#[oai(rename = "IngestSignature")]
 pub struct IngestSignatureView {
-    /// Whose way of signing it is.
+    /// Whose way of signing it is, such as `stripe`.
     provider: ProviderName,
-    /// How many secrets there are.
+    /// How many secrets are kept, 1 to 4.
     secret_count: u32,
-    /// How far a signature's timestamp may be from the present.
+    /// How many seconds the timestamp of a signature may be from the present.
     tolerance_seconds: u32,
 }
 
@@ -94,10 +100,14 @@ impl IngestSignatureInput {
         Self { provider: current.provider().into(), secrets: None, tolerance_seconds }
     }
 
-    /// Checks it.
-    pub fn parse(self, current: Option<&IngestSignature>, problems: &mut Problems) -> Option<IngestSignature> {
-        let parsed = IngestSignature::parse(self.provider.into(), self.secrets, self.tolerance_seconds, current);
-        parsed.map_err(|(field, why)| problems.add(&format!("ingest_signature.{field}"), why)).ok()
+    /// What it says, for the core to check.
+    #[must_use]
+    pub fn into_core(self) -> CoreIngestSignatureInput {
+        CoreIngestSignatureInput {
+            provider: self.provider.into(),
+            secrets: self.secrets,
+            tolerance_seconds: self.tolerance_seconds,
+        }
     }
 }
 

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object};
-use postrider_core::subscription::{State, Subscription};
+use postrider_core::{
+    access::ingest_limit::RateLimit,
+    name::Name,
+    subscription::{State, Subscription},
+};
 
 use crate::subscriptions::{
     body::FiltersBody,
@@ -98,14 +102,14 @@ impl SubscriptionView {
         Self {
             id: subscription.id.to_string(),
             tenant_id: subscription.tenant_id.clone(),
-            name: settings.name.clone(),
+            name: settings.name.as_ref().map(Name::as_str).map(str::to_owned),
             target_url: settings.target_url.as_str().to_owned(),
-            event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            event_types: settings.event_types.to_texts(),
             filters: FiltersBody::of(&settings.filters),
             headers: settings.headers.redacted(),
-            metadata: settings.metadata.clone(),
+            metadata: settings.metadata.clone().into_entries(),
             retry_policy: RetryPolicyBody::of(&settings.retry_policy),
-            timeout_ms: settings.timeout_ms,
+            timeout_ms: settings.timeout.ms(),
             state: subscription.state.into(),
             disabled_reason: subscription.disabled_reason.clone(),
             signature_scheme: settings.signature_scheme.into(),
@@ -113,7 +117,7 @@ impl SubscriptionView {
             public_key: subscription.secrets.current.public_key_text(),
             ingest_auth: settings.ingest_auth.into(),
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureView::of),
-            ingest_rate_limit_per_second: settings.ingest_rate_limit_per_second,
+            ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
             created_at: subscription.created_at,
             updated_at: subscription.updated_at,
         }

@@ -15,10 +15,14 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, NewEntry},
+    access::{
+        audit::{self, Actor, NewEntry},
+        ingest_limit::RateLimit,
+    },
     announce::{cache::AnnouncedCache, changes},
     event::idempotency::{self, Creation, IdempotentRequest},
     id::KeyId,
+    name::Name,
     page::Page,
     text_enum::text_enum,
     trust::seal::Keyring,
@@ -75,14 +79,14 @@ pub struct ApiKey {
     pub id: KeyId,
     /// Whose things it opens; `None` for everybody's.
     pub tenant_id: Option<String>,
-    /// For people.
-    pub name: String,
+    /// A name for people.
+    pub name: Name,
     /// What it is good for.
     pub scopes: Vec<Scope>,
     /// Its first characters.
     pub hint: String,
     /// Requests a second that post events with it.
-    pub rate_limit_per_second: Option<u32>,
+    pub rate_limit: Option<RateLimit>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// From when on it opens nothing any more.
@@ -97,8 +101,8 @@ impl ApiKey {
     fn audited(&self) -> Value {
         let scopes: Vec<_> = self.scopes.iter().map(|scope| scope.as_str()).collect();
         json!({
-            "name": self.name, "scopes": scopes, "hint": self.hint, "expires_at": self.expires_at,
-            "revoked_at": self.revoked_at, "rate_limit_per_second": self.rate_limit_per_second,
+            "name": self.name.as_str(), "scopes": scopes, "hint": self.hint, "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at, "rate_limit_per_second": self.rate_limit.map(RateLimit::per_second),
         })
     }
 }
@@ -108,12 +112,12 @@ impl ApiKey {
 pub struct NewApiKey {
     /// Whose things it opens; `None` for everybody's.
     pub tenant_id: Option<String>,
-    /// For people.
-    pub name: String,
+    /// A name for people.
+    pub name: Name,
     /// What it is good for.
     pub scopes: Vec<Scope>,
     /// Requests a second that post events with it.
-    pub rate_limit_per_second: Option<u32>,
+    pub rate_limit: Option<RateLimit>,
     /// From when on it opens nothing any more.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -131,6 +135,19 @@ struct Row {
     revoked_at: Option<DateTime<Utc>>,
 }
 
+/// The statement that reads whole keys, for a condition with its arguments: the columns stand here once.
+macro_rules! select_keys {
+    ($condition:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
+                    revoked_at
+               FROM api_keys " + $condition,
+            $($arguments)*
+        )
+    };
+}
+
 impl TryFrom<Row> for ApiKey {
     type Error = Error;
 
@@ -139,10 +156,10 @@ impl TryFrom<Row> for ApiKey {
         Ok(Self {
             id: KeyId(row.id),
             tenant_id: row.tenant_id,
-            name: row.name,
+            name: Name::from_stored(row.name),
             scopes: scopes.map_err(Error::internal)?,
             hint: row.hint,
-            rate_limit_per_second: row.rate_limit_per_second.map(i32::unsigned_abs),
+            rate_limit: row.rate_limit_per_second.map(RateLimit::from_stored),
             created_at: row.created_at,
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
@@ -173,12 +190,12 @@ pub async fn create(
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         id.0,
         new.tenant_id,
-        new.name,
+        new.name.as_str(),
         &scopes,
         digest.as_slice(),
         &text[..HINT_CHARACTERS],
         new.expires_at,
-        new.rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX))
+        new.rate_limit.map(RateLimit::stored)
     )
     .execute(&mut *transaction)
     .await?;
@@ -192,12 +209,8 @@ pub async fn create(
 
 /// Keys, the newest first, revoked ones included; of one tenant, or all.
 pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<Vec<ApiKey>> {
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
-                revoked_at
-           FROM api_keys
-          WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
+    let rows = select_keys!(
+        "WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
           ORDER BY id DESC
           LIMIT $3",
         tenant_id,
@@ -227,13 +240,7 @@ pub async fn revoke(pool: &PgPool, actor: Actor, id: KeyId) -> Result<(ApiKey, D
 }
 
 async fn fetch(connection: &mut PgConnection, id: KeyId) -> Result<ApiKey> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
-                revoked_at
-           FROM api_keys WHERE id = $1",
-        id.0
-    );
+    let row = select_keys!("WHERE id = $1", id.0);
     row.fetch_optional(connection).await?.ok_or(Error::NotFound("API key"))?.try_into()
 }
 
@@ -271,13 +278,7 @@ impl ApiKeyCache {
     pub async fn get(&self, text: &str, now: DateTime<Utc>) -> Result<Option<Arc<ApiKey>>> {
         let digest = digest(text);
         let load = async {
-            let row = sqlx::query_as!(
-                Row,
-                "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
-                revoked_at
-                   FROM api_keys WHERE digest = $1 AND revoked_at IS NULL",
-                digest.as_slice()
-            );
+            let row = select_keys!("WHERE digest = $1 AND revoked_at IS NULL", digest.as_slice());
             row.fetch_optional(&self.pool).await?.map(|row| ApiKey::try_from(row).map(Arc::new)).transpose()
         };
         let key = self.by_digest.get(&digest, load).await?;

@@ -9,12 +9,46 @@ use std::{
 
 use moka::sync::Cache;
 
-/// The highest limit that can be set.
-pub const PER_SECOND_MAX: u32 = 100_000;
+/// Requests a second that a limit can admit, at most.
+const PER_SECOND_MAX: u32 = 100_000;
 /// Buckets kept, at most: one that is forgotten begins full.
 const BUCKETS_MAX: u64 = 100_000;
 /// A bucket that nobody has asked for so long is full again and need not be kept.
 const BUCKET_IDLE: Duration = Duration::from_secs(10);
+
+/// A limit: requests a second, and as many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit(u32);
+
+impl RateLimit {
+    /// Checks a number of requests a second.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(per_second: u32) -> Result<Self, String> {
+        if (1..=PER_SECOND_MAX).contains(&per_second) {
+            Ok(Self(per_second))
+        } else {
+            Err(format!("must be from 1 to {PER_SECOND_MAX}"))
+        }
+    }
+
+    /// The limit that was valid when it was stored.
+    pub(crate) fn from_stored(per_second: i32) -> Self {
+        Self(per_second.unsigned_abs())
+    }
+
+    /// Its stored form.
+    pub(crate) fn stored(self) -> i32 {
+        i32::try_from(self.0).unwrap_or(i32::MAX)
+    }
+
+    /// Requests a second.
+    #[must_use]
+    pub fn per_second(self) -> u32 {
+        self.0
+    }
+}
 
 /// How things stand after a request has asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +87,10 @@ impl<K: Hash + Eq + Send + Sync + 'static> Default for RateLimits<K> {
 
 impl<K: Hash + Eq + Send + Sync + 'static> RateLimits<K> {
     /// Asks for one request.
-    pub fn ask(&self, key: K, per_second: u32) -> LimitState {
+    pub fn ask(&self, key: K, limit: RateLimit) -> LimitState {
         let bucket = self.buckets.get_with(key, Arc::default);
         let mut full_at = bucket.lock().expect("nothing panics while it is held");
-        let state = ask(&mut full_at, self.epoch.elapsed(), per_second);
+        let state = ask(&mut full_at, self.epoch.elapsed(), limit.per_second());
         drop(full_at);
         state
     }
@@ -111,9 +145,16 @@ mod tests {
 
     #[test]
     fn each_key_has_its_own_bucket() {
-        let limits = RateLimits::default();
-        assert!(limits.ask("one", 1).is_admitted);
-        assert!(!limits.ask("one", 1).is_admitted);
-        assert!(limits.ask("other", 1).is_admitted);
+        let (limits, one_a_second) = (RateLimits::default(), RateLimit::parse(1).expect("valid"));
+        assert!(limits.ask("one", one_a_second).is_admitted);
+        assert!(!limits.ask("one", one_a_second).is_admitted);
+        assert!(limits.ask("other", one_a_second).is_admitted);
+    }
+
+    #[test]
+    fn bounds() {
+        assert!(RateLimit::parse(0).is_err());
+        assert!(RateLimit::parse(PER_SECOND_MAX).is_ok());
+        assert!(RateLimit::parse(PER_SECOND_MAX + 1).is_err());
     }
 }

@@ -6,7 +6,21 @@ use sqlx::PgPool;
 use crate::{
     Error, Result,
     id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
+    validation,
 };
+
+/// The tenant of those who have only one.
+pub const TENANT_DEFAULT: &str = "default";
+/// Characters of a tenant's id, at most.
+const TENANT_CHARACTERS_MAX: usize = 64;
+
+/// Checks the id of a tenant; any text of a bounded length is one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_tenant(id: &str) -> std::result::Result<(), String> {
+    validation::text(id, TENANT_CHARACTERS_MAX)
+}
 
 /// A thing that somebody owns.
 pub trait Owned: Copy + Send {

@@ -34,7 +34,7 @@ impl<'a> Destination<'a> {
             signature_scheme: settings.signature_scheme,
             headers: &settings.headers,
             retry_policy: &settings.retry_policy,
-            timeout_ms: settings.timeout_ms,
+            timeout_ms: settings.timeout.ms(),
         }
     }
 }

@@ -11,13 +11,14 @@ use crate::{
     Error, Result,
     database::bounded,
     delivery::destination::Destination,
+    event::new_event::NewEvent,
     id::DeliveryId,
     queue::{
-        accept::{Accepted, NewEvent, repeated},
+        accept::{Accepted, repeated},
         retry_policy::RetryPolicy,
         rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
     },
-    subscription::settings::{CustomHeaders, lease_ms},
+    subscription::settings::{CustomHeaders, Timeout},
     trust::{
         seal::Keyring,
         signature::SignatureScheme,
@@ -39,8 +40,8 @@ pub struct InlineDelivery {
     pub headers: CustomHeaders,
     /// When to try again.
     pub retry_policy: RetryPolicy,
-    /// Milliseconds an attempt may take.
-    pub timeout_ms: u32,
+    /// How long an attempt may take.
+    pub timeout: Timeout,
 }
 
 /// What became of an inline delivery.
@@ -66,7 +67,7 @@ impl InlineDelivery {
             signature_scheme: self.signature_scheme,
             headers: &self.headers,
             retry_policy: &self.retry_policy,
-            timeout_ms: self.timeout_ms,
+            timeout_ms: self.timeout.ms(),
         }
     }
 
@@ -74,7 +75,7 @@ impl InlineDelivery {
     /// leases.
     fn lane(&self, tenant_id: &str) -> Uuid {
         let origin = self.target_url.as_url().origin().ascii_serialization();
-        let digest = Sha256::digest(format!("{origin} {} {tenant_id}", self.timeout_ms));
+        let digest = Sha256::digest(format!("{origin} {} {tenant_id}", self.timeout.ms()));
         let bytes = <[u8; 16]>::try_from(&digest[..16]).expect("a digest is longer");
         Builder::from_bytes(bytes).with_variant(Variant::RFC4122).with_version(Version::Custom).into_uuid()
     }
@@ -97,7 +98,7 @@ pub async fn accept(
         tenant_id: &event.tenant_id,
         subscription_id: None,
         lane_id,
-        lease_ms: Some(i32::try_from(lease_ms(inline.timeout_ms)).unwrap_or(i32::MAX)),
+        lease_ms: Some(inline.timeout.lease_ms()),
         due_at: event.deliver_at,
         replay_of: None,
     };
@@ -113,7 +114,7 @@ pub async fn accept(
         i64::from(key_ttl_seconds) * 1000,
         inline.target_url.as_str(),
         inline.retry_policy.stored() as _,
-        i32::try_from(inline.timeout_ms).unwrap_or(i32::MAX),
+        inline.timeout.stored(),
         inline.secrets.as_ref().map(|secrets| sealed(secrets.current.reveal().as_bytes())),
         sealed(&inline.headers.to_json()),
         inline.signature_scheme.as_str(),
@@ -122,7 +123,7 @@ pub async fn accept(
     let row = bounded!(pool, row.fetch_one)?;
     let (known, fingerprints, answers) =
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
-    let accepted = event.key.as_ref().map_or(Accepted::New, |key| {
+    let accepted = event.key.as_ref().map_or(Ok(Accepted::New), |key| {
         repeated(
             key,
             known.first().copied().flatten(),
@@ -130,10 +131,7 @@ pub async fn accept(
             answers.first().and_then(Option::as_deref),
         )
     });
-    match accepted {
-        Accepted::KeyReused => Err(Error::KeyReused),
-        accepted => Ok(Stored { accepted, lane_id, armed: row.armed, took: started.elapsed() }),
-    }
+    Ok(Stored { accepted: accepted?, lane_id, armed: row.armed, took: started.elapsed() })
 }
 
 /// Where an inline delivery goes and how; `None` where it is not one, or gone.
@@ -156,6 +154,6 @@ pub async fn get(pool: &PgPool, keyring: &Keyring, id: DeliveryId) -> Result<Opt
         signature_scheme: row.signature_scheme.parse().map_err(Error::internal)?,
         headers: CustomHeaders::from_json(&open(&row.headers)?).map_err(Error::internal)?,
         retry_policy: row.retry_policy.map(|policy| policy.0).unwrap_or_default(),
-        timeout_ms: row.timeout_ms.unsigned_abs(),
+        timeout: Timeout::from_stored(row.timeout_ms),
     }))
 }

@@ -1,15 +1,13 @@
 //! Lists of deliveries: the page's ids from whichever index knows most of what is asked, by a bounded look, then their
 //! views. What is asked of the event is a scalar subquery, because an EXISTS may be planned as a join that reads all events.
 
-use std::collections::BTreeMap;
-
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Result,
     delivery::{Delivery, Status, views},
-    event::event_type::EventType,
+    event::{event_type::EventType, metadata::Metadata},
     id::{EventId, ReplayId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
@@ -30,7 +28,7 @@ pub struct Filter {
     /// Only those of events of exactly this type.
     pub event_type: Option<EventType>,
     /// Only those of events with these entries in their metadata.
-    pub metadata: Option<BTreeMap<String, String>>,
+    pub metadata: Option<Metadata>,
     /// Only those that came to be in this time.
     pub span: Span,
 }

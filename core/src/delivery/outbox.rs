@@ -2,7 +2,10 @@
 //! them out, which is the same as accepting them, and takes them off. A fan-out that is too wide for one transaction is
 //! done in parts; the mark where it stands is written with each part.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Json};
@@ -10,10 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{audience::Facts, event_type::EventType},
-    id::{DeliveryId, EventId, SubscriptionId},
+    event::{CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent},
+    id::{EventId, SubscriptionId},
     queue::{
-        accept::{Atomicity, NewDelivery, NewEvent, Origin, accept, store_deliveries},
+        accept::{Atomicity, Origin, accept, store_deliveries},
         rows::NewDeliveryRow,
     },
     subscription::cache::SubscriptionCache,
@@ -27,8 +30,6 @@ const EVENTS_PER_STEP_MAX: i64 = 32;
 const RETRY_AFTER_SECONDS: f64 = 30.0;
 /// Deliveries made in one transaction, at most.
 const DELIVERIES_PER_STEP_MAX: usize = 10_000;
-/// The content type of what is published by SQL.
-const CONTENT_TYPE: &str = "application/json";
 
 /// What one step came to.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +47,7 @@ struct Row {
     tenant_id: String,
     event_type: String,
     payload: Vec<u8>,
-    metadata: Option<Json<BTreeMap<String, String>>>,
+    metadata: Option<Json<Metadata>>,
     ordering_key: Option<String>,
     deliver_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
@@ -81,10 +82,30 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
     }
 }
 
-/// A step of so many events at most; `first` tells the first that was taken.
+/// A step of so many events at most; `first` tells the first that it came to.
 async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
+    // Those that another worker has in its hands are left out, and nothing stays locked.
+    let waiting = sqlx::query!(
+        "SELECT event_id, tenant_id FROM outbox
+          WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
+        events_max
+    );
+    let waiting = waiting.fetch_all(pool).await?;
+    *first = waiting.first().map(|row| row.event_id);
+    if waiting.is_empty() {
+        return Ok(Step::default());
+    }
+    // Read before the transaction begins: nobody holds one connection while waiting for another. They are read after
+    // the events were seen, so that they know every subscription that is older than an event.
+    let mut audiences = HashMap::new();
+    for row in &waiting {
+        if !audiences.contains_key(&row.tenant_id) {
+            audiences.insert(row.tenant_id.clone(), cache.audience(&row.tenant_id).await?);
+        }
+    }
+    let ids: Vec<_> = waiting.iter().map(|row| row.event_id).collect();
     let mut transaction = pool.begin().await?;
-    match take(&mut transaction, cache, events_max, first).await {
+    match take(&mut transaction, &ids, &audiences).await {
         Ok(step) => {
             transaction.commit().await?;
             Ok(step)
@@ -97,32 +118,34 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, firs
     }
 }
 
+/// Stores those of the events that nobody else has taken meanwhile, in the order of their ids.
 async fn take(
     transaction: &mut sqlx::PgTransaction<'_>,
-    cache: &SubscriptionCache,
-    events_max: i64,
-    first: &mut Option<Uuid>,
+    ids: &[Uuid],
+    audiences: &HashMap<String, Arc<Audience>>,
 ) -> Result<Step> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
                   expires_at, fanned_out_to
-             FROM outbox WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
-        events_max
+             FROM outbox WHERE event_id = ANY ($1) AND retry_at <= clock_timestamp()
+            ORDER BY event_id LIMIT 1000 FOR UPDATE SKIP LOCKED"#,
+        ids
     );
     let rows = rows.fetch_all(&mut **transaction).await?;
-    *first = rows.first().map(|row| row.event_id);
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;
     for row in rows {
-        let (begun_to, event) = (row.fanned_out_to, event_of(row)?);
-        let audience = cache.audience(&event.tenant_id).await?;
-        let facts = Facts::new(&event.event_type, &event.metadata, &event.payload);
-        let mut wanting: Vec<_> = audience.wanting(&facts).collect();
+        let (begun_to, mut event) = (row.fanned_out_to, event_of(row)?);
+        let Some(audience) = audiences.get(&event.tenant_id) else {
+            return Err(Error::internal("an event was taken whose tenant's audience has not been read"));
+        };
+        let mut wanting: Vec<_> = audience.wanting(&event.facts()).collect();
         wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
         if begun_to.is_none() && wanting.len() <= room {
             room -= wanting.len();
-            whole.push(with_deliveries(event, &wanting));
+            event.deliver_to(wanting);
+            whole.push(event);
         } else if whole.is_empty() {
             return store_part(transaction, begun_to, event, wanting).await;
         } else {
@@ -143,13 +166,13 @@ async fn take(
 async fn store_part(
     transaction: &mut sqlx::PgTransaction<'_>,
     begun_to: Option<Uuid>,
-    event: NewEvent,
+    mut event: NewEvent,
     mut wanting: Vec<SubscriptionId>,
 ) -> Result<Step> {
     wanting.sort_unstable();
     let rest = wanting.split_off(wanting.len().min(DELIVERIES_PER_STEP_MAX));
-    let event = with_deliveries(event, &wanting);
-    let subscriptions: Vec<_> = wanting.iter().map(|id| id.0).collect();
+    let mark = wanting.last().map(|id| id.0);
+    event.deliver_to(wanting);
     let armed = if begun_to.is_none() {
         accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0).await?.armed
     } else {
@@ -159,7 +182,6 @@ async fn store_part(
     let moved = if rest.is_empty() {
         sqlx::query!("DELETE FROM outbox WHERE event_id = $1", event.id.0).execute(&mut **transaction).await?
     } else {
-        let mark = subscriptions.last();
         sqlx::query!("UPDATE outbox SET fanned_out_to = $2 WHERE event_id = $1", event.id.0, mark)
             .execute(&mut **transaction)
             .await?
@@ -168,31 +190,19 @@ async fn store_part(
     Ok(Step { events: 1, armed, stored: stored(&[event]) })
 }
 
-fn with_deliveries(mut event: NewEvent, subscriptions: &[SubscriptionId]) -> NewEvent {
-    let delivery = |id: &SubscriptionId| NewDelivery { id: DeliveryId::of(event.id), subscription_id: *id };
-    event.deliveries = subscriptions.iter().map(delivery).collect();
-    event
-}
-
 fn stored(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {
     let deliveries = events.iter().flat_map(|event| &event.deliveries);
     deliveries.map(|delivery| (delivery.subscription_id.0, delivery.id.0)).collect()
 }
 
 fn event_of(row: Row) -> Result<NewEvent> {
+    let event_type: EventType = row.event_type.parse().map_err(Error::internal)?;
     Ok(NewEvent {
         id: EventId(row.event_id),
-        tenant_id: row.tenant_id,
-        event_type: row.event_type.parse::<EventType>().map_err(Error::internal)?,
-        posted_to: None,
-        content_type: CONTENT_TYPE.to_owned(),
-        payload: row.payload.into(),
         metadata: row.metadata.map(|metadata| metadata.0).unwrap_or_default(),
-        external_id: None,
         ordering_key: row.ordering_key,
         deliver_at: row.deliver_at,
         expires_at: row.expires_at,
-        key: None,
-        deliveries: Vec::new(),
+        ..NewEvent::new(row.tenant_id, event_type, CONTENT_TYPE_JSON.to_owned(), row.payload.into())
     })
 }

@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     access::audit::{self, Actor, NewEntry},
     event::{
-        event_type::EventTypePattern,
+        event_type::EventTypePatterns,
         idempotency::{self, Creation, IdempotentRequest},
     },
     id::{ReplayId, SubscriptionId},
@@ -42,6 +42,37 @@ text_enum! {
 }
 
 text_enum! {
+    /// What a replay is walking through.
+    pub enum Walk {
+        /// The subscription's deliveries.
+        Deliveries = "deliveries",
+        /// The tenant's events, for those that the subscription has missed.
+        Events = "events",
+    }
+}
+
+impl Walk {
+    /// What a replay of these statuses walks through first. Where more than missed events are asked for, the events
+    /// follow the deliveries.
+    fn first(statuses: &[ReplayedStatus]) -> Self {
+        if statuses == [ReplayedStatus::Missed] { Self::Events } else { Self::Deliveries }
+    }
+
+    /// What a replay of these statuses walks through when it has come to the end of this; `None` for nothing more.
+    pub(crate) fn next(self, statuses: &[ReplayedStatus]) -> Option<Self> {
+        match self {
+            Self::Deliveries if statuses.contains(&ReplayedStatus::Missed) => Some(Self::Events),
+            Self::Deliveries | Self::Events => None,
+        }
+    }
+}
+
+/// The statuses that were valid when they were stored.
+pub(crate) fn stored_statuses(words: &[String]) -> Result<Vec<ReplayedStatus>> {
+    words.iter().map(|word| word.parse().map_err(|why: String| Error::internal(why))).collect()
+}
+
+text_enum! {
     /// How far a replay has come.
     pub enum State {
         /// It goes on.
@@ -63,7 +94,7 @@ pub struct NewReplay {
     /// Until when.
     pub until: DateTime<Utc>,
     /// Of which types; empty means every type.
-    pub event_types: Vec<EventTypePattern>,
+    pub event_types: EventTypePatterns,
     /// Of which status; never empty.
     pub statuses: Vec<ReplayedStatus>,
     /// Deliveries a second, at most.
@@ -84,9 +115,9 @@ pub struct Replay {
     /// Until when.
     pub until: DateTime<Utc>,
     /// Of which types; empty means every type.
-    pub event_types: Vec<String>,
+    pub event_types: EventTypePatterns,
     /// Of which status.
-    pub statuses: Vec<String>,
+    pub statuses: Vec<ReplayedStatus>,
     /// Deliveries a second, at most.
     pub rate_per_second: i32,
     /// How far it has come.
@@ -128,8 +159,7 @@ pub async fn create(
         return Err(Error::Conflict("the subscription is disabled; enable it first".to_owned()));
     }
     let id = ReplayId::new();
-    let walking = if new.statuses == [ReplayedStatus::Missed] { "events" } else { "deliveries" };
-    let statuses: Vec<_> = new.statuses.iter().map(|status| status.as_str().to_owned()).collect();
+    let statuses: Vec<_> = new.statuses.iter().map(ToString::to_string).collect();
     sqlx::query!(
         "INSERT INTO replays (id, tenant_id, subscription_id, since, until, event_types, statuses, rate_per_second,
                               walking, position)
@@ -139,10 +169,10 @@ pub async fn create(
         new.subscription_id.0,
         new.since,
         new.until,
-        &new.event_types.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        &new.event_types.to_texts(),
         &statuses,
         i32::try_from(new.rate_per_second).unwrap_or(i32::MAX),
-        walking,
+        Walk::first(&new.statuses).as_str(),
         id_floor(new.since),
     )
     .execute(&mut *transaction)
@@ -228,9 +258,10 @@ async fn cancel_waiting(pool: &PgPool, id: ReplayId) -> Result<usize> {
 }
 
 async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str, replay: &Replay) -> Result<()> {
+    let statuses: Vec<_> = replay.statuses.iter().map(|status| status.as_str()).collect();
     let after = serde_json::json!({
         "subscription_id": SubscriptionId(replay.subscription_id).to_string(),
-        "since": replay.since, "until": replay.until, "event_types": replay.event_types, "statuses": replay.statuses,
+        "since": replay.since, "until": replay.until, "event_types": replay.event_types.to_texts(), "statuses": statuses,
         "rate_per_second": replay.rate_per_second, "state": replay.state.as_str(),
     });
     let (tenant_id, target_id) = (Some(replay.tenant_id.as_str()), replay.id.to_string());
@@ -250,19 +281,20 @@ async fn fetch_many(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<R
     );
     let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
         let state = row.state.parse().map_err(Error::internal)?;
-        let statuses = row.statuses;
+        let walking = row.walking.parse().map_err(Error::internal)?;
+        let statuses = stored_statuses(&row.statuses)?;
         Ok(Replay {
             id: ReplayId(row.id),
             tenant_id: row.tenant_id,
             subscription_id: row.subscription_id,
             since: row.since,
             until: row.until,
-            event_types: row.event_types,
+            event_types: EventTypePatterns::from_stored(&row.event_types)?,
             rate_per_second: row.rate_per_second,
             state,
             examined_count: row.examined_count,
             replayed_count: row.replayed_count,
-            progress: progress(state, &statuses, &row.walking, row.position, (row.since, row.until)),
+            progress: progress(state, &statuses, walking, row.position, (row.since, row.until)),
             statuses,
             created_at: row.created_at,
             finished_at: row.finished_at,
@@ -274,8 +306,8 @@ async fn fetch_many(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<R
 /// The part of the range that has been looked at; where both deliveries and events are walked, each is a half.
 fn progress(
     state: State,
-    statuses: &[String],
-    walking: &str,
+    statuses: &[ReplayedStatus],
+    walking: Walk,
     position: Uuid,
     (since, until): (DateTime<Utc>, DateTime<Utc>),
 ) -> f64 {
@@ -287,10 +319,9 @@ fn progress(
     // In whole seconds, which fit.
     let seconds = |id: Uuid| f64::from(u32::try_from((id.as_u128() >> 80) / 1000).unwrap_or(u32::MAX));
     let walked = ((seconds(position) - seconds(first)) / (seconds(end) - seconds(first)).max(1.0)).clamp(0.0, 1.0);
-    match (walking, statuses) {
-        (_, [only]) if only == ReplayedStatus::Missed.as_str() => walked,
-        ("events", _) => 0.5 + walked / 2.0,
-        (_, statuses) if statuses.iter().any(|status| status == ReplayedStatus::Missed.as_str()) => walked / 2.0,
-        _ => walked,
+    match (walking, Walk::first(statuses).next(statuses)) {
+        (Walk::Deliveries | Walk::Events, None) => walked,
+        (Walk::Deliveries, Some(_)) => walked / 2.0,
+        (Walk::Events, Some(_)) => 0.5 + walked / 2.0,
     }
 }

@@ -14,14 +14,15 @@ use crate::{
         audience::Facts,
         event_type::EventType,
         idempotency::{self, Creation, IdempotentRequest},
+        new_event::DELIVERIES_PER_REQUEST_MAX,
     },
     id::{DeliveryId, EventId, SubscriptionId},
     queue::{
         self,
-        accept::{self, DELIVERIES_PER_REQUEST_MAX, Origin},
+        accept::{self, Origin},
         rows::NewDeliveryRow,
     },
-    subscription::{State, cache::SubscriptionCache, settings::lease_ms},
+    subscription::{State, cache::SubscriptionCache, settings::Timeout},
     trust::seal::Keyring,
 };
 
@@ -67,7 +68,7 @@ pub async fn of_delivery(
     let lane = match replayed.subscription_id.map(SubscriptionId) {
         Some(subscription) => {
             require_enabled(&mut transaction, subscription).await?;
-            Lane { id: subscription.0, subscription: Some(subscription), timeout_ms: None }
+            Lane { id: subscription.0, subscription: Some(subscription), timeout: None }
         }
         None => copy_inline(&mut transaction, keyring, id, fresh).await?,
     };
@@ -131,7 +132,7 @@ pub async fn of_event(
     let chosen = wanting.into_iter().filter(|id| to == To::All || !delivered.contains_key(&id.0));
     let chosen: Vec<_> = chosen
         .map(|id| {
-            let lane = Lane { id: id.0, subscription: Some(id), timeout_ms: None };
+            let lane = Lane { id: id.0, subscription: Some(id), timeout: None };
             (DeliveryId::new(), lane, delivered.get(&id.0).copied().map(DeliveryId))
         })
         .collect();
@@ -146,7 +147,7 @@ struct Lane {
     id: Uuid,
     subscription: Option<SubscriptionId>,
     /// Of a lane of inline deliveries.
-    timeout_ms: Option<u32>,
+    timeout: Option<Timeout>,
 }
 
 /// Stores replays of one event, and wakes the workers when the transaction commits.
@@ -159,14 +160,13 @@ async fn store_deliveries(
     if replays.is_empty() {
         return Ok(());
     }
-    let lease = |lane: &Lane| lane.timeout_ms.map(|timeout| i32::try_from(lease_ms(timeout)).unwrap_or(i32::MAX));
     let deliveries = replays.iter().map(|(id, lane, of)| NewDeliveryRow {
         id: id.0,
         event_id: event.0,
         tenant_id,
         subscription_id: lane.subscription.map(|id| id.0),
         lane_id: lane.id,
-        lease_ms: lease(lane),
+        lease_ms: lane.timeout.map(Timeout::lease_ms),
         due_at: None,
         replay_of: of.map(|id| id.0),
     });
@@ -202,7 +202,7 @@ async fn copy_inline(
     )
     .execute(connection)
     .await?;
-    Ok(Lane { id: row.lane_id, subscription: None, timeout_ms: Some(row.timeout_ms.unsigned_abs()) })
+    Ok(Lane { id: row.lane_id, subscription: None, timeout: Some(Timeout::from_stored(row.timeout_ms)) })
 }
 
 async fn require_enabled(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {

@@ -4,7 +4,7 @@
 //!
 //! Deliveries are walked by the subscription's index; where missed events are asked for, the tenant's events follow.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -12,11 +12,12 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    delivery::replay::ReplayedStatus,
+    delivery::replay::{ReplayedStatus, State, Walk, stored_statuses},
     event::{
         self,
-        audience::{Facts, wants},
-        event_type::{EventType, EventTypePattern},
+        audience::{Facts, Interest, wants},
+        event_type::{EventType, EventTypePatterns},
+        metadata::Metadata,
     },
     id::{DeliveryId, EventId, SubscriptionId},
     page::id_floor,
@@ -25,7 +26,7 @@ use crate::{
         accept::{self, Origin},
         rows::NewDeliveryRow,
     },
-    subscription::{State, Subscription, cache::SubscriptionCache},
+    subscription::store::interest,
 };
 
 /// Rows that one step looks at, at most.
@@ -41,12 +42,44 @@ struct Due {
     tenant_id: String,
     subscription_id: Uuid,
     until: DateTime<Utc>,
+    event_types: EventTypePatterns,
+    statuses: Vec<ReplayedStatus>,
+    rate_per_second: i32,
+    walking: Walk,
+    position: Uuid,
+    now: DateTime<Utc>,
+}
+
+struct DueRow {
+    id: Uuid,
+    tenant_id: String,
+    subscription_id: Uuid,
+    until: DateTime<Utc>,
     event_types: Vec<String>,
     statuses: Vec<String>,
     rate_per_second: i32,
     walking: String,
     position: Uuid,
     now: DateTime<Utc>,
+}
+
+impl TryFrom<DueRow> for Due {
+    type Error = Error;
+
+    fn try_from(row: DueRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id,
+            tenant_id: row.tenant_id,
+            subscription_id: row.subscription_id,
+            until: row.until,
+            event_types: EventTypePatterns::from_stored(&row.event_types)?,
+            statuses: stored_statuses(&row.statuses)?,
+            rate_per_second: row.rate_per_second,
+            walking: row.walking.parse().map_err(Error::internal)?,
+            position: row.position,
+            now: row.now,
+        })
+    }
 }
 
 /// What a step has looked at.
@@ -62,10 +95,10 @@ struct Looked {
 
 /// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
 /// [`crate::database::Session::FanOut`].
-pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usize>> {
+pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
     let mut transaction = pool.begin().await?;
     let due = sqlx::query_as!(
-        Due,
+        DueRow,
         r#"SELECT id, tenant_id, subscription_id, until, event_types, statuses, rate_per_second, walking, position,
                   clock_timestamp() AS "now!"
              FROM replays
@@ -75,7 +108,12 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     let Some(due) = due.fetch_optional(&mut *transaction).await? else {
         return Ok(None);
     };
-    match go_on(pool, cache, &mut transaction, &due).await {
+    let id = due.id;
+    let gone_on = match Due::try_from(due) {
+        Ok(due) => go_on(&mut transaction, &due).await,
+        Err(error) => Err(error),
+    };
+    match gone_on {
         Ok(made) => {
             transaction.commit().await?;
             Ok(Some(made))
@@ -85,7 +123,7 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
             // It rests for a while, because others wait behind it.
             sqlx::query!(
                 "UPDATE replays SET next_step_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
-                due.id,
+                id,
                 RETRY_AFTER_SECONDS
             )
             .execute(pool)
@@ -95,7 +133,7 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Option<usi
     }
 }
 
-async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgConnection, due: &Due) -> Result<usize> {
+async fn go_on(transaction: &mut PgConnection, due: &Due) -> Result<usize> {
     // Two replays of one subscription take turns, so that each sees what the other has made.
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
@@ -103,26 +141,24 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
     )
     .fetch_one(&mut *transaction)
     .await?;
-    let subscription = cache.get(SubscriptionId(due.subscription_id)).await?;
-    let Some(subscription) = subscription.filter(|subscription| subscription.state != State::Disabled) else {
-        finish(transaction, due, "canceled").await?;
+    // Not from the cache: nobody holds one connection while waiting for another.
+    let Some(interest) = interest(transaction, SubscriptionId(due.subscription_id)).await? else {
+        finish(transaction, due, State::Canceled).await?;
         return Ok(0);
     };
     let make_max = usize::try_from(i64::from(due.rate_per_second) * STEP_MS / 1000).unwrap_or(1).max(1);
-    let looked = if due.walking == "deliveries" {
-        look_at_deliveries(transaction, due, make_max).await?
-    } else {
-        look_at_events(pool, transaction, due, &subscription, make_max).await?
+    let looked = match due.walking {
+        Walk::Deliveries => look_at_deliveries(transaction, due, make_max).await?,
+        Walk::Events => look_at_events(transaction, due, &interest, make_max).await?,
     };
     store_deliveries(transaction, due, &looked.chosen).await?;
     let made = looked.chosen.len();
     let pause =
         Duration::from_secs(1) * u32::try_from(made).unwrap_or(u32::MAX) / due.rate_per_second.unsigned_abs().max(1);
-    let missed_follow =
-        due.walking == "deliveries" && due.statuses.iter().any(|one| one == ReplayedStatus::Missed.as_str());
-    let (walking, position) = match (looked.at_end, missed_follow) {
-        (true, true) => ("events", None),
-        _ => (due.walking.as_str(), looked.position),
+    let next = due.walking.next(&due.statuses).filter(|_| looked.at_end);
+    let (walking, position) = match next {
+        Some(next) => (next, None),
+        None => (due.walking, looked.position),
     };
     sqlx::query!(
         "UPDATE replays
@@ -131,7 +167,7 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
                 next_step_at = clock_timestamp() + make_interval(secs => $6)
           WHERE id = $1",
         due.id,
-        walking,
+        walking.as_str(),
         position,
         i64::try_from(looked.examined).unwrap_or(i64::MAX),
         i64::try_from(made).unwrap_or(i64::MAX),
@@ -139,17 +175,17 @@ async fn go_on(pool: &PgPool, cache: &SubscriptionCache, transaction: &mut PgCon
     )
     .execute(&mut *transaction)
     .await?;
-    if looked.at_end && !missed_follow {
-        finish(transaction, due, "completed").await?;
+    if looked.at_end && next.is_none() {
+        finish(transaction, due, State::Completed).await?;
     }
     Ok(made)
 }
 
-async fn finish(connection: &mut PgConnection, due: &Due, state: &str) -> Result<()> {
+async fn finish(connection: &mut PgConnection, due: &Due, state: State) -> Result<()> {
     sqlx::query!(
         "UPDATE replays SET state = $2::text::replay_state, finished_at = clock_timestamp() WHERE id = $1",
         due.id,
-        state
+        state.as_str()
     )
     .execute(connection)
     .await?;
@@ -160,6 +196,7 @@ async fn finish(connection: &mut PgConnection, due: &Due, state: &str) -> Result
 /// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is gone or has expired
 /// stands in no way.
 async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: usize) -> Result<Looked> {
+    let statuses: Vec<_> = due.statuses.iter().map(ToString::to_string).collect();
     let rows = sqlx::query!(
         r#"SELECT d.id, d.event_id, e.event_type AS "event_type?", coalesce(l.id, d.id) AS "latest!",
                   (coalesce(l.status, d.status)::text = ANY ($4)
@@ -176,17 +213,16 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
         due.subscription_id,
         due.position,
         id_floor(due.until),
-        &due.statuses,
+        &statuses,
         i64::from(EXAMINED_PER_STEP_MAX),
     );
     let rows = rows.fetch_all(connection).await?;
-    let patterns = EventTypePattern::from_stored(&due.event_types)?;
     let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
     let all = rows.len();
     for row in rows {
         looked.examined += 1;
         looked.position = Some(row.id);
-        if row.meant && row.event_type.is_some_and(|event_type| is_of(&patterns, &event_type)) {
+        if row.meant && row.event_type.is_some_and(|event_type| is_of(&due.event_types, &event_type)) {
             looked.chosen.push((row.event_id, Some(row.latest)));
             if looked.chosen.len() == make_max {
                 break;
@@ -199,14 +235,13 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
 
 /// The next of the tenant's events that the subscription wants now and has no delivery of.
 async fn look_at_events(
-    pool: &PgPool,
     connection: &mut PgConnection,
     due: &Due,
-    subscription: &Subscription,
+    interest: &Interest,
     make_max: usize,
 ) -> Result<Looked> {
     let rows = sqlx::query!(
-        r#"SELECT e.id, e.event_type, e.metadata AS "metadata: Json<BTreeMap<String, String>>",
+        r#"SELECT e.id, e.event_type, e.metadata AS "metadata: Json<Metadata>",
                   ((e.subscription_id IS NULL OR e.subscription_id = $1)
                    AND NOT e.is_inline
                    AND (e.expires_at IS NULL OR e.expires_at > clock_timestamp())
@@ -228,26 +263,29 @@ async fn look_at_events(
         id_floor(due.until),
         i64::from(EXAMINED_PER_STEP_MAX),
     );
-    let rows = rows.fetch_all(connection).await?;
-    let patterns = EventTypePattern::from_stored(&due.event_types)?;
-    let settings = &subscription.settings;
+    let rows = rows.fetch_all(&mut *connection).await?;
     let mut looked = Looked { chosen: Vec::new(), examined: 0, position: None, at_end: false };
     let all = rows.len();
     for row in rows {
         looked.examined += 1;
         looked.position = Some(row.id);
-        if !row.missed || !is_of(&patterns, &row.event_type) {
+        if !row.missed || !is_of(&due.event_types, &row.event_type) {
             continue;
         }
-        let event_type: EventType = row.event_type.parse().map_err(|why: String| Error::internal(why))?;
+        let event_type: EventType = row.event_type.parse().map_err(Error::internal)?;
         let metadata = row.metadata.map(|metadata| metadata.0).unwrap_or_default();
         // A payload may be large: it is read only where a filter looks at it and nothing else speaks against it.
-        let payload = if settings.filters.payload.is_some() {
-            event::payload(pool, EventId(row.id)).await.map(|(_, payload)| payload).unwrap_or_default()
+        let payload = if interest.filters.payload.is_some() {
+            match event::payload(&mut *connection, EventId(row.id)).await {
+                Ok((_, payload)) => payload,
+                // Retention has removed the event just now.
+                Err(Error::NotFound(_)) => continue,
+                Err(error) => return Err(error),
+            }
         } else {
             Vec::new()
         };
-        if wants(&settings.event_types, &settings.filters, &Facts::new(&event_type, &metadata, &payload)) {
+        if wants(&interest.event_types, &interest.filters, &Facts::new(&event_type, &metadata, &payload)) {
             looked.chosen.push((row.id, None));
             if looked.chosen.len() == make_max {
                 break;
@@ -278,7 +316,6 @@ async fn store_deliveries(connection: &mut PgConnection, due: &Due, chosen: &[(U
     queue::call_workers(connection).await
 }
 
-fn is_of(patterns: &[EventTypePattern], event_type: &str) -> bool {
-    patterns.is_empty()
-        || event_type.parse().is_ok_and(|event_type| patterns.iter().any(|pattern| pattern.matches(&event_type)))
+fn is_of(patterns: &EventTypePatterns, event_type: &str) -> bool {
+    event_type.parse().is_ok_and(|event_type| patterns.match_any(&event_type))
 }

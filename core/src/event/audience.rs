@@ -1,17 +1,15 @@
 //! Who wants an event: the rule, the index over a tenant's subscriptions that makes it fast, and the explanation of one
 //! case. It does not load anything.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::OnceLock,
-};
+use std::{collections::HashMap, sync::OnceLock};
 
 use serde_json::Value;
 
 use crate::{
     event::{
-        event_type::{EventType, EventTypePattern},
+        event_type::{EventType, EventTypePatterns},
         filter::{Check, Filters},
+        metadata::Metadata,
     },
     id::SubscriptionId,
 };
@@ -25,7 +23,7 @@ pub struct Facts<'a> {
     /// The event's type.
     pub event_type: &'a EventType,
     /// Its metadata.
-    pub metadata: &'a BTreeMap<String, String>,
+    pub metadata: &'a Metadata,
     payload: &'a [u8],
     parsed: OnceLock<Option<Value>>,
 }
@@ -33,7 +31,7 @@ pub struct Facts<'a> {
 impl<'a> Facts<'a> {
     /// The facts of an event.
     #[must_use]
-    pub fn new(event_type: &'a EventType, metadata: &'a BTreeMap<String, String>, payload: &'a [u8]) -> Self {
+    pub fn new(event_type: &'a EventType, metadata: &'a Metadata, payload: &'a [u8]) -> Self {
         Self { event_type, metadata, payload, parsed: OnceLock::new() }
     }
 
@@ -48,17 +46,16 @@ impl<'a> Facts<'a> {
 pub struct Interest {
     /// Whose interest it is.
     pub id: SubscriptionId,
-    /// Which types; empty means all.
-    pub event_types: Vec<EventTypePattern>,
+    /// Which types.
+    pub event_types: EventTypePatterns,
     /// What else it asks.
     pub filters: Filters,
 }
 
 /// Whether an event of these facts is wanted.
 #[must_use]
-pub fn wants(event_types: &[EventTypePattern], filters: &Filters, facts: &Facts<'_>) -> bool {
-    (event_types.is_empty() || event_types.iter().any(|pattern| pattern.matches(facts.event_type)))
-        && passes(filters, facts)
+pub fn wants(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts<'_>) -> bool {
+    event_types.match_any(facts.event_type) && passes(filters, facts)
 }
 
 fn passes(filters: &Filters, facts: &Facts<'_>) -> bool {
@@ -68,15 +65,15 @@ fn passes(filters: &Filters, facts: &Facts<'_>) -> bool {
 
 /// Everything that a subscription asks of an event, and whether it holds.
 #[must_use]
-pub fn explain(event_types: &[EventTypePattern], filters: &Filters, facts: &Facts<'_>) -> Vec<Check> {
-    let patterns: Vec<_> = event_types.iter().map(ToString::to_string).collect();
+pub fn explain(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts<'_>) -> Vec<Check> {
+    let patterns = event_types.to_texts();
     let mut checks = vec![Check {
         rule: if patterns.is_empty() {
             "event_type is anything".to_owned()
         } else {
             format!("event_type is one of {}", patterns.join(", "))
         },
-        holds: event_types.is_empty() || event_types.iter().any(|pattern| pattern.matches(facts.event_type)),
+        holds: event_types.match_any(facts.event_type),
         found: Some(facts.event_type.as_str().to_owned()),
     }];
     checks.extend(filters.metadata.iter().map(|(key, value)| Check {
@@ -110,11 +107,11 @@ impl Audience {
     pub fn new(interests: Vec<Interest>) -> Self {
         let mut audience = Self::default();
         for (place, interest) in interests.iter().enumerate() {
-            if interest.event_types.is_empty() || interest.event_types.iter().any(|one| one.exact().is_none()) {
+            let Some(exact_types) = interest.event_types.exact() else {
                 audience.widely.push(place);
                 continue;
-            }
-            for exact in interest.event_types.iter().filter_map(EventTypePattern::exact) {
+            };
+            for exact in exact_types {
                 let places = audience.exactly.entry(exact.clone()).or_default();
                 if places.last() != Some(&place) {
                     places.push(place);
@@ -162,12 +159,20 @@ mod tests {
     use super::*;
     use crate::event::filter::PayloadFilter;
 
+    fn notes(entries: &[(&str, &str)]) -> Metadata {
+        let entries = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Metadata::parse(entries.collect()).expect("valid")
+    }
+
     fn interest(number: u128, event_types: &[&str], metadata: &[(&str, &str)], payload: Option<Value>) -> Interest {
         Interest {
             id: SubscriptionId(Uuid::from_u128(number)),
-            event_types: event_types.iter().map(|text| text.parse().expect("a pattern")).collect(),
+            event_types: EventTypePatterns::from_stored(
+                &event_types.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+            .expect("patterns"),
             filters: Filters {
-                metadata: metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+                metadata: notes(metadata),
                 payload: payload.map(|filter| PayloadFilter::parse(&filter).expect("a filter")),
             },
         }
@@ -188,7 +193,7 @@ mod tests {
         ];
         let audience = Audience::new(interests.clone());
         let event_type = "order.created".parse().expect("a type");
-        let metadata = BTreeMap::from([("region".to_owned(), "eu".to_owned())]);
+        let metadata = notes(&[("region", "eu")]);
         let facts = Facts::new(&event_type, &metadata, b"{\"total\": 10}");
         let mut found: Vec<_> = audience.wanting(&facts).map(|id| id.0.as_u128()).collect();
         found.sort_unstable();

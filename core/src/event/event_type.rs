@@ -2,8 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::validation::Problems;
+
 /// Characters of an event type or a pattern, at most.
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 128;
+
+/// Patterns of one subscription or one replay, at most.
+pub const PATTERNS_MAX: usize = 100;
 
 /// The type of an event whose producer named none.
 pub const EVENT_TYPE_DEFAULT: &str = "webhook.received";
@@ -55,11 +60,6 @@ pub enum EventTypePattern {
 }
 
 impl EventTypePattern {
-    /// The patterns that were valid when they were stored.
-    pub(crate) fn from_stored(stored: &[String]) -> crate::Result<Vec<Self>> {
-        stored.iter().map(|pattern| pattern.parse().map_err(|why: String| crate::Error::internal(why))).collect()
-    }
-
     /// The one type that it means, where it means only one.
     #[must_use]
     pub fn exact(&self) -> Option<&EventType> {
@@ -105,9 +105,70 @@ impl fmt::Display for EventTypePattern {
     }
 }
 
+/// The patterns of the event types that somebody wants, [`PATTERNS_MAX`] at most. No pattern at all means every type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventTypePatterns(Vec<EventTypePattern>);
+
+impl EventTypePatterns {
+    /// Checks each pattern, and how many there are.
+    ///
+    /// # Errors
+    /// What is wrong, each broken rule with the place of its pattern.
+    pub fn parse(texts: &[String]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        problems.require(texts.len() <= PATTERNS_MAX, "", format!("must be at most {PATTERNS_MAX} patterns"));
+        let patterns =
+            texts.iter().enumerate().filter_map(|(place, text)| problems.take(&format!("[{place}]"), text.parse()));
+        let patterns = patterns.collect();
+        problems.none_or(Self(patterns))
+    }
+
+    /// The patterns that were valid when they were stored.
+    pub(crate) fn from_stored(texts: &[String]) -> crate::Result<Self> {
+        let patterns = texts.iter().map(|text| text.parse().map_err(|why: String| crate::Error::internal(why)));
+        patterns.collect::<crate::Result<_>>().map(Self)
+    }
+
+    /// The texts of the patterns.
+    #[must_use]
+    pub fn to_texts(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether an event of this type is wanted.
+    #[must_use]
+    pub fn match_any(&self, event_type: &EventType) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(event_type))
+    }
+
+    /// The types that are wanted, where each pattern names exactly one; `None` where more types are wanted than named.
+    #[must_use]
+    pub fn exact(&self) -> Option<Vec<&EventType>> {
+        if self.0.is_empty() { None } else { self.0.iter().map(EventTypePattern::exact).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_of_one_owner() {
+        let parse =
+            |texts: &[&str]| EventTypePatterns::parse(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let created = "order.created".parse().expect("a type");
+        assert!(parse(&[]).expect("valid").match_any(&created), "no pattern means every type");
+        assert!(parse(&["user.*", "order.*"]).expect("valid").match_any(&created));
+        assert!(!parse(&["user.*"]).expect("valid").match_any(&created));
+        assert_eq!(parse(&["order.created"]).expect("valid").exact(), Some(vec![&created]));
+        for texts in [&[][..], &["order.created", "order.*"], &["*"]] {
+            assert_eq!(parse(texts).expect("valid").exact(), None, "{texts:?}");
+        }
+        let problems = parse(&["a", "b c", "d", ""]).expect_err("two are wrong").0;
+        assert_eq!(problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), ["[1]", "[3]"]);
+        assert!(parse(&vec!["a"; PATTERNS_MAX]).is_ok());
+        assert!(parse(&vec!["a"; PATTERNS_MAX + 1]).is_err());
+    }
 
     #[test]
     fn patterns() {

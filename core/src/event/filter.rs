@@ -7,12 +7,12 @@
 //! conditions) and `$not` (one condition) stand anywhere. All entries of an object must hold. An array satisfies what
 //! one of its items does, of which the first [`VALUES_MAX`] are looked at; `$ne`, `$nin` and `$not` hold where their opposite does not, so also where nothing is there.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::cmp::Ordering;
 
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use crate::event::filter_parser::parse;
+use crate::event::{filter_parser::parse, metadata::Metadata};
 
 /// Values of a payload that one condition looks at, at most: of a longer array, the first ones.
 pub const VALUES_MAX: usize = 1000;
@@ -23,7 +23,7 @@ const SHOWN_CHARACTERS_MAX: usize = 200;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters {
     /// Entries that the event's metadata must have.
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: Metadata,
     /// What its payload must be like.
     pub payload: Option<PayloadFilter>,
 }
@@ -54,7 +54,7 @@ impl Filters {
     /// # Errors
     /// When the value is not what [`Self::to_json`] makes.
     pub fn from_json(json: &Value) -> Result<Self, String> {
-        let metadata = json.get("metadata").map_or_else(|| Ok(BTreeMap::new()), BTreeMap::deserialize);
+        let metadata = json.get("metadata").map_or_else(|| Ok(Metadata::default()), Metadata::deserialize);
         let metadata = metadata.map_err(|error| error.to_string())?;
         Ok(Self { metadata, payload: json.get("payload").map(PayloadFilter::parse).transpose()? })
     }

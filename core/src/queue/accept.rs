@@ -1,79 +1,17 @@
-//! Accepting: what an event brings along when it is stored, and the one statement that stores a batch of them with the
-//! deliveries they owe and the idempotency keys they came with.
+//! Accepting: the one statement that stores a batch of events with the deliveries they cause and the idempotency keys
+//! they came with, and what it answers.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{
-        audience::{Audience, Facts},
-        event_type::EventType,
-        idempotency::Fingerprint,
-    },
-    id::{DeliveryId, EventId, SubscriptionId},
+    event::new_event::{EventKey, KeptAnswer, NewEvent},
+    id::EventId,
     queue::rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
 };
 
-/// Deliveries that one request may cause, at most: what one transaction of ingest can store in its time.
-pub const DELIVERIES_PER_REQUEST_MAX: usize = 25_000;
-
-/// An event about to be accepted, with all that it owes.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// Its id.
-    pub id: EventId,
-    /// Whose it is.
-    pub tenant_id: String,
-    /// Its type.
-    pub event_type: EventType,
-    /// The subscription it was posted to, where it was posted to one.
-    pub posted_to: Option<SubscriptionId>,
-    /// What its payload is; a valid header value.
-    pub content_type: String,
-    /// Byte for byte what arrived.
-    pub payload: Bytes,
-    /// Its producer's notes.
-    pub metadata: BTreeMap<String, String>,
-    /// Its producer's own id for it.
-    pub external_id: Option<String>,
-    /// What it is to be kept in order with.
-    pub ordering_key: Option<String>,
-    /// When its deliveries are due; `None` for at once.
-    pub deliver_at: Option<DateTime<Utc>>,
-    /// From when on nobody wants it any more.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// By which it is recognized when it comes again.
-    pub key: Option<EventKey>,
-    /// To whom it is owed.
-    pub deliveries: Vec<NewDelivery>,
-}
-
-/// An idempotency key of an event.
-#[derive(Clone, Debug)]
-pub struct EventKey {
-    /// From [`crate::event::idempotency::key`].
-    pub text: String,
-    /// What was asked.
-    pub fingerprint: Fingerprint,
-    /// What is answered: a byte of the caller's, before the ids of the deliveries.
-    pub verdict: u8,
-}
-
-/// A delivery about to be accepted with its event.
-#[derive(Clone, Copy, Debug)]
-pub struct NewDelivery {
-    /// Its id.
-    pub id: DeliveryId,
-    /// To whom.
-    pub subscription_id: SubscriptionId,
-}
-
-/// What became of an event.
+/// What became of an event that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// It is stored, with its deliveries.
@@ -82,13 +20,19 @@ pub enum Accepted {
     Repeated {
         /// The event that its key stands for.
         event_id: EventId,
-        /// The caller's byte.
-        verdict: u8,
-        /// The deliveries that it caused.
-        delivery_ids: Vec<DeliveryId>,
+        /// What was answered.
+        answer: KeptAnswer,
     },
-    /// Its key has been used for something else, so it is not stored.
-    KeyReused,
+}
+
+/// The key of an event has been used for something else, so the event is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyReused;
+
+impl From<KeyReused> for Error {
+    fn from(_: KeyReused) -> Self {
+        Self::KeyReused
+    }
 }
 
 /// Whether events that come together are stored together or not at all.
@@ -106,35 +50,7 @@ pub struct AcceptedBatch {
     /// Lanes that were armed, which owe a wake-up.
     pub armed: Vec<Uuid>,
     /// What became of each event, in order.
-    pub accepted: Vec<Accepted>,
-}
-
-impl NewEvent {
-    /// Owes it to everybody in the audience who wants it.
-    ///
-    /// # Errors
-    /// When they are more than one request may cause, less what it has caused already.
-    pub fn fan_out(&mut self, audience: &Audience, caused: usize) -> Result<()> {
-        let facts = Facts::new(&self.event_type, &self.metadata, &self.payload);
-        let wanting = audience.wanting(&facts).take(DELIVERIES_PER_REQUEST_MAX + 1);
-        let deliveries = wanting.map(|subscription_id| NewDelivery { id: DeliveryId::of(self.id), subscription_id });
-        let mut deliveries: Vec<_> = deliveries.collect();
-        if caused + deliveries.len() > DELIVERIES_PER_REQUEST_MAX {
-            return Err(Error::TooLarge(format!(
-                "a request may cause at most {DELIVERIES_PER_REQUEST_MAX} deliveries; post fewer events at once"
-            )));
-        }
-        deliveries.sort_unstable_by_key(|delivery| delivery.id);
-        self.deliveries = deliveries;
-        Ok(())
-    }
-}
-
-impl EventKey {
-    /// The answer to keep with the key.
-    pub(crate) fn answer(&self, deliveries: impl Iterator<Item = DeliveryId>) -> Vec<u8> {
-        std::iter::once(self.verdict).chain(deliveries.flat_map(|id| *id.0.as_bytes())).collect()
-    }
+    pub accepted: Vec<std::result::Result<Accepted, KeyReused>>,
 }
 
 /// What became of an event whose key was known.
@@ -143,17 +59,15 @@ pub(crate) fn repeated(
     known: Option<Uuid>,
     fingerprint: Option<&[u8]>,
     answer: Option<&[u8]>,
-) -> Accepted {
+) -> std::result::Result<Accepted, KeyReused> {
     let Some(fingerprint) = fingerprint else {
-        return Accepted::New;
+        return Ok(Accepted::New);
     };
-    match (known, answer.and_then(<[u8]>::split_first)) {
-        (Some(event_id), Some((verdict, ids))) if fingerprint == asked.fingerprint => Accepted::Repeated {
-            event_id: EventId(event_id),
-            verdict: *verdict,
-            delivery_ids: ids.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).map(DeliveryId).collect(),
-        },
-        _ => Accepted::KeyReused,
+    match (known, answer.and_then(KeptAnswer::from_bytes)) {
+        (Some(event_id), Some(answer)) if fingerprint == asked.fingerprint => {
+            Ok(Accepted::Repeated { event_id: EventId(event_id), answer })
+        }
+        _ => Err(KeyReused),
     }
 }
 
@@ -184,7 +98,7 @@ pub async fn accept<'e>(
         (row.known.unwrap_or_default(), row.fingerprints.unwrap_or_default(), row.answers.unwrap_or_default());
     let mut known = known.into_iter().zip(fingerprints).zip(answers);
     let accepted = events.iter().map(|event| match &event.key {
-        None => Accepted::New,
+        None => Ok(Accepted::New),
         Some(key) => {
             let ((known, fingerprint), answer) = known.next().unwrap_or_default();
             repeated(key, known, fingerprint.as_deref(), answer.as_deref())

@@ -43,6 +43,24 @@ text_enum! {
     }
 }
 
+impl ErrorKind {
+    /// Whether the attempt failed through our own fault: then it is repeated at once and costs the delivery nothing.
+    #[must_use]
+    pub fn is_our_fault(self) -> bool {
+        match self {
+            Self::Shutdown | Self::WorkerBusy => true,
+            Self::HttpStatus
+            | Self::Timeout
+            | Self::Dns
+            | Self::Connect
+            | Self::Tls
+            | Self::BlockedTarget
+            | Self::Protocol
+            | Self::PayloadGone => false,
+        }
+    }
+}
+
 /// Why an attempt failed, with words for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

@@ -15,8 +15,9 @@ use crate::{
     Error, Result,
     database::{bounded, suspect_sessions},
     error::{is_missing_partition, is_outage},
+    event::new_event::NewEvent,
     queue::{
-        accept::{Accepted, Atomicity, NewEvent, accept, is_key_reused},
+        accept::{Accepted, Atomicity, KeyReused, accept, is_key_reused},
         waker::Waker,
     },
     upkeep::partition,
@@ -102,8 +103,7 @@ impl Intake {
         let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| FULL)?;
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request { events, reply, _bytes: permit }).map_err(|_| FULL)?;
-        let accepted = answer.await.map_err(|_| Error::Unavailable("the server is stopping"))??;
-        if accepted.contains(&Accepted::KeyReused) { Err(Error::KeyReused) } else { Ok(accepted) }
+        answer.await.map_err(|_| Error::Unavailable("the server is stopping"))?
     }
 }
 
@@ -164,7 +164,7 @@ impl Writer {
     }
 
     /// Stores a batch; where partitions are missing, because nobody made them ahead of time, they are made first.
-    async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
+    async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Stored>, sqlx::Error> {
         match self.store_once(batch).await {
             Err(error) if is_missing_partition(&error) => {
                 tracing::error!(%error, "partitions were missing and are made now");
@@ -176,7 +176,7 @@ impl Writer {
     }
 
     /// One transaction; afterwards the lanes it touched are handed to the waker.
-    async fn store_once(&self, batch: &[Request]) -> std::result::Result<Vec<Accepted>, sqlx::Error> {
+    async fn store_once(&self, batch: &[Request]) -> std::result::Result<Vec<Stored>, sqlx::Error> {
         let events: Vec<_> = batch.iter().flat_map(|request| &request.events).collect();
         metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
         let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
@@ -188,10 +188,15 @@ impl Writer {
     }
 }
 
-fn answer(batch: Vec<Request>, accepted: Vec<Accepted>) {
-    let mut accepted = accepted.into_iter();
+/// What became of one event of a batch that is stored.
+type Stored = std::result::Result<Accepted, KeyReused>;
+
+fn answer(batch: Vec<Request>, stored: Vec<Stored>) {
+    let mut stored = stored.into_iter();
     for request in batch {
-        let _ = request.reply.send(Ok(accepted.by_ref().take(request.events.len()).collect()));
+        let own: Vec<_> = stored.by_ref().take(request.events.len()).collect();
+        let accepted = own.into_iter().collect::<std::result::Result<_, KeyReused>>();
+        let _ = request.reply.send(accepted.map_err(Error::from));
     }
 }
 

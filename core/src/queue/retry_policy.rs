@@ -1,17 +1,22 @@
-//! What follows an attempt: the retry schedule of a subscription and the one rule that applies it. Pure: time and
-//! chance are handed in.
+//! What follows an attempt: the retry schedule of a subscription, its bounds, and the one rule that applies it. Pure:
+//! time and chance are handed in.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
-use crate::queue::attempt::{ErrorKind, Outcome};
+use crate::{
+    queue::attempt::{ErrorKind, Outcome},
+    validation::Problems,
+};
 
 /// Attempts of one delivery, at most, whatever its policy.
 pub const ATTEMPTS_MAX: u16 = 100;
 /// Seconds between two attempts, at most: 7 days.
-pub const DELAY_SECONDS_MAX: u32 = 7 * 24 * 3600;
+const DELAY_SECONDS_MAX: u32 = 7 * 24 * 3600;
+/// What a wait may be multiplied by for the next one, at most.
+const FACTOR_MAX: f64 = 10.0;
 /// How far a `Retry-After` is believed: 24 hours.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// What is added to each delay at random, at most: a tenth of it, so that receivers are not hit in step. Never less
@@ -25,13 +30,55 @@ const LEASES_LOST_MAX: u16 = 3;
 /// about 75 hours.
 pub const DEFAULT_DELAYS_SECONDS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 
-/// When a failed delivery is tried again, and how often.
+/// When a failed delivery is tried again, and how often. Deserializing is for what was valid when it was stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// The waits between attempts.
-    pub schedule: Schedule,
+    schedule: Schedule,
+    client_errors: ClientErrors,
+}
+
+/// A retry policy as somebody wants it, before it is checked: either `delays_seconds`, or all of the next four, or
+/// none of them for the default schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicyInput {
+    /// One wait after each failed attempt but the last, in seconds.
+    pub delays_seconds: Option<Vec<u32>>,
+    /// Attempts in all, the first included.
+    pub max_attempts: Option<u16>,
+    /// The first wait, in seconds.
+    pub initial_seconds: Option<u32>,
+    /// What each wait is multiplied by for the next one.
+    pub factor: Option<f64>,
+    /// The longest wait, in seconds.
+    pub max_seconds: Option<u32>,
     /// What a 4xx answer means.
     pub client_errors: ClientErrors,
+}
+
+impl RetryPolicyInput {
+    /// Checks everything at once.
+    ///
+    /// # Errors
+    /// Every broken rule.
+    pub fn parse(self) -> Result<RetryPolicy, Problems> {
+        let mut problems = Problems::default();
+        let exponential = (self.max_attempts, self.initial_seconds, self.factor, self.max_seconds);
+        let schedule = match (self.delays_seconds, exponential) {
+            (None, (None, None, None, None)) => Schedule::default(),
+            (Some(delays), (None, None, None, None)) => Schedule::Delays(delays),
+            (None, (Some(max_attempts), Some(initial_seconds), Some(factor), Some(max_seconds))) => {
+                Schedule::Exponential { max_attempts, initial_seconds, factor, max_seconds }
+            }
+            (None | Some(_), _) => {
+                let message =
+                    "must have either delays_seconds, or all of max_attempts, initial_seconds, factor and max_seconds";
+                problems.add("", message);
+                Schedule::default()
+            }
+        };
+        schedule.check(&mut problems);
+        problems.none_or(RetryPolicy { schedule, client_errors: self.client_errors })
+    }
 }
 
 /// The waits between the attempts of a delivery.
@@ -53,6 +100,36 @@ pub enum Schedule {
     },
 }
 
+impl Default for Schedule {
+    fn default() -> Self {
+        Self::Delays(DEFAULT_DELAYS_SECONDS.to_vec())
+    }
+}
+
+impl Schedule {
+    fn check(&self, problems: &mut Problems) {
+        match self {
+            Self::Delays(delays) => {
+                let many = format!("must be at most {} waits", ATTEMPTS_MAX - 1);
+                problems.require(delays.len() < ATTEMPTS_MAX.into(), "delays_seconds", many);
+                let within = delays.iter().all(|delay| *delay <= DELAY_SECONDS_MAX);
+                let longest = format!("a wait must be at most {DELAY_SECONDS_MAX} seconds (7 days)");
+                problems.require(within, "delays_seconds", longest);
+            }
+            Self::Exponential { max_attempts, initial_seconds, factor, max_seconds } => {
+                let attempts = format!("must be from 1 to {ATTEMPTS_MAX}");
+                problems.require((1..=ATTEMPTS_MAX).contains(max_attempts), "max_attempts", attempts);
+                let within = (1..=*max_seconds).contains(initial_seconds);
+                problems.require(within, "initial_seconds", "must be from 1 to max_seconds");
+                let within = (1.0..=FACTOR_MAX).contains(factor);
+                problems.require(within, "factor", format!("must be from 1 to {FACTOR_MAX}"));
+                let longest = format!("must be at most {DELAY_SECONDS_MAX} (7 days)");
+                problems.require(*max_seconds <= DELAY_SECONDS_MAX, "max_seconds", longest);
+            }
+        }
+    }
+}
+
 /// Whether a 4xx answer (other than 408, 409, 425 and 429, which speak of the moment) is worth a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,11 +142,23 @@ pub enum ClientErrors {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { schedule: Schedule::Delays(DEFAULT_DELAYS_SECONDS.to_vec()), client_errors: ClientErrors::Retry }
+        Self { schedule: Schedule::default(), client_errors: ClientErrors::Retry }
     }
 }
 
 impl RetryPolicy {
+    /// The waits between attempts.
+    #[must_use]
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// What a 4xx answer means.
+    #[must_use]
+    pub fn client_errors(&self) -> ClientErrors {
+        self.client_errors
+    }
+
     /// The policy to store: none where it is the default, so that a better default reaches those who never chose.
     #[must_use]
     pub fn stored(&self) -> Option<Json<&Self>> {
@@ -156,24 +245,6 @@ pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
     attempt > policy.max_attempts() + LEASES_LOST_MAX
 }
 
-impl ErrorKind {
-    /// Whether the attempt failed for our own sake: then it is repeated at once and costs the delivery nothing.
-    #[must_use]
-    pub fn is_our_fault(self) -> bool {
-        match self {
-            Self::Shutdown | Self::WorkerBusy => true,
-            Self::HttpStatus
-            | Self::Timeout
-            | Self::Dns
-            | Self::Connect
-            | Self::Tls
-            | Self::BlockedTarget
-            | Self::Protocol
-            | Self::PayloadGone => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +311,47 @@ mod tests {
         let policy = RetryPolicy { schedule, client_errors: ClientErrors::Retry };
         let delays: Vec<_> = (1..=5).map(|attempt| policy.delay(attempt).map(|wait| wait.as_secs())).collect();
         assert_eq!(delays, [Some(2), Some(6), Some(18), Some(20), None]);
+    }
+
+    #[test]
+    fn bounds() {
+        let none = RetryPolicyInput {
+            delays_seconds: None,
+            max_attempts: None,
+            initial_seconds: None,
+            factor: None,
+            max_seconds: None,
+            client_errors: ClientErrors::Retry,
+        };
+        assert_eq!(none.clone().parse(), Ok(RetryPolicy::default()));
+        let delays = |delays: Vec<u32>| RetryPolicyInput { delays_seconds: Some(delays), ..none.clone() };
+        let exponential = |max_attempts, initial_seconds, factor, max_seconds| RetryPolicyInput {
+            max_attempts: Some(max_attempts),
+            initial_seconds: Some(initial_seconds),
+            factor: Some(factor),
+            max_seconds: Some(max_seconds),
+            ..none.clone()
+        };
+        for valid in [
+            delays(vec![]),
+            delays(vec![DELAY_SECONDS_MAX; 99]),
+            exponential(1, 1, 1.0, 1),
+            exponential(ATTEMPTS_MAX, 60, FACTOR_MAX, DELAY_SECONDS_MAX),
+        ] {
+            assert!(valid.clone().parse().is_ok(), "{valid:?}");
+        }
+        for (wrong, fields) in [
+            (delays(vec![0; 100]), vec!["delays_seconds"]),
+            (delays(vec![1, DELAY_SECONDS_MAX + 1]), vec!["delays_seconds"]),
+            (exponential(0, 0, 0.5, 1), vec!["max_attempts", "initial_seconds", "factor"]),
+            (exponential(101, 1, f64::NAN, DELAY_SECONDS_MAX + 1), vec!["max_attempts", "factor", "max_seconds"]),
+            (RetryPolicyInput { factor: Some(2.0), ..none.clone() }, vec![""]),
+            (RetryPolicyInput { delays_seconds: Some(vec![1]), ..exponential(1, 1, 1.0, 1) }, vec![""]),
+        ] {
+            let problems = wrong.clone().parse().expect_err("a rule is broken").0;
+            let told: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+            assert_eq!(told, fields, "{wrong:?}");
+        }
     }
 
     #[test]

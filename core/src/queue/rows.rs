@@ -1,8 +1,6 @@
 //! What the hot SQL functions take: rows of composite types, one array of each. The types stand in
 //! `migrations/0003_queue.sql`; fields have their order.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use sqlx::{
     Encode, Postgres, Type,
@@ -14,8 +12,11 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
+    event::{
+        metadata::Metadata,
+        new_event::{KeptAnswer, NewDelivery, NewEvent},
+    },
     id::DeliveryId,
-    queue::accept::{NewDelivery, NewEvent},
 };
 
 /// Says which type of the database a struct is.
@@ -45,7 +46,7 @@ pub(crate) struct NewEventRow<'a> {
     is_inline: bool,
     content_type: &'a str,
     payload: &'a [u8],
-    metadata: Option<Json<&'a BTreeMap<String, String>>>,
+    metadata: Option<Json<&'a Metadata>>,
     external_id: Option<&'a str>,
     ordering_key: Option<&'a str>,
     deliver_at: Option<DateTime<Utc>>,
@@ -93,7 +94,7 @@ impl<'a> EventKeyRow<'a> {
             tenant_id: &event.tenant_id,
             key: &key.text,
             fingerprint: &key.fingerprint,
-            answer: key.answer(deliveries),
+            answer: KeptAnswer { verdict: key.verdict, delivery_ids: deliveries.collect() }.to_bytes(),
         })
     }
 }

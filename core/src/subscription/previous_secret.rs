@@ -12,14 +12,61 @@ use crate::{
     },
 };
 
+/// Seconds for which an earlier secret goes on signing, where nobody says: a day.
+const OVERLAP_SECONDS_DEFAULT: u32 = 24 * 3600;
+/// Seconds for which an earlier secret may go on signing, at most: 7 days.
+const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
+
+/// For how long earlier secrets go on signing beside a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlap(u32);
+
+impl Overlap {
+    /// Earlier secrets end at once.
+    pub const NONE: Self = Self(0);
+
+    /// Checks a number of seconds.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(seconds: u32) -> std::result::Result<Self, String> {
+        if seconds <= OVERLAP_SECONDS_MAX {
+            Ok(Self(seconds))
+        } else {
+            Err(format!("must be from 0 to {OVERLAP_SECONDS_MAX}"))
+        }
+    }
+
+    /// Seconds.
+    #[must_use]
+    pub fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Overlap {
+    fn default() -> Self {
+        Self(OVERLAP_SECONDS_DEFAULT)
+    }
+}
+
+/// A secret that takes the place of the current one.
+#[derive(Clone, Debug)]
+pub struct SecretReplacement {
+    /// The new secret, which signs at once.
+    pub secret: SigningSecret,
+    /// For how long the earlier secrets go on signing beside it.
+    pub overlap: Overlap,
+}
+
 /// Puts another secret into the place of the current one, under the caller's lock of the row.
 pub(crate) async fn replace(
     connection: &mut PgConnection,
     keyring: &Keyring,
     id: SubscriptionId,
-    secret: &SigningSecret,
-    overlap_seconds: u32,
+    replacement: &SecretReplacement,
 ) -> Result<()> {
+    let overlap_seconds = replacement.overlap.seconds();
     let overlap = f64::from(overlap_seconds);
     sqlx::query!(
         "UPDATE previous_secrets SET expires_at = least(expires_at, now() + make_interval(secs => $2))
@@ -52,7 +99,7 @@ pub(crate) async fn replace(
     sqlx::query!(
         "UPDATE subscriptions SET secret = $2, updated_at = now() WHERE id = $1",
         id.0,
-        keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes())
+        keyring.seal(replacement.secret.reveal().as_bytes(), id.0.as_bytes())
     )
     .execute(connection)
     .await?;

@@ -1,7 +1,5 @@
 //! A subscription as the database has it, and how it becomes one of ours: secrets opened, texts read once.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -9,16 +7,18 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{event_type::EventTypePattern, filter::Filters},
+    access::ingest_limit::RateLimit,
+    event::{event_type::EventTypePatterns, filter::Filters, metadata::Metadata},
     id::SubscriptionId,
+    name::Name,
     queue::retry_policy::RetryPolicy,
     subscription::{
         Subscription,
-        settings::{CustomHeaders, Settings},
+        settings::{CustomHeaders, Settings, Timeout},
     },
     trust::{
         ingest_auth::IngestSignature,
-        seal::Keyring,
+        seal::{Keyring, ingest_signature_context},
         signing_secret::{PreviousSecret, SigningSecret, SigningSecrets},
         target_url::TargetUrl,
     },
@@ -31,7 +31,7 @@ pub struct Row {
     pub name: Option<String>,
     pub target_url: String,
     pub event_types: Vec<String>,
-    pub metadata: Json<BTreeMap<String, String>>,
+    pub metadata: Json<Metadata>,
     pub filters: Option<Value>,
     pub retry_policy: Option<Json<RetryPolicy>>,
     pub timeout_ms: i32,
@@ -68,18 +68,18 @@ impl Row {
             id: SubscriptionId(id),
             tenant_id: self.tenant_id,
             settings: Settings {
-                name: self.name,
+                name: self.name.map(Name::from_stored),
                 target_url: TargetUrl::from_stored(&self.target_url).map_err(Error::internal)?,
-                event_types: EventTypePattern::from_stored(&self.event_types)?,
+                event_types: EventTypePatterns::from_stored(&self.event_types)?,
                 filters: filters_of(self.filters)?,
                 headers: CustomHeaders::from_json(&open(&self.headers)?).map_err(Error::internal)?,
                 metadata: self.metadata.0,
                 retry_policy: self.retry_policy.map(|policy| policy.0).unwrap_or_default(),
-                timeout_ms: self.timeout_ms.unsigned_abs(),
+                timeout: Timeout::from_stored(self.timeout_ms),
                 signature_scheme: self.signature_scheme.parse().map_err(Error::internal)?,
                 ingest_auth: self.ingest_auth.parse().map_err(Error::internal)?,
                 ingest_signature: ingest_signature.transpose()?,
-                ingest_rate_limit_per_second: self.ingest_rate_limit_per_second.map(i32::unsigned_abs),
+                ingest_rate_limit: self.ingest_rate_limit_per_second.map(RateLimit::from_stored),
             },
             secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },
             state: self.state.parse().map_err(Error::internal)?,
@@ -88,11 +88,6 @@ impl Row {
             updated_at: self.updated_at,
         })
     }
-}
-
-/// What the secrets of a subscription's ingest are sealed with, besides the key: they can stand nowhere else.
-pub fn ingest_signature_context(id: Uuid) -> Vec<u8> {
-    [id.as_bytes(), b"ingest_signature".as_slice()].concat()
 }
 
 /// Filters as they are stored.

@@ -8,7 +8,8 @@ use crate::{
     event::idempotency::{self, Creation, IdempotentRequest},
     id::SubscriptionId,
     subscription::{
-        Subscription, previous_secret,
+        Subscription,
+        previous_secret::{self, Overlap, SecretReplacement},
         store::{Subscriptions, lock, note},
     },
     trust::signing_secret::SigningSecret,
@@ -16,7 +17,7 @@ use crate::{
 
 impl Subscriptions {
     /// Makes `secret`, or a fresh one of the kind that its scheme wants, the current secret. No earlier one signs for
-    /// longer than `overlap_seconds` from now. `answer` makes the answer that is kept under the key.
+    /// longer than `overlap` from now. `answer` makes the answer that is kept under the key.
     ///
     /// # Errors
     /// Not found; a conflict where too many earlier ones still sign, or the secret is the current one already;
@@ -26,7 +27,7 @@ impl Subscriptions {
         actor: Actor,
         id: SubscriptionId,
         secret: Option<SigningSecret>,
-        overlap_seconds: u32,
+        overlap: Overlap,
         idempotent: Option<&IdempotentRequest>,
         answer: impl Fn(&Subscription) -> Vec<u8>,
     ) -> Result<Creation<Subscription>> {
@@ -42,7 +43,8 @@ impl Subscriptions {
         if secret == current.secrets.current {
             return Err(Error::Conflict("this is the secret already".to_owned()));
         }
-        previous_secret::replace(&mut transaction, &self.keyring, id, &secret, overlap_seconds).await?;
+        let replacement = SecretReplacement { secret, overlap };
+        previous_secret::replace(&mut transaction, &self.keyring, id, &replacement).await?;
         let rotated = self.fetch(&mut transaction, id).await?;
         let ends = |of: &Subscription| -> Vec<DateTime<Utc>> {
             of.secrets.previous.iter().map(|previous| previous.expires_at).collect()

@@ -1,42 +1,31 @@
-//! What a subscription's owner decides about it, each part parsed once into a type that cannot be wrong.
+//! What a subscription's owner decides about it, each part parsed once into a type that cannot be wrong. How a whole
+//! input becomes settings, and what its parts have to do with each other, stands in
+//! [`crate::subscription::settings_input`].
 
 use std::collections::BTreeMap;
 
 use crate::{
-    event::{event_type::EventTypePattern, filter::Filters},
+    access::ingest_limit::RateLimit,
+    event::{event_type::EventTypePatterns, filter::Filters, metadata::Metadata},
+    name::Name,
     queue::retry_policy::RetryPolicy,
     trust::{
         ingest_auth::{IngestAuth, IngestSignature},
         signature::{SIGNATURE_HEADERS, SignatureScheme},
         target_url::TargetUrl,
     },
-    validation,
 };
 
-/// The tenant of those who have only one.
-pub const TENANT_DEFAULT: &str = "default";
-/// Characters of a tenant's id, at most.
-pub const TENANT_CHARACTERS_MAX: usize = 64;
-/// Characters of a name, at most.
-pub const NAME_CHARACTERS_MAX: usize = 200;
-/// Event type patterns of a subscription, at most.
-pub const EVENT_TYPES_MAX: usize = 100;
-/// Entries of metadata, at most; characters of a key and of a value.
-pub const METADATA_ENTRIES_MAX: usize = 50;
-/// Characters of a metadata key, at most.
-pub const METADATA_KEY_CHARACTERS_MAX: usize = 64;
-/// Characters of a metadata value, at most.
-pub const METADATA_VALUE_CHARACTERS_MAX: usize = 512;
 /// Custom headers, at most, and bytes of all their names and values together.
 pub const HEADERS_MAX: usize = 32;
 /// Bytes of all custom headers' names and values together, at most.
 pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
-/// Milliseconds an attempt may take, by default and within these bounds.
+/// Milliseconds an attempt may take where nobody says.
 pub const TIMEOUT_MS_DEFAULT: u32 = 15_000;
-/// The shortest time an attempt may be given.
-pub const TIMEOUT_MS_MIN: u32 = 1_000;
-/// The longest time an attempt may be given.
-pub const TIMEOUT_MS_MAX: u32 = 60_000;
+/// Milliseconds an attempt may be given, at least.
+const TIMEOUT_MS_MIN: u32 = 1_000;
+/// Milliseconds an attempt may be given, at most.
+const TIMEOUT_MS_MAX: u32 = 60_000;
 /// How much longer than twice the timeout a lease lasts, so that a slow attempt is recorded before it is lost.
 pub(crate) const LEASE_MARGIN_MS: i32 = 5_000;
 /// What stands in an answer where a header's value is a secret.
@@ -66,44 +55,75 @@ const SECRET_HEADER_WORDS: [&str; 7] = ["auth", "token", "secret", "key", "passw
 /// What a subscription's owner decides about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// For people.
-    pub name: Option<String>,
+    /// A name for people.
+    pub name: Option<Name>,
     /// Where deliveries go.
     pub target_url: TargetUrl,
-    /// Which events; empty means all.
-    pub event_types: Vec<EventTypePattern>,
+    /// The types of the events that it wants.
+    pub event_types: EventTypePatterns,
     /// What else an event must be like.
     pub filters: Filters,
-    /// Sent with each attempt, besides Postrider's own.
+    /// Headers that are sent with each attempt, besides Postrider's own.
     pub headers: CustomHeaders,
     /// The owner's own notes; never interpreted.
-    pub metadata: BTreeMap<String, String>,
-    /// When to try again.
+    pub metadata: Metadata,
+    /// When a failed delivery is tried again.
     pub retry_policy: RetryPolicy,
-    /// Milliseconds an attempt may take, connecting and reading the answer included.
-    pub timeout_ms: u32,
+    /// How long an attempt may take, connecting and reading the answer included.
+    pub timeout: Timeout,
     /// How deliveries are signed.
     pub signature_scheme: SignatureScheme,
     /// What opens its ingest.
     pub ingest_auth: IngestAuth,
     /// Whose signatures its ingest takes; `X-Hub-Signature-256` with its own secret where there is nothing.
     pub ingest_signature: Option<IngestSignature>,
-    /// Requests a second that its ingest takes.
-    pub ingest_rate_limit_per_second: Option<u32>,
+    /// How many requests its ingest takes.
+    pub ingest_rate_limit: Option<RateLimit>,
 }
 
-impl Settings {
-    /// How long a worker may keep a claimed delivery: a little over twice the timeout.
+/// How long an attempt may take: from 1 to 60 seconds, 15 where nobody says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout(u32);
+
+impl Timeout {
+    /// Checks a number of milliseconds.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(ms: u32) -> Result<Self, String> {
+        if (TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(&ms) {
+            Ok(Self(ms))
+        } else {
+            Err(format!("must be from {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}"))
+        }
+    }
+
+    /// The timeout that was valid when it was stored.
+    pub(crate) fn from_stored(ms: i32) -> Self {
+        Self(ms.unsigned_abs())
+    }
+
+    /// Milliseconds.
     #[must_use]
-    pub fn lease_ms(&self) -> u32 {
-        lease_ms(self.timeout_ms)
+    pub fn ms(self) -> u32 {
+        self.0
+    }
+
+    /// Its stored form.
+    pub(crate) fn stored(self) -> i32 {
+        i32::try_from(self.0).unwrap_or(i32::MAX)
+    }
+
+    /// Milliseconds for which a worker may keep a claimed delivery: a little over twice the timeout.
+    pub(crate) fn lease_ms(self) -> i32 {
+        self.stored().saturating_mul(2).saturating_add(LEASE_MARGIN_MS)
     }
 }
 
-/// How long a lease of an attempt with that timeout lasts.
-#[must_use]
-pub fn lease_ms(timeout_ms: u32) -> u32 {
-    2 * timeout_ms + LEASE_MARGIN_MS.unsigned_abs()
+impl Default for Timeout {
+    fn default() -> Self {
+        Self(TIMEOUT_MS_DEFAULT)
+    }
 }
 
 /// Headers of the owner's choosing, names in lower case. Its `Debug` form shows no secret value.
@@ -194,26 +214,6 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks an owner's notes.
-///
-/// # Errors
-/// What is wrong.
-pub fn parse_metadata(entries: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    if entries.len() > METADATA_ENTRIES_MAX {
-        return Err(format!("must be at most {METADATA_ENTRIES_MAX} entries"));
-    }
-    for (key, value) in &entries {
-        validation::text(key, METADATA_KEY_CHARACTERS_MAX)
-            .map_err(|why| format!("the key `{}` {why}", key.escape_debug()))?;
-        if value.chars().count() > METADATA_VALUE_CHARACTERS_MAX || value.contains('\0') {
-            return Err(format!(
-                "the value of `{key}` must be at most {METADATA_VALUE_CHARACTERS_MAX} characters long, without NUL"
-            ));
-        }
-    }
-    Ok(entries)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +221,16 @@ mod tests {
     fn headers(entries: &[(&str, &str)], current: &CustomHeaders) -> Result<CustomHeaders, String> {
         let entries = entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         CustomHeaders::parse(entries.collect(), current)
+    }
+
+    #[test]
+    fn timeouts() {
+        for ms in [TIMEOUT_MS_MIN, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX] {
+            assert_eq!(Timeout::parse(ms).map(Timeout::ms), Ok(ms));
+        }
+        assert!(Timeout::parse(TIMEOUT_MS_MIN - 1).is_err());
+        assert!(Timeout::parse(TIMEOUT_MS_MAX + 1).is_err());
+        assert_eq!(Timeout::default().lease_ms(), 35_000);
     }
 
     #[test]

@@ -1,28 +1,32 @@
 //! Subscriptions in the database: their SQL, each change with its entry in the audit log.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
 
 use crate::{
     Error, Result,
-    access::audit::{self, Actor, NewEntry},
+    access::{
+        audit::{self, Actor, NewEntry},
+        ingest_limit::RateLimit,
+    },
     event::{
         audience::{Audience, Interest},
-        event_type::EventTypePattern,
+        event_type::EventTypePatterns,
         idempotency::{self, Creation, IdempotentRequest},
+        metadata::Metadata,
     },
     id::SubscriptionId,
+    name::Name,
     page::Page,
     queue,
     subscription::{
         State, StateChange, Subscription, previous_secret,
-        row::{Row, filters_of, ingest_signature_context},
+        row::{Row, filters_of},
         settings::Settings,
+        settings_input::Checked,
     },
     trust::{
-        seal::Keyring,
+        seal::{Keyring, ingest_signature_context},
         signing_secret::{SigningSecret, SigningSecrets},
     },
 };
@@ -35,7 +39,28 @@ pub struct Filter {
     /// Only those in this state.
     pub state: Option<State>,
     /// Only those with these entries in their metadata.
-    pub metadata: Option<BTreeMap<String, String>>,
+    pub metadata: Option<Metadata>,
+}
+
+/// The statement that reads whole subscriptions, for a condition with its arguments: the columns stand here once.
+macro_rules! select_subscriptions {
+    ($condition:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _", filters,
+                      retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
+                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      created_at, updated_at
+                 FROM subscriptions s "# + $condition,
+            $($arguments)*
+        )
+    };
 }
 
 /// Reads and writes subscriptions.
@@ -53,17 +78,18 @@ impl Subscriptions {
     }
 
     /// Creates one, and the lane in which its deliveries will wait; or answers what was answered when this was asked
-    /// before. `answer` makes the answer that is kept.
+    /// before. It signs with `secret`, or a fresh one where there is none. `answer` makes the answer that is kept.
     pub async fn create(
         &self,
         actor: Actor,
         tenant_id: &str,
         settings: &Settings,
-        secret: SigningSecret,
+        secret: Option<SigningSecret>,
         idempotent: Option<&IdempotentRequest>,
         answer: impl Fn(&Subscription) -> Vec<u8>,
     ) -> Result<Creation<Subscription>> {
         let id = SubscriptionId::new();
+        let secret = secret.unwrap_or_else(|| SigningSecret::generate(settings.signature_scheme.secret_kind()));
         let mut transaction = self.pool.begin().await?;
         if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, idempotent).await? {
             return Ok(Creation::Before(answer));
@@ -75,26 +101,26 @@ impl Subscriptions {
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             id.0,
             tenant_id,
-            settings.name,
+            settings.name.as_ref().map(Name::as_str),
             settings.target_url.as_str(),
-            &patterns(settings),
+            &settings.event_types.to_texts(),
             Json(&settings.metadata) as _,
             settings.retry_policy.stored() as _,
-            millis(settings.timeout_ms),
+            settings.timeout.stored(),
             self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes()),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
             settings.filters.to_json(),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, settings),
-            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+            settings.ingest_rate_limit.map(RateLimit::stored),
         )
         .execute(&mut *transaction)
         .await?;
         sqlx::query!(
             "INSERT INTO lanes (id, subscription_id, lease_ms) VALUES ($1, $1, $2)",
             id.0,
-            millis(settings.lease_ms())
+            settings.timeout.lease_ms()
         )
         .execute(&mut *transaction)
         .await?;
@@ -121,7 +147,7 @@ impl Subscriptions {
         let interests = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
             Ok(Interest {
                 id: SubscriptionId(row.id),
-                event_types: EventTypePattern::from_stored(&row.event_types)?,
+                event_types: EventTypePatterns::from_stored(&row.event_types)?,
                 filters: filters_of(row.filters)?,
             })
         });
@@ -130,24 +156,12 @@ impl Subscriptions {
 
     /// The newest first.
     pub async fn list(&self, filter: &Filter, page: Page) -> Result<Vec<Subscription>> {
-        let rows = sqlx::query_as!(
-            Row,
-            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
-                      filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
-                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
-                      ARRAY(SELECT p.secret FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
-                      ARRAY(SELECT p.expires_at FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
-                      created_at, updated_at
-                 FROM subscriptions s
-                WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
+        let rows = select_subscriptions!(
+            "WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
                   AND ($3::text IS NULL OR state = $3::text::subscription_state)
                   AND ($4::jsonb IS NULL OR metadata @> $4)
                 ORDER BY id DESC
-                LIMIT $5"#,
+                LIMIT $5",
             page.before,
             filter.tenant_id,
             filter.state.map(State::as_str),
@@ -157,18 +171,18 @@ impl Subscriptions {
         rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
     }
 
-    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one, with
-    /// the seconds for which earlier ones go on signing. Nobody else changes it in between.
+    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one. Nobody
+    /// else changes it in between.
     pub async fn update(
         &self,
         actor: Actor,
         id: SubscriptionId,
-        change: impl FnOnce(&Subscription) -> Result<(Settings, Option<(SigningSecret, u32)>)>,
+        change: impl FnOnce(&Subscription) -> Result<Checked>,
     ) -> Result<Subscription> {
         let mut transaction = self.pool.begin().await?;
         lock(&mut transaction, id).await?;
         let current = self.fetch(&mut transaction, id).await?;
-        let (settings, secret) = change(&current)?;
+        let Checked { settings, secret } = change(&current)?;
         sqlx::query!(
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
@@ -176,25 +190,25 @@ impl Subscriptions {
                     ingest_rate_limit_per_second = $13, updated_at = now()
               WHERE id = $1",
             id.0,
-            settings.name,
+            settings.name.as_ref().map(Name::as_str),
             settings.target_url.as_str(),
-            &patterns(&settings),
+            &settings.event_types.to_texts(),
             Json(&settings.metadata) as _,
             settings.retry_policy.stored() as _,
-            millis(settings.timeout_ms),
+            settings.timeout.stored(),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
             settings.filters.to_json(),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, &settings),
-            settings.ingest_rate_limit_per_second.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+            settings.ingest_rate_limit.map(RateLimit::stored),
         )
         .execute(&mut *transaction)
         .await?;
-        if let Some((secret, overlap_seconds)) = &secret {
-            previous_secret::replace(&mut transaction, &self.keyring, id, secret, *overlap_seconds).await?;
+        if let Some(replacement) = &secret {
+            previous_secret::replace(&mut transaction, &self.keyring, id, replacement).await?;
         }
-        sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, millis(settings.lease_ms()))
+        sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, settings.timeout.lease_ms())
             .execute(&mut *transaction)
             .await?;
         let updated = self.fetch(&mut transaction, id).await?;
@@ -279,24 +293,21 @@ impl Subscriptions {
     }
 
     pub(crate) async fn fetch(&self, connection: &mut PgConnection, id: SubscriptionId) -> Result<Subscription> {
-        let row = sqlx::query_as!(
-            Row,
-            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
-                      filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
-                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
-                      ARRAY(SELECT p.secret FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
-                      ARRAY(SELECT p.expires_at FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
-                      created_at, updated_at
-                 FROM subscriptions s
-                WHERE id = $1 AND deleted_at IS NULL"#,
-            id.0
-        );
+        let row = select_subscriptions!("WHERE id = $1 AND deleted_at IS NULL", id.0);
         row.fetch_optional(connection).await?.ok_or(Error::NotFound("subscription"))?.open(&self.keyring)
     }
+}
+
+/// What a subscription wants, read on the caller's connection; `None` where it is disabled or there is none.
+pub(crate) async fn interest(connection: &mut PgConnection, id: SubscriptionId) -> Result<Option<Interest>> {
+    let row = sqlx::query!(
+        "SELECT event_types, filters FROM subscriptions
+          WHERE id = $1 AND deleted_at IS NULL AND state <> 'disabled'",
+        id.0
+    );
+    let Some(row) = row.fetch_optional(connection).await? else { return Ok(None) };
+    let event_types = EventTypePatterns::from_stored(&row.event_types)?;
+    Ok(Some(Interest { id, event_types, filters: filters_of(row.filters)? }))
 }
 
 /// Locks the row, so that changes of one subscription come one after the other.
@@ -331,12 +342,4 @@ pub(crate) async fn note(
 ) -> Result<()> {
     let (tenant_id, target_id) = (Some(subscription.tenant_id.as_str()), subscription.id.to_string());
     audit::record(connection, NewEntry { tenant_id, actor, action, target_id, before, after }).await
-}
-
-fn patterns(settings: &Settings) -> Vec<String> {
-    settings.event_types.iter().map(ToString::to_string).collect()
-}
-
-fn millis(value: u32) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
 }

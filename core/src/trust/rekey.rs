@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Result, subscription::row::ingest_signature_context, trust::seal::Keyring};
+use crate::{
+    Result,
+    trust::seal::{Keyring, ingest_signature_context},
+};
 
 /// Rows that are read at a time.
 const BATCH: i64 = 1000;

@@ -1,5 +1,5 @@
 //! Sealing secrets for storage: XChaCha20-Poly1305 under a master key from the environment. It knows nothing of what
-//! is sealed.
+//! is sealed, but for the context of the one secret that shares a row with another.
 
 use std::fmt;
 
@@ -8,6 +8,7 @@ use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
+use uuid::Uuid;
 
 /// Bytes of a master key.
 const KEY_BYTES: usize = 32;
@@ -83,6 +84,13 @@ impl Keyring {
         })?;
         cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: context }).map_err(|_| damaged())
     }
+}
+
+/// The context that the secrets of a subscription's ingest are sealed in. It differs from the context of the
+/// subscription's other secrets, its id, so that neither column can be moved into the place of the other.
+#[must_use]
+pub(crate) fn ingest_signature_context(subscription_id: Uuid) -> Vec<u8> {
+    [subscription_id.as_bytes(), b"ingest_signature".as_slice()].concat()
 }
 
 impl fmt::Debug for Keyring {

@@ -69,6 +69,25 @@ impl SignatureScheme {
         }
     }
 
+    /// Reads a secret of the kind that this scheme signs with.
+    ///
+    /// # Errors
+    /// What is wrong, without showing it.
+    pub fn parse_secret(self, text: &str) -> Result<SigningSecret, String> {
+        let secret = SigningSecret::parse(text)?;
+        self.check(&secret).map(|()| secret)
+    }
+
+    /// Whether a subscription's own secret may open its ingest. Where its deliveries are signed just as its ingest would
+    /// be, whoever sees a delivery could post it there.
+    #[must_use]
+    pub fn opens_own_ingest(self) -> bool {
+        match self {
+            Self::Standard | Self::Timestamped => true,
+            Self::StandardV1a | Self::Github => false,
+        }
+    }
+
     /// The headers that prove where a message comes from, with every secret that signs at that moment. Standard
     /// Webhooks has room for several signatures in its header; where a receiver compares the whole value, that of the
     /// current secret stands alone and the earlier ones in a header of their own.

@@ -25,10 +25,6 @@ const HMAC_BYTES_NEW: usize = 32;
 const ED25519_BYTES: usize = 32;
 /// Earlier secrets that may sign beside the current one, at most.
 pub const PREVIOUS_SECRETS_MAX: usize = 4;
-/// For how long an earlier secret goes on signing after a rotation, by default, and at most.
-pub const OVERLAP_SECONDS_DEFAULT: u32 = 24 * 3600;
-/// For how long an earlier secret may go on signing after a rotation: 7 days.
-pub const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 /// Which algorithm a secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

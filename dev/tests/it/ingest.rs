@@ -1,17 +1,14 @@
 //! Ingest: what is taken in, what is refused, and that a refusal stores nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use postrider_core::{
     Error,
     database::Session,
-    event::event_type::EventType,
-    id::{EventId, SubscriptionId},
-    queue::{
-        accept::NewEvent,
-        intake::{BYTES_WAITING_MAX, Intake},
-    },
+    event::{event_type::EventType, new_event::NewEvent},
+    id::SubscriptionId,
+    queue::intake::{BYTES_WAITING_MAX, Intake},
 };
 use reqwest::Method;
 use serde_json::json;
@@ -98,21 +95,7 @@ async fn an_unwanted_event_is_stored_and_not_delivered() {
 }
 
 fn event(tenant: &str, payload: &'static [u8]) -> NewEvent {
-    NewEvent {
-        id: EventId::new(),
-        tenant_id: tenant.to_owned(),
-        event_type: EventType::default(),
-        posted_to: None,
-        content_type: "text/plain".to_owned(),
-        payload: Bytes::from_static(payload),
-        metadata: BTreeMap::new(),
-        external_id: None,
-        ordering_key: None,
-        deliver_at: None,
-        expires_at: None,
-        key: None,
-        deliveries: Vec::new(),
-    }
+    NewEvent::new(tenant.to_owned(), EventType::default(), "text/plain".to_owned(), Bytes::from_static(payload))
 }
 
 fn intake(world: &World) -> Intake {

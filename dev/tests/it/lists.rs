@@ -11,7 +11,7 @@ use postrider_core::{
         dead_letter::{self, Resolved},
         list,
     },
-    event::{self, Filter as EventFilter},
+    event::{self, Filter as EventFilter, metadata::Metadata},
     id::SubscriptionId,
     page::{EXAMINED_MAX, Page, Span},
 };
@@ -82,7 +82,7 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     let pool = database_config(&world.env).pool(Session::Management, 1);
     let tenant = || Some("small".to_owned());
     let kind = || Some("rare.type".parse().unwrap());
-    let entry = || Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+    let entry = || Some(Metadata::parse(BTreeMap::from([("k".to_owned(), "v".to_owned())])).unwrap());
     let small = Some(SubscriptionId(sqlx::query_scalar("SELECT md5('small')::uuid").fetch_one(&pool).await.unwrap()));
     let (e, d) = (EventFilter::default, list::Filter::default);
     let events = [

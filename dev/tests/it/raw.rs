@@ -16,6 +16,8 @@ use crate::world::{Answer, KEY, SOON, World};
 
 /// After whose answer a connection ends.
 const CLOSE: &[u8] = b"Connection: close\r\n";
+const CLOSE_TOKEN: HeaderValue = HeaderValue::from_static("close");
+const NO_LENGTH: HeaderValue = HeaderValue::from_static("0");
 
 /// Rows that a refused request might leave behind.
 pub async fn rows(world: &World) -> i64 {
@@ -37,6 +39,18 @@ pub fn refused(case: &str, answer: Answer) -> Value {
     assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
     let status = answer.status.as_u16();
     answer.problem(status)
+}
+
+/// Asserts that what is not HTTP as it should be was refused, which the HTTP library does by itself: with a status, no
+/// body, and the end of the connection.
+#[track_caller]
+pub fn refused_bare(case: &str, answer: &Answer) {
+    assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
+    assert_eq!(
+        (&answer.headers["connection"], &answer.headers["content-length"]),
+        (&CLOSE_TOKEN, &NO_LENGTH),
+        "{case}"
+    );
 }
 
 /// A request with the admin key; `more` are further lines of its head.

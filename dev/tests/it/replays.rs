@@ -190,18 +190,10 @@ async fn a_replay_goes_on_after_a_crash_and_keeps_to_its_rate() {
     // A worker that dies in the middle of a step: its connection goes away before the commit.
     let mut dying = world.pool.begin().await.unwrap();
     sqlx::query("SELECT id FROM replays FOR UPDATE").fetch_one(&mut *dying).await.unwrap();
-    assert_eq!(
-        replay_walk::step(world.worker.fan_outs(), world.worker.cache()).await.unwrap(),
-        None,
-        "it has it in its hands"
-    );
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "it has it in its hands");
     dying.rollback().await.unwrap();
-    assert_eq!(
-        replay_walk::step(world.worker.fan_outs(), world.worker.cache()).await.unwrap(),
-        Some(5),
-        "half a second's"
-    );
-    assert_eq!(replay_walk::step(world.worker.fan_outs(), world.worker.cache()).await.unwrap(), None, "not yet");
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(5), "half a second's");
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "not yet");
     assert_eq!(count().await, 5);
     let halfway = world.get(&format!("/replays/{}", id(&begun))).await;
     assert_eq!((&halfway["state"], &halfway["replayed_count"]), (&json!("running"), &json!(5)));
@@ -229,13 +221,13 @@ async fn a_canceled_replay_makes_nothing_more_and_calls_off_what_waits() {
     world.drain().await;
     world.post(&format!("/subscriptions/{subscription}/pause")).await;
     let begun = replay(&world, &subscription, json!({"statuses": ["succeeded"], "rate_per_second": 10})).await;
-    assert_eq!(replay_walk::step(world.worker.fan_outs(), world.worker.cache()).await.unwrap(), Some(5));
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(5));
     let path = format!("/replays/{}", id(&begun));
     let canceled = world.post(&format!("{path}/cancel")).await;
     assert_eq!(canceled["state"], "canceled");
     assert_eq!(world.post(&format!("{path}/cancel")).await, canceled, "once is enough");
     world.pass(Duration::from_secs(60)).await;
-    assert_eq!(replay_walk::step(world.worker.fan_outs(), world.worker.cache()).await.unwrap(), None);
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None);
     let made = world.get(&format!("/deliveries?replay_id={}&status=canceled", id(&begun))).await;
     assert_eq!(made["data"].as_array().unwrap().len(), 5);
     world.post(&format!("/subscriptions/{subscription}/resume")).await;

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use worker::{Worker, config::Config as WorkerConfig};
 
+use crate::documented::assert_documented;
+
 /// The admin key of all tests.
 pub const KEY: &str = "pr_dev_admin";
 /// How long anything that should happen may take on a busy machine.
@@ -281,8 +283,13 @@ pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
+/// The api's answer to a request; its status has to be one that the `OpenAPI` document lists.
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let response = request.send().await.expect("the api answers");
+    let (client, request) = request.build_split();
+    let request = request.expect("a request");
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await.expect("the api answers");
+    assert_documented(&method, &path, response.status().as_u16());
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.expect("a body");
     let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };

@@ -1,0 +1,123 @@
+//! Operations: which statuses each can answer, and what parameters mean that many of them share.
+
+use serde_json::{Map, Value};
+
+use crate::serve::document::each_operation;
+
+/// Operations that the state of a thing may forbid, besides those that take an idempotency key.
+const CONFLICTING: [&str; 8] = [
+    "replace_subscription",
+    "change_subscription",
+    "pause_subscription",
+    "resume_subscription",
+    "enable_subscription",
+    "retry_delivery",
+    "cancel_delivery",
+    "retry_dead_letter",
+];
+/// Operations that rate limits apply to.
+const LIMITED: [&str; 4] = ["publish_event", "publish_events", "create_delivery", "ingest"];
+
+/// Parameters that mean the same wherever they have no description of their own.
+const PARAMETERS: [(&str, &str); 10] = [
+    ("limit", "How many items a page holds, 1 to 250; 50 where absent."),
+    ("cursor", "The `next_cursor` of the page before. Absent for the first page, which has the newest items."),
+    (
+        "tenant_id",
+        "Only what belongs to this tenant, such as `acme`. A key that is bound to a tenant sees only what belongs to \
+         that one, and gets 404 for another.",
+    ),
+    ("subscription_id", "Only what belongs to this subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("event_id", "Only deliveries of this event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    (
+        "replay_id",
+        "Only deliveries that this replay of a range has made, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`.",
+    ),
+    ("status", "Only deliveries that stand so, such as `pending`."),
+    (
+        "metadata",
+        "Only what has this entry in its metadata, as `key:value`, such as `region:eu`. May be repeated: then all \
+         entries have to be there.",
+    ),
+    ("since", "Only what came to be at this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339)."),
+    ("until", "Only what came to be before this time, such as `2026-02-01T00:00:00Z` (RFC 3339)."),
+];
+/// The header that makes a request safe to repeat.
+const IDEMPOTENCY_KEY: (&str, &str) = (
+    "Idempotency-Key",
+    "A key of your own for this request, such as a UUID; at most 255 characters. A second request with the same key \
+     is not carried out, but gets the answer that the first one got; 409 where it asks for something else. Keys are \
+     remembered for 24 hours, unless the operator has chosen another time.",
+);
+/// What the id in a path is that begins so.
+const PATH_IDS: [(&str, &str); 7] = [
+    ("/subscriptions/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/webhooks/ingest/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/events/", "The id of the event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/deliveries/", "The id of the delivery, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/dead-letters/", "The id of the delivery that was given up, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/replays/", "The id of the replay, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/api-keys/", "The id of the API key, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+];
+
+/// Describes parameters, and takes away the statuses that an operation never answers: the library lists all that
+/// there are.
+///
+/// # Panics
+/// When a name that is written down here is not that of an operation.
+pub fn complete(paths: &mut Map<String, Value>) {
+    let mut known = Vec::new();
+    each_operation(paths, |path, method, operation| {
+        known.extend(operation.get("operationId").and_then(Value::as_str).map(str::to_owned));
+        for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+            describe(path, parameter);
+        }
+        let all = operation.get("responses").cloned();
+        let mut kept = all.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        kept.retain(|status, _| can_answer(status, method, operation));
+        operation.insert("responses".to_owned(), kept.into());
+    });
+    for name in CONFLICTING.into_iter().chain(LIMITED) {
+        assert!(known.iter().any(|id| id == name), "there is no operation {name}");
+    }
+}
+
+fn describe(path: &str, parameter: &mut Value) {
+    // A list that may be empty may be left out.
+    if parameter["in"] == "query" && parameter["schema"]["type"] == "array" {
+        parameter["required"] = false.into();
+    }
+    if parameter.get("description").is_some() {
+        return;
+    }
+    let name = parameter["name"].as_str().unwrap_or_default();
+    let meaning = if parameter["in"] == "path" {
+        PATH_IDS.iter().find(|(beginning, _)| path.starts_with(beginning))
+    } else {
+        PARAMETERS.iter().chain([&IDEMPOTENCY_KEY]).find(|(known, _)| *known == name)
+    };
+    if let Some((_, meaning)) = meaning {
+        parameter["description"] = (*meaning).into();
+    }
+}
+
+/// Whether an operation ever answers this status. A method that the path does not know is no operation of it, so 405
+/// is none's.
+fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> bool {
+    let parameters = operation.get("parameters").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let takes = |name: &str| parameters.iter().any(|parameter| parameter["name"] == name);
+    let is_one_of = |names: &[&str]| names.iter().any(|name| operation["operationId"] == **name);
+    let has_body = operation.contains_key("requestBody");
+    match status {
+        "400" | "404" => has_body || !parameters.is_empty(),
+        "401" | "403" => operation.contains_key("security"),
+        "405" => false,
+        // These are about the body: it comes too slowly, or it is too long.
+        "408" | "413" => has_body,
+        "409" => takes(IDEMPOTENCY_KEY.0) || is_one_of(&CONFLICTING),
+        // Headers that must not be repeated are looked at wherever something is changed.
+        "422" => takes("limit") || ["post", "put", "patch"].contains(&method),
+        "429" => is_one_of(&LIMITED),
+        _ => true,
+    }
+}

@@ -1,0 +1,116 @@
+//! Ingest: an event is posted to one subscription, which has decided who may do so. It is stored also where the
+//! subscription does not want it or is disabled: a provider that relays its webhooks should not see errors because of a
+//! filter.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Error, Result,
+    accept::{
+        AcceptedEvent, Acceptor, KEY_FIELD,
+        event_input::{EventInput, Rules},
+    },
+    event::{
+        CONTENT_TYPE_DEFAULT,
+        audience::Facts,
+        idempotency::{KeyNamespace, fingerprint, key},
+        new_event::{EventKey, NewEvent, Verdict},
+    },
+    id::SubscriptionId,
+    subscription::{State, Subscription},
+};
+
+/// What the fingerprint of an event begins with. Kept keys hold fingerprints, so it does not change.
+const LABEL: &[u8] = b"POST /webhooks/ingest";
+
+/// What is posted to a subscription.
+#[derive(Clone, Debug)]
+pub struct Posted {
+    /// The event's type; [`crate::event::event_type::EVENT_TYPE_DEFAULT`] where absent.
+    pub event_type: Option<String>,
+    /// The payload's content type; [`CONTENT_TYPE_DEFAULT`] where absent.
+    pub content_type: Option<String>,
+    /// Events with the same ordering key are to be kept in order.
+    pub ordering_key: Option<String>,
+    /// The payload, byte for byte.
+    pub payload: Bytes,
+}
+
+/// By what a request is recognized when it is sent again.
+#[derive(Clone, Copy, Debug)]
+pub struct IngestKeys<'a> {
+    /// The idempotency key that its sender chose.
+    pub chosen: Option<&'a str>,
+    /// What its signature says that it is ([`crate::trust::inbound_signature::Verified`]).
+    pub signed: Option<&'a str>,
+}
+
+impl Acceptor {
+    /// Stores what is posted to a subscription, and the delivery to it where the subscription wants the event.
+    ///
+    /// # Errors
+    /// Every broken rule; a key that was used for something else; or unavailable.
+    pub async fn ingest(
+        &self,
+        subscription: &Subscription,
+        posted: Posted,
+        keys: IngestKeys<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<AcceptedEvent> {
+        let content_type = posted.content_type.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.to_owned());
+        let input = EventInput {
+            event_type: posted.event_type,
+            ordering_key: posted.ordering_key,
+            ..EventInput::new(subscription.tenant_id.clone(), content_type, posted.payload)
+        };
+        let rules = Rules { payload_bytes_max: self.payload_bytes_max, now, is_repeated: false };
+        let event = input.parse(rules)?;
+        let verdict = verdict(subscription, &event.facts());
+        let key = key_of(subscription.id, keys).map_err(|why| Error::invalid(KEY_FIELD, why))?;
+        let key = key.map(|text| EventKey { text, fingerprint: fingerprint_of(subscription.id, &event), verdict });
+        let mut event = NewEvent { posted_to: Some(subscription.id), key, ..event };
+        match verdict {
+            Verdict::Pending => event.deliver_to([subscription.id]),
+            Verdict::Filtered | Verdict::Disabled => {}
+        }
+        let if_new = AcceptedEvent::if_new(&event, verdict);
+        let accepted = self.intake.accept(vec![event]).await?.into_iter().next();
+        accepted.map(|accepted| if_new.told(accepted)).ok_or_else(|| Error::internal("nothing was stored"))
+    }
+}
+
+fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> Verdict {
+    match subscription.state {
+        State::Disabled => Verdict::Disabled,
+        State::Active | State::Paused if !subscription.wants(facts) => Verdict::Filtered,
+        State::Active | State::Paused => Verdict::Pending,
+    }
+}
+
+/// The key under which a request that is sent again is found: the sender's own, or what the signature says. The
+/// sender's is not signed, so it cannot stand where a signature has to keep replays out.
+fn key_of(subscription: SubscriptionId, keys: IngestKeys<'_>) -> std::result::Result<Option<String>, String> {
+    match (keys.chosen, keys.signed) {
+        (None, None) => Ok(None),
+        (Some(chosen), None) => key(KeyNamespace::EventHeader, chosen).map(Some),
+        (None, Some(signed)) => {
+            key(KeyNamespace::Signature(subscription), &hex::encode(Sha256::digest(signed))).map(Some)
+        }
+        (Some(_), Some(_)) => Err("cannot be used beside a signature with a timestamp, which makes a request that is \
+                                   sent again the same by itself"
+            .to_owned()),
+    }
+}
+
+fn fingerprint_of(subscription: SubscriptionId, event: &NewEvent) -> [u8; 32] {
+    fingerprint([
+        LABEL,
+        subscription.0.as_bytes().as_slice(),
+        event.event_type.as_str().as_bytes(),
+        event.content_type.as_bytes(),
+        event.ordering_key.as_deref().unwrap_or_default().as_bytes(),
+        &event.payload,
+    ])
+}

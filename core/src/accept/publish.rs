@@ -1,0 +1,163 @@
+//! Publishing: an event goes to every subscription of its tenant that wants it. It is stored with all its deliveries
+//! before anybody is told; of many events all are stored or none.
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    Error, Result,
+    accept::{
+        AcceptedEvent, Acceptor, KEY_FIELD, RequestKey,
+        event_input::{EventInput, Rules},
+    },
+    event::{
+        idempotency::{self, Fingerprint, KeyNamespace, fingerprint},
+        new_event::{EventKey, NewEvent, Verdict},
+    },
+    validation::Problems,
+};
+
+/// Events that are published together, at most.
+const EVENTS_MAX: usize = 1000;
+/// What the fingerprint of an event begins with. Kept keys hold fingerprints, so it does not change.
+const ONE: &[u8] = b"POST /events";
+/// What the fingerprint of many events begins with.
+const MANY: &[u8] = b"POST /events/batch";
+
+/// The key that came with a request, as it is one event's.
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    /// The request is the event.
+    OfOne(&'a str),
+    /// The event stands at a place among others, which all belong to what was asked.
+    OfMany { text: &'a str, place: usize, asked: Fingerprint },
+}
+
+impl Acceptor {
+    /// Publishes an event. `key` came with the request, and counts where the event has no id of its own.
+    ///
+    /// # Errors
+    /// Every broken rule; too large where too many subscriptions want it; a key that was used for something else; or
+    /// unavailable.
+    pub async fn publish(&self, event: EventInput, key: Option<&str>, now: DateTime<Utc>) -> Result<AcceptedEvent> {
+        let mut problems = Problems::default();
+        let event = self.check(event, key.map(Key::OfOne), "", now, &mut problems).await?;
+        problems.into_result()?;
+        let accepted = self.fan_out_and_store(event.into_iter().collect()).await?;
+        accepted.into_iter().next().ok_or_else(|| Error::internal("nothing was stored"))
+    }
+
+    /// Publishes many events, all of them or none; answers each in its place.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn publish_many(
+        &self,
+        events: Vec<EventInput>,
+        key: Option<RequestKey<'_>>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<AcceptedEvent>> {
+        if !(1..=EVENTS_MAX).contains(&events.len()) {
+            return Err(Error::invalid("events", format!("must be 1 to {EVENTS_MAX} events")));
+        }
+        let key = key.map(|RequestKey { text, asked }| (text, fingerprint([MANY, asked])));
+        let mut problems = Problems::default();
+        let mut checked = Vec::with_capacity(events.len());
+        for (place, event) in events.into_iter().enumerate() {
+            let key = key.map(|(text, asked)| Key::OfMany { text, place, asked });
+            checked.extend(self.check(event, key, &format!("events[{place}]"), now, &mut problems).await?);
+        }
+        problems.into_result()?;
+        self.fan_out_and_store(checked).await
+    }
+
+    /// Checks an event and its key; broken rules are noted, those of the event with their path behind `at`.
+    async fn check(
+        &self,
+        event: EventInput,
+        key: Option<Key<'_>>,
+        at: &str,
+        now: DateTime<Utc>,
+        problems: &mut Problems,
+    ) -> Result<Option<NewEvent>> {
+        let key = match key_of(&event, key) {
+            Ok(key) => key,
+            Err(KeyProblem::OfTheEvent(why)) => {
+                problems.add_part(at, Problems::one("id", why));
+                None
+            }
+            Err(KeyProblem::OfTheRequest(why)) => {
+                problems.add(KEY_FIELD, why);
+                None
+            }
+        };
+        let is_repeated = match &key {
+            Some(key) if event.has_expired(now) => {
+                idempotency::is_known(&self.pool, &event.tenant_id, &key.text).await?
+            }
+            Some(_) | None => false,
+        };
+        let rules = Rules { payload_bytes_max: self.payload_bytes_max, now, is_repeated };
+        let event = problems.take_part(at, event.parse(rules));
+        Ok(event.map(|event| NewEvent { key, ..event }))
+    }
+
+    /// Works out who wants the events, and stores them with all their deliveries.
+    async fn fan_out_and_store(&self, mut events: Vec<NewEvent>) -> Result<Vec<AcceptedEvent>> {
+        let mut caused = 0;
+        for event in &mut events {
+            let audience = self.cache.audience(&event.tenant_id).await?;
+            if audience.is_slow() {
+                // Others on this thread would feel it.
+                let mut moved = event.clone();
+                let fanned_out =
+                    tokio::task::spawn_blocking(move || moved.fan_out(&audience, caused).map(|()| moved)).await;
+                *event = fanned_out.map_err(Error::internal)??;
+            } else {
+                event.fan_out(&audience, caused)?;
+            }
+            caused += event.deliveries.len();
+        }
+        let if_new: Vec<_> = events.iter().map(|event| AcceptedEvent::if_new(event, Verdict::Pending)).collect();
+        let accepted = self.intake.accept(events).await?;
+        Ok(if_new.into_iter().zip(accepted).map(|(if_new, accepted)| if_new.told(accepted)).collect())
+    }
+}
+
+/// What is wrong with a key, and who gave it.
+enum KeyProblem {
+    OfTheEvent(String),
+    OfTheRequest(String),
+}
+
+/// The key under which an event is remembered. The event's own id decides where both are there: it says more.
+fn key_of(event: &EventInput, key: Option<Key<'_>>) -> std::result::Result<Option<EventKey>, KeyProblem> {
+    let of_request = |namespace, text: &str| idempotency::key(namespace, text).map_err(KeyProblem::OfTheRequest);
+    let (text, fingerprint) = match (&event.id, key) {
+        (None, None) => return Ok(None),
+        (Some(id), _) => {
+            let text = idempotency::key(KeyNamespace::EventId, id).map_err(KeyProblem::OfTheEvent)?;
+            (text, fingerprint_of(event))
+        }
+        (None, Some(Key::OfOne(text))) => (of_request(KeyNamespace::EventHeader, text)?, fingerprint_of(event)),
+        (None, Some(Key::OfMany { text, place, asked })) => {
+            (of_request(KeyNamespace::BatchHeader(place), text)?, asked)
+        }
+    };
+    Ok(Some(EventKey { text, fingerprint, verdict: Verdict::Pending }))
+}
+
+fn fingerprint_of(event: &EventInput) -> Fingerprint {
+    let time = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339()).unwrap_or_default();
+    let (deliver_at, expires_at) = (time(event.deliver_at), time(event.expires_at));
+    let parts: [&[u8]; 7] = [
+        ONE,
+        event.event_type.as_deref().unwrap_or_default().as_bytes(),
+        &event.payload,
+        event.id.as_deref().unwrap_or_default().as_bytes(),
+        event.ordering_key.as_deref().unwrap_or_default().as_bytes(),
+        deliver_at.as_bytes(),
+        expires_at.as_bytes(),
+    ];
+    let metadata = event.metadata.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+    fingerprint(parts.into_iter().chain(metadata))
+}
