@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod configuration;
 mod crashes;
 mod dead_letters;
 mod deliveries;
@@ -22,6 +23,8 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lists;
+#[cfg(target_os = "linux")]
+mod machine;
 mod plans;
 mod queue;
 mod races;
