@@ -1,4 +1,4 @@
-//! HTTP in general: connections and their limits, bodies, lists, problems, pages, and the OpenAPI document. What a
+//! HTTP in general: connections and their limits, bodies, lists, problems, pages, and the `OpenAPI` document. What a
 //! route means stands in the file of its noun.
 
 pub mod body;

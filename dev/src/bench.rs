@@ -277,11 +277,13 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
     let rate = END_TO_END_EVENTS as f64 / elapsed.as_secs_f64();
     let memory = [system.api.id(), system.worker.id()].map(peak_memory_mb);
     println!(
-        "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked ({:.0} % of the database alone)",
+        "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked \
+         ({:.0} % of the database alone)",
         rate / ceiling.cycle_rows_per_second * 100.0
     );
     println!(
-        "                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, load and receiver {:.3}",
+        "                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, \
+         load and receiver {:.3}",
         seen.rate(),
         cpu[0],
         cpu[1],

@@ -1,6 +1,6 @@
-//! A private Postgres for development and tests. It knows how to start a server, also as root (Postgres refuses root, so
-//! it drops to another user), and on which port the server is; which binaries are used stands in `binaries`, and where
-//! the data goes in `state`. It does not know what the database is for.
+//! A private Postgres for development and tests. It knows how to start a server, also as root (Postgres refuses root,
+//! so it drops to another user), and on which port the server is; which binaries are used stands in `binaries`, and
+//! where the data goes in `state`. It does not know what the database is for.
 
 mod binaries;
 mod embedded;

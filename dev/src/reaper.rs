@@ -1,6 +1,6 @@
 //! Ends what this process has started where this process ends without running destructors: a test binary always, any
-//! other when it is killed. A shell does it, which learns of the end by a pipe that closes. What ends in order tells the
-//! shell so, and then the shell has nothing to do.
+//! other when it is killed. A shell does it, which learns of the end by a pipe that closes. What ends in order tells
+//! the shell so, and then the shell has nothing to do.
 
 use std::{
     fmt::{Display, Formatter},

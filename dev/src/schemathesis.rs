@@ -18,7 +18,8 @@ use crate::{
     workspace,
 };
 
-/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs are alike but not the same.
+/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs
+/// are alike but not the same.
 pub const SEED: u32 = 7;
 /// Random requests to each operation, at most, besides those that the document's bounds suggest.
 const EXAMPLES_MAX: u32 = 80;

@@ -1,5 +1,5 @@
 //! `Idempotency-Key`: the header of every request that creates something, turned into what the core asks for; and
-//! answers that were stored_answer, turned into answers again.
+//! answers that were stored, turned into answers again.
 
 use poem_openapi::types::ParseFromJSON;
 use postrider_core::{

@@ -1,5 +1,5 @@
-//! Who may know whom in `core`: rooms stand on floors, imports run downwards only, and there is no circle within a room.
-//! It reads paths that begin with `crate::` or `super::`, outside of tests.
+//! Who may know whom in `core`: rooms stand on floors, imports run downwards only, and there is no circle within a
+//! room. It reads paths that begin with `crate::` or `super::`, outside of tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,7 +168,10 @@ fn circles(edges: &BTreeMap<&str, BTreeSet<String>>) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn files(sources: &[(&str, &str)]) -> Vec<File> {
+    /// Modules with their texts.
+    type Sources<'a> = &'a [(&'a str, &'a str)];
+
+    fn files(sources: Sources<'_>) -> Vec<File> {
         sources.iter().map(|(module, text)| (format!("{ROOT}{module}.rs"), (*text).to_owned())).collect()
     }
 
@@ -176,7 +179,7 @@ mod tests {
     fn imports_run_downwards_and_in_no_circle() {
         const LOW: (&str, &str) = ("low", "");
         let up = "core/src/low: imports high, which stands on a floor above";
-        let cases: [(&[(&str, &str)], &[&str]); 12] = [
+        let cases: [(Sources<'_>, &[&str]); 12] = [
             (&[LOW, ("high", "use crate::low::Thing;")], &[]),
             (&[("low", "use crate::high::Thing;"), ("high", "")], &[up]),
             (&[("low", "fn f() -> crate::high::Thing {}"), ("high", "")], &[up]),

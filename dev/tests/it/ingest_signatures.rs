@@ -1,5 +1,5 @@
-//! What opens a subscription's ingest: keys, signatures of providers, both or neither; and that a signed request that is
-//! sent again is the same request.
+//! What opens a subscription's ingest: keys, signatures of providers, both or neither; and that a signed request that
+//! is sent again is the same request.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use postrider_core::id::SubscriptionId;
@@ -273,7 +273,9 @@ async fn a_delivery_does_not_open_the_ingest_of_its_own_subscription() {
 async fn slack_is_told_that_this_is_the_right_url() {
     let world = World::new().await;
     let path = subscribed(&world, taking("slack", PROVIDER_SECRET)).await;
-    let body = r#"{"token": "x", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P", "type": "url_verification"}"#;
+    let body = r#"{
+        "token": "x", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P", "type": "url_verification"
+    }"#;
     let challenged = answer(signed("slack", world.anonymous(Method::POST, &path), body, 0)).await.expect(200);
     assert_eq!(challenged, json!({"challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"}));
     answer(world.anonymous(Method::POST, &path).body(body)).await.problem(401);

@@ -143,7 +143,9 @@ async fn an_overlap_can_be_ended_and_is_bounded() {
         json!({"overlap_seconds": -1}),
         json!({"secret": "whsec_short"}),
         json!({"secret": "hunter2"}),
-        json!({"secret": "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="}),
+        json!({
+            "secret": "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==",
+        }),
         json!({"colour": "blue"}),
     ] {
         let problem = rotate(&world, &subscription, wrong.clone()).await.problem(422);
