@@ -22,8 +22,6 @@ FROM debian:bookworm-slim AS receiver
 COPY --from=builder /out/dev /usr/local/bin/
 USER 10001:10001
 EXPOSE 8090
-# It stops at SIGINT only.
-STOPSIGNAL SIGINT
 CMD ["dev", "receiver", "0.0.0.0:8090"]
 
 FROM debian:bookworm-slim AS postrider

@@ -2,6 +2,7 @@
 
 use std::{env, fmt::Write, fs, io, path::Path};
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts by variables where they are")]
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=../migrations");
     println!("cargo:rerun-if-changed=sql/functions");

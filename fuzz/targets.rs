@@ -1,5 +1,5 @@
-//! What is fuzzed: everything that reads text of strangers. Each target takes any bytes, and panics where a promise does
-//! not hold. `cargo fuzz` runs them without end, the tests with a bounded number of random inputs.
+//! What is fuzzed: everything that reads text of strangers. Each target takes any bytes, and panics where a promise
+//! does not hold. `cargo fuzz` runs them without end, the tests with a bounded number of random inputs.
 
 use std::str::FromStr;
 

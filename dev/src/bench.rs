@@ -13,11 +13,11 @@ mod events;
 mod load;
 mod usage;
 
-use std::{collections::HashMap, process::Stdio, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions};
 use tokio::process::Command;
 use uuid::Uuid;
 
@@ -27,8 +27,11 @@ use self::{
     usage::{CpuTimes, peak_memory_mb},
 };
 use crate::{
-    postgres::{Durability, Postgres, state_directory},
+    child::status,
+    client::Client,
+    postgres::{Durability, Postgres},
     receiver::{Keep, Receiver},
+    schema,
     up::{Process, build, environment},
     workspace,
 };
@@ -58,17 +61,14 @@ pub async fn bench(only: &[&str]) -> Result<()> {
     if cfg!(debug_assertions) {
         let mut cargo = Command::new("cargo");
         cargo.args(["run", "--quiet", "--release", "--package", "dev", "--", "bench"]).args(only);
-        let status = cargo.current_dir(workspace()).status().await?;
-        ensure!(status.success(), "the bench failed");
+        ensure!(status(cargo.current_dir(workspace())).await?.success(), "the bench failed");
         return Ok(());
     }
     build("release").await?;
-    let data = state_directory(&format!("bench-{}", std::process::id()));
-    let server = Postgres::start(&data, Durability::Durable)?;
-    let outcome = measure(&server, only).await;
+    let server = Postgres::temporary("bench", Durability::Durable)?;
+    let outcome = measure(&server, only).await?;
     drop(server);
-    let _ = std::fs::remove_dir_all(data);
-    println!("\n{}", serde_json::to_string_pretty(&outcome?)?);
+    println!("\n{}", serde_json::to_string_pretty(&outcome)?);
     Ok(())
 }
 
@@ -145,7 +145,7 @@ impl System {
         self.api.ready.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
-    /// Creates a subscription with curl, the one tool that is everywhere, and answers its id.
+    /// Creates a subscription and answers its id.
     async fn subscribe(&self, url: &str) -> Result<String> {
         let body = json!({"target_url": url}).to_string();
         let answer = self.call("/subscriptions", &body).await?;
@@ -153,13 +153,7 @@ impl System {
     }
 
     async fn call(&self, path: &str, body: &str) -> Result<Value> {
-        let output = Command::new("curl")
-            .args(["-s", "-X", "POST", &format!("http://{}{path}", self.address()), "-d", body, "-H"])
-            .arg(format!("Authorization: Bearer {}", self.key))
-            .stderr(Stdio::inherit())
-            .output()
-            .await?;
-        Ok(serde_json::from_slice(&output.stdout)?)
+        Client { address: self.address(), key: &self.key }.post(path, body).await
     }
 
     /// Ingest of a subscription.
@@ -189,8 +183,7 @@ async fn database(server: &Postgres) -> Result<(PgPool, String)> {
     let options: PgConnectOptions = url.parse()?;
     let options = options.options([("search_path", "postrider")]).disable_statement_logging();
     let pool = PgPool::connect_with(options).await?;
-    sqlx::query("CREATE SCHEMA postrider").execute(&pool).await?;
-    Migrator::new(workspace().join("migrations").as_path()).await?.run(&pool).await?;
+    schema::make(&mut *pool.acquire().await?).await?;
     Ok((pool, url))
 }
 
@@ -284,11 +277,13 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
     let rate = END_TO_END_EVENTS as f64 / elapsed.as_secs_f64();
     let memory = [system.api.id(), system.worker.id()].map(peak_memory_mb);
     println!(
-        "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked ({:.0} % of the database alone)",
+        "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked \
+         ({:.0} % of the database alone)",
         rate / ceiling.cycle_rows_per_second * 100.0
     );
     println!(
-        "                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, load and receiver {:.3}",
+        "                posting {:.0}/s; CPU s per 1000: api {:.3}, worker {:.3}, postgres {:.3}, \
+         load and receiver {:.3}",
         seen.rate(),
         cpu[0],
         cpu[1],

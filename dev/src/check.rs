@@ -1,10 +1,10 @@
 //! `cargo dev check`: every check there is, in the order in which they fail fastest. CI calls this and nothing else.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
+use tokio::process::Command;
 
 use crate::{
+    child::status,
     deny::deny,
     prepare::prepare,
     schemathesis::{SEED, schemathesis},
@@ -17,14 +17,15 @@ use crate::{
 /// # Errors
 /// With the first that fails.
 pub async fn check() -> Result<()> {
-    cargo("formatting", &["fmt", "--all", "--check"], &[])?;
+    cargo("formatting", &["fmt", "--all", "--check"], &[]).await?;
     println!("== tidy");
     tidy()?;
-    cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])?;
-    cargo("tests", &["test", "--workspace", "--locked"], &[])?;
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[]).await?;
+    cargo("tests", &["test", "--workspace", "--locked"], &[]).await?;
     println!("== the api and its OpenAPI document agree");
     schemathesis(SEED).await?;
-    cargo("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
+    let strict = [("RUSTDOCFLAGS", "--deny warnings")];
+    cargo("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &strict).await?;
     println!("== what we depend on");
     deny().await?;
     println!("== .sqlx is fresh");
@@ -33,9 +34,10 @@ pub async fn check() -> Result<()> {
     Ok(())
 }
 
-fn cargo(name: &str, arguments: &[&str], env: &[(&str, &str)]) -> Result<()> {
+async fn cargo(name: &str, arguments: &[&str], env: &[(&str, &str)]) -> Result<()> {
     println!("== {name}: cargo {}", arguments.join(" "));
-    let status = Command::new("cargo").args(arguments).envs(env.iter().copied()).current_dir(workspace()).status()?;
-    ensure!(status.success(), "{name} failed");
+    let mut cargo = Command::new("cargo");
+    cargo.args(arguments).envs(env.iter().copied()).current_dir(workspace());
+    ensure!(status(&mut cargo).await?.success(), "{name} failed");
     Ok(())
 }

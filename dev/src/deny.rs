@@ -2,12 +2,12 @@
 //! Advisories are left to `cargo deny check advisories` by hand: their database is a repository of its own, and a build
 //! should not fail for what somebody published since.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
+use tokio::process::Command;
 
 use crate::{
-    python::{install_once, run},
+    child::{status, succeed},
+    install::install_once,
     workspace,
 };
 
@@ -19,16 +19,16 @@ const VERSION: &str = "0.20.2";
 /// # Errors
 /// When one is broken, or the tool cannot be built.
 pub async fn deny() -> Result<()> {
-    let tool = install_once(workspace().join("target/cargo-deny"), VERSION.to_owned(), |folder| {
+    let tool = install_once(workspace().join("target/cargo-deny"), VERSION.to_owned(), async |folder| {
         println!("Building cargo-deny {VERSION}…");
         let mut cargo = Command::new("cargo");
         cargo.args(["install", "--quiet", "--locked", "cargo-deny", "--version", VERSION, "--root"]).arg(folder);
-        run(&mut cargo, "cargo-deny cannot be built")?;
+        succeed(&mut cargo, "cargo-deny cannot be built").await?;
         Ok(())
     })
     .await?;
     let mut check = Command::new(tool.join("bin/cargo-deny"));
-    let status = check.args(["check", "bans", "licenses", "sources"]).current_dir(workspace()).status()?;
-    ensure!(status.success(), "a rule of deny.toml is broken");
+    check.args(["check", "bans", "licenses", "sources"]).current_dir(workspace());
+    ensure!(status(&mut check).await?.success(), "a rule of deny.toml is broken");
     Ok(())
 }

@@ -2,14 +2,20 @@
 
 pub mod bench;
 pub mod check;
+pub mod child;
+pub mod client;
 pub mod deny;
+pub(crate) mod install;
 pub mod node;
 pub mod postgres;
 pub mod prepare;
 pub mod python;
+pub mod reaper;
 pub mod receiver;
+pub mod schema;
 pub mod schemathesis;
 pub mod tidy;
+pub mod tools;
 pub mod up;
 
 use std::path::PathBuf;

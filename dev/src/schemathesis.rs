@@ -2,21 +2,24 @@
 //! bounds. It puts something of every kind into a fresh database first; what is checked and what values are drawn from
 //! stands in `dev/schemathesis.toml`.
 
-use std::{collections::HashMap, fs, path::Path, process::Stdio, time::Duration};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    postgres::{Durability, Postgres, state_directory},
+    child::status,
+    client::Client,
+    postgres::{Durability, Postgres},
     python,
     receiver::{Keep, Receiver},
     up::{Process, build, environment},
     workspace,
 };
 
-/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs are alike but not the same.
+/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs
+/// are alike but not the same.
 pub const SEED: u32 = 7;
 /// Random requests to each operation, at most, besides those that the document's bounds suggest.
 const EXAMPLES_MAX: u32 = 80;
@@ -53,12 +56,12 @@ pub async fn schemathesis(seed: u32) -> Result<()> {
     fs::create_dir_all(&folder)?;
     fs::copy(workspace().join("dev/schemathesis.toml"), folder.join("schemathesis.toml"))?;
 
-    let data = state_directory(&format!("schemathesis-{}", std::process::id()));
-    let server = Postgres::start(&data, Durability::Disposable)?;
+    let server = Postgres::temporary("schemathesis", Durability::Disposable)?;
     let env = variables(&server)?;
     let api = Process::start("api", "debug", &env).await?;
     let base = api.ready.rsplit(' ').next().unwrap_or_default().to_owned();
-    furnish(&Api { base: &base }, &env, &folder).await?;
+    let client = Client { address: base.rsplit('/').next().unwrap_or_default().to_owned(), key: KEY };
+    furnish(&Api { client }, &env, &folder).await?;
     let others = try_out(&python, &folder, &base, seed, "--exclude-path-regex").await;
     let bulk = try_out(&python, &folder, &base, seed, "--include-path-regex").await;
     let stopped = api.stop().await;
@@ -91,10 +94,8 @@ async fn try_out(python: &Path, folder: &Path, base: &str, seed: u32, which: &st
         .args(["--request-timeout", &REQUEST_SECONDS_MAX.to_string(), "--workers", "1"])
         .args(["--continue-on-failure", "--generation-database", "none", "--warnings", "off", "--no-color"])
         .envs([("no_proxy", "127.0.0.1"), ("NO_PROXY", "127.0.0.1")])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let ended = tokio::time::timeout(RUN_TIME_MAX, st.status()).await;
+        .current_dir(folder);
+    let ended = tokio::time::timeout(RUN_TIME_MAX, status(&mut st)).await;
     let status = ended.with_context(|| format!("schemathesis is not done after {RUN_TIME_MAX:?}"))??;
     ensure!(status.success(), "the api and its OpenAPI document do not agree, as is told above");
     Ok(())
@@ -102,31 +103,16 @@ async fn try_out(python: &Path, folder: &Path, base: &str, seed: u32, which: &st
 
 /// A running api.
 struct Api<'a> {
-    base: &'a str,
+    client: Client<'a>,
 }
 
 impl Api<'_> {
     async fn get(&self, path: &str) -> Result<Value> {
-        self.call(path, &[]).await
+        self.client.get(path).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.call(path, &["--data", &body.to_string()]).await
-    }
-
-    /// Calls it with curl, the one tool that is everywhere.
-    async fn call(&self, path: &str, more: &[&str]) -> Result<Value> {
-        let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--noproxy", "*", "--header"])
-            .arg(format!("Authorization: Bearer {KEY}"))
-            .args(more)
-            .arg(format!("{}{path}", self.base))
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .await
-            .context("cannot run curl")?;
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{path} does not answer with JSON"))
+        self.client.post(path, &body.to_string()).await
     }
 
     /// Publishes an event that every subscription wants; answers its id and those of its deliveries.

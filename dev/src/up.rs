@@ -7,13 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
+    process::Command,
 };
 
 use crate::{
-    postgres::{Durability, Postgres, state_directory},
+    child::{Child, Signal, status},
+    postgres::{Postgres, state_directory},
     receiver::{Keep, Receiver},
+    schema::foreign_migration,
     workspace,
 };
 
@@ -22,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a child may take to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
-/// A child process that is told to stop, not killed, when it has to go.
+/// One of our binaries, running; it is told to stop when it is dropped.
 pub struct Process {
     name: &'static str,
     child: Child,
@@ -49,19 +50,10 @@ impl Process {
         profile: &str,
         env: &HashMap<String, String>,
     ) -> Result<Self> {
-        let binary = workspace().join("target").join(profile).join(name);
-        let mut child = Command::new(&binary)
-            .envs(env)
-            .current_dir(workspace())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // Out of the reach of Ctrl-C: we tell it to stop ourselves, in order.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let mut lines = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        let mut command = Command::new(workspace().join("target").join(profile).join(name));
+        command.envs(env).current_dir(workspace()).stdout(Stdio::piped()).stderr(log);
+        let mut child = Child::spawn(&mut command)?;
+        let mut lines = BufReader::new(child.stdout().context("its output is piped")?).lines();
         let first = tokio::time::timeout(READY_WITHIN, lines.next_line()).await;
         let Some(ready) = first.with_context(|| format!("{name} is not ready after {READY_WITHIN:?}"))?? else {
             bail!("{name} ended before it was ready: {}", child.wait().await?);
@@ -73,7 +65,12 @@ impl Process {
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id().unwrap_or(0)
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
     }
 
     /// Tells it to stop and waits for it.
@@ -81,9 +78,7 @@ impl Process {
     /// # Errors
     /// When it does not stop in time or ends badly.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(id) = self.child.id() {
-            Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
-        }
+        self.signal(Signal::TERM);
         let ended = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
         let status = ended.with_context(|| format!("{} does not stop", self.name))??;
         ensure!(status.success(), "{} ended with {status}", self.name);
@@ -109,7 +104,7 @@ pub async fn build(profile: &str) -> Result<()> {
     if profile == "release" {
         cargo.arg("--release");
     }
-    ensure!(cargo.status().await?.success(), "the workspace does not compile");
+    ensure!(status(&mut cargo).await?.success(), "the workspace does not compile");
     Ok(())
 }
 
@@ -119,31 +114,40 @@ pub async fn build(profile: &str) -> Result<()> {
 /// When `.env` cannot be read.
 pub fn environment() -> Result<HashMap<String, String>> {
     let text = fs::read_to_string(workspace().join(".env"))?;
-    let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
-    let value = |name: &str, value: &str| env::var(name).unwrap_or_else(|_| value.trim_matches('"').to_owned());
-    Ok(lines.map(|(name, text)| (name.to_owned(), value(name, text))).collect())
+    Ok(variables(&text).map(|(name, value)| (name.to_owned(), env::var(name).unwrap_or(value.to_owned()))).collect())
 }
 
-/// Starts everything, tells what to try, and stops everything at Ctrl-C.
+/// The variables of a file such as `.env`, read as the simplest of its readers do (`docker run --env-file`, podman): a
+/// line is split at the first `=`, and all that follows is the value, with quotes and spaces.
+pub fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='))
+}
+
+/// Starts everything and tells what to try; everything stops, the newest first, when this is dropped.
 ///
 /// # Errors
 /// When something does not start, or ends by itself.
 pub async fn up() -> Result<()> {
     let mut env = environment()?;
-    let mut private = None;
-    if env::var("DATABASE_URL").is_ok() {
+    let (_private, remedy) = if env::var("DATABASE_URL").is_ok() {
         let url = &env["DATABASE_URL"];
         PgConnection::connect(url).await.context("DATABASE_URL is set, but no database answers there")?.close().await?;
         println!("Using the database of DATABASE_URL.");
+        (None, "set POSTRIDER_DATABASE_SCHEMA to another schema, which is then made anew, or drop this one".to_owned())
     } else {
         let data = state_directory("dev");
-        let server = Postgres::start(&data, Durability::Durable)?;
+        let server = Postgres::start(&data)?;
         env.insert("DATABASE_URL".to_owned(), server.url("postgres"));
         println!("Started a private Postgres: {} (data in {})", server.url("postgres"), data.display());
-        private = Some(server);
+        (Some(server), format!("`rm -r {}` to begin anew", data.display()))
+    };
+    let schema = &env["POSTRIDER_DATABASE_SCHEMA"];
+    if let Some(migration) = foreign_migration(&env["DATABASE_URL"], schema).await? {
+        bail!(
+            "the schema `{schema}` was made by another version of Postrider (its migration {migration} is not this \
+             version's) and cannot be brought up to date: {remedy}"
+        );
     }
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
 
     println!("Building api and worker…");
     build("debug").await?;
@@ -151,25 +155,14 @@ pub async fn up() -> Result<()> {
         Ok(receiver) => receiver,
         Err(_) => Receiver::start("127.0.0.1:0", Keep::Count).await?,
     };
-    let mut api = Process::start("api", "debug", &env).await?;
+    // In this order, so that the api stops first.
     let mut worker = Process::start("worker", "debug", &env).await?;
+    let mut api = Process::start("api", "debug", &env).await?;
     println!("{}", tour(&api.ready, &worker.ready, &receiver, &env));
-
-    let ended = tokio::select! {
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
-        why = api.ended() => Some(why),
-        why = worker.ended() => Some(why),
-    };
-    println!("\nStopping…");
-    let stopped = (api.stop().await, worker.stop().await);
-    drop(private);
-    if let Some(why) = ended {
-        bail!(why);
+    tokio::select! {
+        why = api.ended() => bail!(why),
+        why = worker.ended() => bail!(why),
     }
-    stopped.0.and(stopped.1)?;
-    println!("Stopped.");
-    Ok(())
 }
 
 fn tour(api: &str, worker: &str, receiver: &Receiver, env: &HashMap<String, String>) -> String {

@@ -1,4 +1,5 @@
-//! A cache whose entries are dropped when the database announces a change. It does not listen: see [`crate::announce::changes`].
+//! A cache whose entries are dropped when the database announces a change. It does not listen: see
+//! [`crate::announce::changes`].
 
 use std::{
     hash::Hash,

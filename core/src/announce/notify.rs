@@ -32,6 +32,7 @@ pub async fn listen(pool: PgPool, channel: String, mut on_notice: impl FnMut(Not
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a question whose answer nobody reads")]
 async fn listen_once(pool: &PgPool, channel: &str, on_notice: &mut impl FnMut(Notice<'_>)) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel).await?;

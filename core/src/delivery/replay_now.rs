@@ -219,6 +219,10 @@ async fn require_enabled(connection: &mut PgConnection, id: SubscriptionId) -> R
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a courtesy to the caller: the worker asks the database's clock before it delivers"
+)]
 fn refuse_expired(expires_at: Option<DateTime<Utc>>) -> Result<()> {
     if expires_at.is_some_and(|expires_at| expires_at <= Utc::now()) {
         return Err(Error::Conflict("the event has expired".to_owned()));

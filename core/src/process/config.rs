@@ -32,6 +32,7 @@ impl Environment {
     /// The process's own environment, after a `.env` file in the working directory or above it, if there is one, has
     /// filled in what is not set.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
     pub fn of_process() -> Self {
         let loaded = dotenvy::dotenv();
         let mut env = Self::new(|name| std::env::var(name).ok());

@@ -16,6 +16,10 @@ const LOCK_TIMEOUT: &str = "5s";
 ///
 /// # Errors
 /// When the database is away or refuses.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "partitions are made days ahead: any clock knows well enough what day it is"
+)]
 pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
     let today = Utc::now().date_naive();
     let (first, last) = (today - Days::new(1), today + Days::new(DAYS_AHEAD));
@@ -31,6 +35,7 @@ pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
 ///
 /// # Errors
 /// When the database is away.
+#[expect(clippy::disallowed_methods, reason = "whole days are counted: any clock knows well enough what day it is")]
 pub async fn runway(pool: &PgPool) -> Result<i64> {
     let last = sqlx::query_scalar!(
         r#"SELECT min(last) AS last FROM (SELECT parent, max(day) AS last FROM partitions GROUP BY parent) p"#
@@ -65,6 +70,7 @@ pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
     outcome
 }
 
+#[expect(clippy::disallowed_methods, reason = "settings of the session, which have no types to check")]
 async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<Retired> {
     // The scan below may read the whole queue, and a detach waits for every older transaction.
     sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;

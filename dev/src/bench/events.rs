@@ -106,7 +106,8 @@ pub async fn fan_out(server: &Postgres) -> Result<Value> {
     delivered.sort_unstable();
     let (until_202, until_all) = (quantile_ms(&stored, 0.5), quantile_ms(&delivered, 0.5));
     println!(
-        "fan-out:        {until_202:>7.0} ms until 202 of an event to {SUBSCRIPTIONS} subscriptions (p50; the first {first:.0})"
+        "fan-out:        {until_202:>7.0} ms until 202 of an event to {SUBSCRIPTIONS} subscriptions \
+         (p50; the first {first:.0})"
     );
     println!("                {until_all:>7.0} ms until all of them have it");
     system.stop().await?;
@@ -142,7 +143,8 @@ pub async fn publish(server: &Postgres) -> Result<Value> {
     receiver.wait_for(count, Duration::from_secs(120)).await?;
     let delivered = count as f64 / started.elapsed().as_secs_f64();
     println!(
-        "publish():      {published:>7.0} events/s from {PUBLISHERS} sessions, {delivered:.0}/s delivered meanwhile and after"
+        "publish():      {published:>7.0} events/s from {PUBLISHERS} sessions, \
+         {delivered:.0}/s delivered meanwhile and after"
     );
     system.stop().await?;
     Ok(json!({"sessions": PUBLISHERS, "published_per_second": published, "delivered_per_second": delivered}))

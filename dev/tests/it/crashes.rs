@@ -8,7 +8,8 @@ use std::{
 };
 
 use dev::{
-    postgres::{Durability, Postgres, state_directory},
+    child::{Child, Signal},
+    postgres::{Durability, Postgres},
     receiver::{Keep, Receiver},
     up::Process,
     workspace,
@@ -34,11 +35,6 @@ async fn process(name: &'static str, env: &HashMap<String, String>) -> Process {
     Process::start(name, "debug", env).await.expect("it starts")
 }
 
-async fn signal(process: &Process, name: &str) {
-    let status = tokio::process::Command::new("kill").args([name, &process.id().to_string()]).status().await.unwrap();
-    assert!(status.success());
-}
-
 #[tokio::test]
 async fn a_killed_worker_loses_nothing() {
     let world = World::new().await;
@@ -46,7 +42,7 @@ async fn a_killed_worker_loses_nothing() {
     let deliveries = [world.ingest(&subscription, "1").await, world.ingest(&subscription, "2").await];
     let worker = process("worker", &world.env).await;
     world.receiver.wait_for(2, SOON).await.unwrap();
-    signal(&worker, "-KILL").await;
+    worker.signal(Signal::KILL);
 
     let patch = json!({"target_url": world.receiver.url("/success")});
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
@@ -77,7 +73,7 @@ async fn workers_killed_one_after_the_other_under_load_lose_nothing() {
     for round in 1..=4 {
         let worker = process("worker", &world.env).await;
         world.receiver.wait_for(round * 50, SOON).await.unwrap();
-        signal(&worker, "-KILL").await;
+        worker.signal(Signal::KILL);
         // A dead process answers nobody; only then are its leases let go.
         drop(worker);
         world.pass(Duration::from_secs(36)).await;
@@ -99,12 +95,12 @@ async fn a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes() {
     let delivery = world.ingest(&subscription, "x").await;
     let worker = process("worker", &world.env).await;
     world.receiver.wait_for(1, SOON).await.unwrap();
-    signal(&worker, "-STOP").await;
+    worker.signal(Signal::STOP);
     world.pass(Duration::from_secs(36)).await;
     assert_eq!(world.drain().await, 1, "another worker takes over");
     let finished = world.delivery(&delivery).await;
     assert_eq!((finished["status"].clone(), finished["attempt_count"].clone()), (json!("succeeded"), json!(2)));
-    signal(&worker, "-CONT").await;
+    worker.signal(Signal::CONT);
     worker.stop().await.expect("it ends well, with nothing to show for it");
     assert_eq!(world.delivery(&delivery).await, finished);
     assert_eq!(world.attempts(&delivery).await.len(), 2);
@@ -151,14 +147,9 @@ async fn a_worker_without_file_descriptors_charges_nobody_for_it() {
     }
     binaries();
     let binary = workspace().join("target/debug/worker");
-    let mut worker = tokio::process::Command::new("sh")
-        .args(["-c", &format!("ulimit -n 70; exec {}", binary.display())])
-        .envs(&world.env)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut worker = tokio::process::Command::new("sh");
+    worker.args(["-c", &format!("ulimit -n 70; exec {}", binary.display())]).envs(&world.env).stdout(Stdio::null());
+    let mut worker = Child::spawn(&mut worker).unwrap();
     world.queue_is_empty().await;
     let mut kinds = std::collections::BTreeMap::new();
     for delivery in deliveries {
@@ -169,7 +160,7 @@ async fn a_worker_without_file_descriptors_charges_nobody_for_it() {
     }
     assert_eq!(kinds["success"], EVENTS);
     assert!(kinds.len() == 2 && kinds["worker_busy"] > 0, "{kinds:?}");
-    worker.start_kill().unwrap();
+    worker.signal(Signal::KILL);
     worker.wait().await.unwrap();
     world.finish().await;
 }
@@ -198,7 +189,7 @@ async fn a_killed_api_loses_nothing_it_acknowledged() {
         });
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    signal(&api, "-KILL").await;
+    api.signal(Signal::KILL);
     let acknowledged: Vec<String> = posters.join_all().await.into_iter().flatten().collect();
     assert!(!acknowledged.is_empty());
     // Its last wake-ups may never have been sent, nor its looks after the commit made.
@@ -220,8 +211,7 @@ struct Fragile {
 
 impl Fragile {
     async fn start() -> Self {
-        let data = state_directory(&format!("fragile-{}", uuid::Uuid::now_v7().simple()));
-        let server = Postgres::start(&data, Durability::Durable).unwrap();
+        let server = Postgres::temporary("fragile", Durability::Durable).unwrap();
         let env = environment(&server.url("postgres"));
         Self {
             api: process("api", &env).await,
@@ -294,14 +284,6 @@ async fn postgres_may_go_away_and_come_back() {
     pool.close().await;
     system.api.stop().await.unwrap();
     system.worker.stop().await.unwrap();
-    std::fs::remove_dir_all(drop_server(system.server)).unwrap();
-}
-
-/// Stops the server and answers where its data is.
-fn drop_server(server: Postgres) -> std::path::PathBuf {
-    let data = server.data().to_owned();
-    drop(server);
-    data
 }
 
 pub async fn run_with(command: &str, variables: &[(&str, &str)]) -> Output {

@@ -3,6 +3,7 @@
 
 use std::{fs, process::Stdio, time::Duration};
 
+use dev::tools::{Tool, are_there};
 use tokio::process::Command;
 
 use crate::world::{KEY, World};
@@ -30,7 +31,16 @@ fn script(page: &str) -> String {
     script
 }
 
+/// The programs that a script calls.
+fn tools(script: &str) -> Vec<Tool> {
+    let words: Vec<_> = script.split(|character: char| !character.is_alphanumeric()).collect();
+    Tool::ALL.into_iter().filter(|tool| *tool == Tool::Bash || words.contains(&tool.name())).collect()
+}
+
 async fn run(name: &str, page: &str) {
+    if !are_there(&tools(&script(page))) {
+        return;
+    }
     let world = World::new().await;
     let (stop, running) = world.run_worker();
     let shell = Command::new("bash")

@@ -66,7 +66,9 @@ pub fn creations(tenant: &Tenant, target: &str, variant: usize) -> Vec<Creation>
         "metadata": {"a": "b"}, "retry_policy": {"delays_seconds": [1, 2]}, "timeout_ms": 2000,
     });
     let inline = json!({"target_url": target, "payload": variant, "tenant_id": name});
-    let key = json!({"name": format!("{variant}"), "scopes": ["read"], "tenant_id": name, "expires_at": "2999-01-01T00:00:00Z"});
+    let key = json!({
+        "name": format!("{variant}"), "scopes": ["read"], "tenant_id": name, "expires_at": "2999-01-01T00:00:00Z",
+    });
     let since = format!("2025-01-0{}T00:00:00.123456Z", variant + 1);
     let to = ["all", "missing"][variant];
     vec![

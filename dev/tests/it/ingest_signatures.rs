@@ -1,5 +1,5 @@
-//! What opens a subscription's ingest: keys, signatures of providers, both or neither; and that a signed request that is
-//! sent again is the same request.
+//! What opens a subscription's ingest: keys, signatures of providers, both or neither; and that a signed request that
+//! is sent again is the same request.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use postrider_core::id::SubscriptionId;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     access::key,
-    signatures::openssl_hmac,
+    signatures::ring_hmac,
     world::{KEY, World, answer, id},
 };
 
@@ -32,7 +32,7 @@ fn taking(provider: &str, secret: &str) -> Value {
 fn signed(provider: &str, request: RequestBuilder, body: &'static str, ahead: i64) -> RequestBuilder {
     let at = (chrono::Utc::now().timestamp() + ahead).to_string();
     let hmac =
-        |parts: &[&str]| openssl_hmac(PROVIDER_SECRET, &parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
+        |parts: &[&str]| ring_hmac(PROVIDER_SECRET, &parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
     let request = match provider {
         "github" => request.header("X-Hub-Signature-256", format!("sha256={}", hmac(&[body]))),
         "shopify" => {
@@ -124,7 +124,7 @@ async fn a_signed_request_that_is_sent_again_is_the_same_request() {
                       "ingest_signature": {"provider": "stripe", "secrets": ["new-secret", PROVIDER_SECRET]}});
     let path = subscribed(&world, both).await;
     let at = chrono::Utc::now().timestamp().to_string();
-    let [new, old] = ["new-secret", PROVIDER_SECRET].map(|secret| openssl_hmac(secret, &[at.as_bytes(), b".{}"]));
+    let [new, old] = ["new-secret", PROVIDER_SECRET].map(|secret| ring_hmac(secret, &[at.as_bytes(), b".{}"]));
     let post = async |signatures: String| {
         let request = world.anonymous(Method::POST, &path).header("Stripe-Signature", format!("t={at}{signatures}"));
         answer(request.body("{}")).await.expect(202)
@@ -164,7 +164,7 @@ async fn the_owner_decides_what_opens_ingest() {
         assert_eq!(created["ingest_auth"], auth.unwrap_or("key_or_signature"));
         let path = format!("/webhooks/ingest/{}", id(&created));
         let post = || world.anonymous(Method::POST, &path).body("hello");
-        let own = format!("sha256={}", openssl_hmac(created["secret"].as_str().unwrap(), &[b"hello"]));
+        let own = format!("sha256={}", ring_hmac(created["secret"].as_str().unwrap(), &[b"hello"]));
         let requests = [
             post(),
             post().bearer_auth(&ingest_key),
@@ -273,7 +273,9 @@ async fn a_delivery_does_not_open_the_ingest_of_its_own_subscription() {
 async fn slack_is_told_that_this_is_the_right_url() {
     let world = World::new().await;
     let path = subscribed(&world, taking("slack", PROVIDER_SECRET)).await;
-    let body = r#"{"token": "x", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P", "type": "url_verification"}"#;
+    let body = r#"{
+        "token": "x", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P", "type": "url_verification"
+    }"#;
     let challenged = answer(signed("slack", world.anonymous(Method::POST, &path), body, 0)).await.expect(200);
     assert_eq!(challenged, json!({"challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"}));
     answer(world.anonymous(Method::POST, &path).body(body)).await.problem(401);

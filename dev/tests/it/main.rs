@@ -7,6 +7,7 @@ mod access;
 mod api_keys;
 mod bystanders;
 mod clients;
+mod configuration;
 mod crashes;
 mod dead_letters;
 mod deliveries;
@@ -26,6 +27,8 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lists;
+#[cfg(target_os = "linux")]
+mod machine;
 mod outages;
 mod plans;
 mod queue;

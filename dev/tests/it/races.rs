@@ -123,12 +123,15 @@ async fn a_row_without_its_partition_does_not_stop_everybody() {
     let (lost, healthy) = (world.subscription("/success").await, world.subscription("/success").await);
     // Retention took the day of this delivery away while it was leased.
     let old = uuid::Uuid::from_u128((1_600_000_000_000 << 80) | (0x7000 << 64) | (1 << 63));
-    sqlx::query("INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token, attempt_count) VALUES ($1, $1, $2, now(), 7, 1)")
-        .bind(old)
-        .bind(uuid(&lost))
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token, attempt_count)
+         VALUES ($1, $1, $2, now(), 7, 1)",
+    )
+    .bind(old)
+    .bind(uuid(&lost))
+    .execute(&world.pool)
+    .await
+    .unwrap();
     sqlx::query("UPDATE lanes SET due_at = now() WHERE id = $1").bind(uuid(&lost)).execute(&world.pool).await.unwrap();
     let delivery = world.ingest(&healthy, "x").await;
     let claimed =

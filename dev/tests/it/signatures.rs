@@ -9,21 +9,10 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, SOON, World, answer, expected_signature, id};
 
-/// HMAC-SHA256 in hex as openssl makes it: an implementation that is not ours.
-pub fn openssl_hmac(secret: &str, parts: &[&[u8]]) -> String {
-    use std::{
-        io::Write,
-        process::{Command, Stdio},
-    };
-    let mut openssl = Command::new("openssl")
-        .args(["dgst", "-sha256", "-hmac", secret])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    openssl.stdin.take().unwrap().write_all(&parts.concat()).unwrap();
-    let output = openssl.wait_with_output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split_whitespace().last().unwrap().to_owned()
+/// HMAC-SHA256 in hex as ring makes it: an implementation that is not the one we sign with.
+pub fn ring_hmac(secret: &str, parts: &[&[u8]]) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    hex::encode(ring::hmac::sign(&key, &parts.concat()))
 }
 
 fn secret(subscription: &Value) -> String {
@@ -52,7 +41,7 @@ async fn each_scheme_signs_in_its_own_way() {
     let world = World::new().await;
     let github = world.subscribe("/success", json!({"signature_scheme": "github"})).await;
     let received = delivered(&world, &id(&github)).await;
-    let expected = format!("sha256={}", openssl_hmac(&secret(&github), &[b"hello"]));
+    let expected = format!("sha256={}", ring_hmac(&secret(&github), &[b"hello"]));
     assert_eq!(received.header("x-hub-signature-256"), expected);
     assert_eq!(received.header("webhook-signature"), "");
 
@@ -60,7 +49,7 @@ async fn each_scheme_signs_in_its_own_way() {
     let received = delivered(&world, &id(&timestamped)).await;
     let timestamp = received.header("x-webhook-timestamp");
     assert!((chrono::Utc::now().timestamp() - timestamp.parse::<i64>().unwrap()).abs() < 60);
-    let expected = openssl_hmac(&secret(&timestamped), &[timestamp.as_bytes(), b".", b"hello"]);
+    let expected = ring_hmac(&secret(&timestamped), &[timestamp.as_bytes(), b".", b"hello"]);
     assert_eq!(received.header("x-webhook-signature"), expected);
     assert_eq!(received.header("x-webhook-delivery-id"), received.header("webhook-delivery-id"));
     assert_eq!((received.header("webhook-signature"), received.header("x-hub-signature-256")), ("", ""));
@@ -79,7 +68,7 @@ async fn each_scheme_signs_in_its_own_way() {
     world.call(Method::POST, "/deliveries", Some(inline)).await.expect(202);
     assert_eq!(world.drain().await, 1);
     let received = world.receiver.received().pop().unwrap();
-    let expected = format!("sha256={}", openssl_hmac(&secret(&github), &[b"1"]));
+    let expected = format!("sha256={}", ring_hmac(&secret(&github), &[b"1"]));
     assert_eq!(received.header("x-hub-signature-256"), expected);
     // And the same when it is replayed.
     let replay = format!("/deliveries/{}/replay", received.header("webhook-delivery-id"));
@@ -154,7 +143,9 @@ async fn an_overlap_can_be_ended_and_is_bounded() {
         json!({"overlap_seconds": -1}),
         json!({"secret": "whsec_short"}),
         json!({"secret": "hunter2"}),
-        json!({"secret": "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="}),
+        json!({
+            "secret": "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==",
+        }),
         json!({"colour": "blue"}),
     ] {
         let problem = rotate(&world, &subscription, wrong.clone()).await.problem(422);
@@ -204,10 +195,10 @@ async fn a_scheme_changes_with_its_secret() {
 
     change(json!({"signature_scheme": "github", "secret": first})).await.expect(200);
     let received = delivered(&world, &subscription).await;
-    assert_eq!(received.header("x-hub-signature-256"), format!("sha256={}", openssl_hmac(&first, &[b"hello"])));
+    assert_eq!(received.header("x-hub-signature-256"), format!("sha256={}", ring_hmac(&first, &[b"hello"])));
     let second = secret(&rotate(&world, &subscription, json!({})).await.expect(200));
     let received = delivered(&world, &subscription).await;
-    let macs = [&second, &first].map(|secret| format!("sha256={}", openssl_hmac(secret, &[b"hello"])));
+    let macs = [&second, &first].map(|secret| format!("sha256={}", ring_hmac(secret, &[b"hello"])));
     assert_eq!(received.header("x-hub-signature-256"), macs[0]);
     assert_eq!(received.header("x-hub-signature-256-previous"), macs[1]);
     change(json!({"signature_scheme": "carrier_pigeon"})).await.problem(422);

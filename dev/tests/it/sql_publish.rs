@@ -38,7 +38,8 @@ async fn what_commits_is_delivered_and_what_rolls_back_leaves_nothing() {
     transaction.execute("INSERT INTO orders VALUES (2)").await.unwrap();
     let event_id = publish(
         &mut transaction,
-        r#"event_type => 'order.created', payload => '{"number": 2}', metadata => '{"region": "eu"}', ordering_key => 'k'"#,
+        r#"event_type => 'order.created', payload => '{"number": 2}',
+           metadata => '{"region": "eu"}', ordering_key => 'k'"#,
     )
     .await
     .unwrap();

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
 use api::config::Config as ApiConfig;
 use dev::{
-    postgres::{Durability, Postgres, state_directory},
+    postgres::{Durability, Postgres},
     receiver::{Keep, Received, Receiver},
 };
 use postrider_core::{
@@ -357,9 +357,8 @@ pub async fn create_database(template: Option<&str>) -> String {
 pub fn server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let data = state_directory(&format!("tests-{}", std::process::id()));
-        let server = Postgres::start(&data, Durability::Disposable).expect("Postgres starts");
-        let url = server.end_with_this_process().expect("there is a shell");
+        let url =
+            Postgres::temporary("tests", Durability::Disposable).expect("Postgres starts").end_with_this_process();
         let template = format!("{url}template_postrider");
         let admin = format!("{url}postgres");
         // A runtime of its own, because the caller's must not be blocked on.

@@ -1,0 +1,133 @@
+//! Child processes that do not outlive what started them. Each leads a process group of its own, so that Ctrl-C reaches
+//! the owner alone, which then stops its children in order; the [`reaper`] stops those whose owner was killed.
+
+use std::{
+    process::{ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+};
+
+use crate::reaper;
+
+/// How long a child may take to stop after SIGTERM before it is killed.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+/// How often a stopping child is looked at by a destructor, which cannot wait for it in any other way.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A running child; dropping it sends SIGTERM to its process group and waits until the child has ended.
+pub struct Child {
+    name: String,
+    id: u32,
+    inner: tokio::process::Child,
+}
+
+impl Child {
+    /// Starts a command in a process group of its own, with nothing to read.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let name = command.as_std().get_program().display().to_string();
+        let started = command.stdin(Stdio::null()).process_group(0).spawn();
+        let inner = started.with_context(|| format!("cannot start {name}"))?;
+        let id = inner.id().context("a child that nobody has waited for has an id")?;
+        reaper::watch(&reaper::Charge::Group(id))?;
+        Ok(Self { name, id, inner })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What the child writes to standard output, if that is piped and nobody has taken it before.
+    pub fn stdout(&mut self) -> Option<tokio::process::ChildStdout> {
+        self.inner.stdout.take()
+    }
+
+    /// Sends a signal to the child and to all processes of its group. It changes nothing where the child has ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(group) = i32::try_from(self.id).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Waits until the child has ended.
+    ///
+    /// # Errors
+    /// When the child is lost.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        let status = self.inner.wait().await?;
+        reaper::forget(&reaper::Charge::Group(self.id));
+        Ok(status)
+    }
+
+    /// Waits until the child has ended; answers what it has written to the pipes it was given.
+    ///
+    /// # Errors
+    /// When the child is lost.
+    pub async fn output(mut self) -> Result<Output> {
+        let (stdout, stderr) = (self.inner.stdout.take(), self.inner.stderr.take());
+        let (stdout, stderr, status) = tokio::join!(drain(stdout), drain(stderr), self.wait());
+        Ok(Output { status: status?, stdout: stdout?, stderr: stderr? })
+    }
+
+    /// Whether the child has ended; a child that cannot be asked has.
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.inner.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.signal(Signal::TERM);
+            let asked = Instant::now();
+            while !self.has_ended() && asked.elapsed() < STOPPED_WITHIN {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            if !self.has_ended() {
+                eprintln!("{} has not stopped within {STOPPED_WITHIN:?} and is killed", self.name);
+                self.signal(Signal::KILL);
+            }
+        }
+        reaper::forget(&reaper::Charge::Group(self.id));
+    }
+}
+
+async fn drain(pipe: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// Runs a command to its end, with its output going where ours goes.
+///
+/// # Errors
+/// When the program cannot be started.
+pub async fn status(command: &mut Command) -> Result<ExitStatus> {
+    Child::spawn(command)?.wait().await
+}
+
+/// Runs a command to its end; answers what it has printed.
+///
+/// # Errors
+/// When the program cannot be started or fails: the hint, and what the program said.
+pub async fn succeed(command: &mut Command, hint: &str) -> Result<String> {
+    let program = command.as_std().get_program().display().to_string();
+    let child = Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).with_context(|| hint.to_owned())?;
+    let output = child.output().await?;
+    let [told, complained] = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy);
+    ensure!(output.status.success(), "{program} failed: {}. {hint}\n{told}{complained}", output.status);
+    Ok(told.into_owned())
+}

@@ -1,0 +1,259 @@
+//! A developer's machine: with no Postgres of its own, with data of other versions, and after commands and tests that
+//! were ended on the way. What runs is found by a variable that all children inherit.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use dev::{
+    child::{Child, Signal},
+    postgres::STATE_VARIABLE,
+    tools::{Tool, are_there},
+    up::Process,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{ChildStdout, Command},
+};
+
+use crate::{
+    crashes::binaries,
+    world::{KEY, World, answer, client, database, environment, id},
+};
+
+/// How long a command may take to start: it may have to fetch something.
+const STARTED_WITHIN: Duration = Duration::from_secs(180);
+/// How long it may take until everything has ended.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
+/// Where [`stays_until_it_is_killed`] does so.
+const STAY: &str = "POSTRIDER_TEST_STAYS";
+
+/// A folder for the state of a command, which goes when dropped.
+struct State(PathBuf);
+
+impl State {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Where the user of a server can enter, as root, too.
+        let path = PathBuf::from(format!("/var/tmp/postrider-test-state.{}.{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// A command that keeps its state here, with its output piped.
+    fn command(&self, program: impl AsRef<Path>, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env(STATE_VARIABLE, &self.0)
+            .envs([("POSTRIDER_API_LISTEN", "127.0.0.1:0"), ("POSTRIDER_WORKER_LISTEN", "127.0.0.1:0")])
+            .envs(variables.iter().copied())
+            .current_dir(dev::workspace())
+            .stdout(Stdio::piped());
+        command
+    }
+
+    /// What `cargo dev up` says, being refused.
+    async fn refused(&self, variables: &[(&str, &str)]) -> String {
+        let mut command = self.command(env!("CARGO_BIN_EXE_dev"), &["up"], variables);
+        let child = Child::spawn(command.stderr(Stdio::piped())).unwrap();
+        let output = tokio::time::timeout(STARTED_WITHIN, child.output()).await.expect("it ends").unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{told}");
+        told
+    }
+
+    /// The processes that have this for their state.
+    fn processes(&self) -> Vec<String> {
+        let mark = format!("{STATE_VARIABLE}={}", self.0.display());
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let ours = entries.filter(|entry| {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        });
+        ours.map(|entry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
+            .collect()
+    }
+
+    /// Waits until none is left.
+    async fn is_quiet(&self) {
+        let quiet = async {
+            while !self.processes().is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let waited = tokio::time::timeout(ENDED_WITHIN, quiet).await;
+        assert!(waited.is_ok(), "these are left: {:#?}", self.processes());
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Reads lines until one holds that word; answers all.
+async fn read_until(lines: &mut Lines<BufReader<ChildStdout>>, word: &str) -> Vec<String> {
+    let read = async {
+        let mut seen = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            seen.push(line);
+            if seen.last().unwrap().contains(word) {
+                return seen;
+            }
+        }
+        panic!("it ended before it said {word}: {seen:#?}");
+    };
+    tokio::time::timeout(STARTED_WITHIN, read).await.unwrap_or_else(|_| panic!("it does not say {word}"))
+}
+
+/// The first word behind that label in what was said.
+fn said<'a>(lines: &'a [String], label: &str) -> &'a str {
+    let found = lines.iter().find_map(|line| line.split_once(label));
+    found.unwrap_or_else(|| panic!("{label} in {lines:#?}")).1.split_whitespace().next().unwrap()
+}
+
+/// A running `cargo dev up`, and what it has said.
+async fn up(state: &State) -> (Child, Vec<String>) {
+    let embedded = [("POSTRIDER_DEV_POSTGRES", "embedded")];
+    let mut child = Child::spawn(&mut state.command(env!("CARGO_BIN_EXE_dev"), &["up"], &embedded)).unwrap();
+    let mut lines = BufReader::new(child.stdout().unwrap()).lines();
+    let told = read_until(&mut lines, "Ctrl-C stops everything").await;
+    // Nothing that it says later may find its pipe closed.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, told)
+}
+
+/// Publishes an event by the api that was started and waits until it has arrived.
+async fn deliver(told: &[String]) {
+    let base = said(told, "Swagger UI:").trim_end_matches("/swagger");
+    let post = async |path: &str, body: Value| {
+        let request = client().post(format!("{base}{path}")).bearer_auth(KEY).body(body.to_string());
+        answer(request).await
+    };
+    let target = json!({"target_url": said(told, "Demo receiver:")});
+    let subscription = id(&post("/subscriptions", target).await.expect(201));
+    let accepted = post(&format!("/webhooks/ingest/{subscription}"), json!({"order": 42})).await.expect(202);
+    let delivery = format!("{base}/deliveries/{}", accepted["delivery_id"].as_str().unwrap());
+    let arrived = async {
+        while answer(client().get(&delivery).bearer_auth(KEY)).await.expect(200)["status"] != "succeeded" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(ENDED_WITHIN, arrived).await.expect("it is delivered");
+}
+
+#[tokio::test]
+async fn a_machine_without_postgres_gets_one_that_delivers_and_ends_with_the_command() {
+    if !are_there(&[Tool::Npm]) {
+        return;
+    }
+    binaries();
+    let state = State::new();
+    let (mut child, told) = up(&state).await;
+    let url = said(&told, "Started a private Postgres:");
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let directory: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await.unwrap();
+    assert!(Path::new(&directory).starts_with(&state.0), "{directory}");
+    let binary = fs::read_link(format!("/proc/{}/exe", postmaster(Path::new(&directory)))).unwrap();
+    assert!(binary.starts_with(&state.0), "{} was not fetched", binary.display());
+    deliver(&told).await;
+    connection.close().await.unwrap();
+    child.signal(Signal::TERM);
+    let status = tokio::time::timeout(ENDED_WITHIN, child.wait()).await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
+    state.is_quiet().await;
+    let data = state.0.join("postrider-dev");
+    assert!(data.join("PG_VERSION").exists() && !data.join("postmaster.pid").exists(), "kept, and shut down");
+
+    // With the copy and the data that are there now.
+    let (mut child, told) = up(&state).await;
+    deliver(&told).await;
+    child.signal(Signal::KILL);
+    child.wait().await.unwrap();
+    state.is_quiet().await;
+    assert!(!data.join("postmaster.pid").exists(), "shut down behind the back of what was killed");
+}
+
+fn postmaster(data: &Path) -> String {
+    fs::read_to_string(data.join("postmaster.pid")).unwrap().lines().next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn data_of_another_postgres_is_refused() {
+    let state = State::new();
+    let data = state.0.join("postrider-dev");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("PG_VERSION"), "9\n").unwrap();
+    let told = state.refused(&[]).await;
+    assert!(told.contains("was made by Postgres 9") && told.contains(&format!("rm -r {}", data.display())), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[tokio::test]
+async fn a_schema_of_other_migrations_is_refused() {
+    let state = State::new();
+    let url = database().await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("UPDATE postrider._sqlx_migrations SET checksum = 'another' WHERE version = 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let told = state.refused(&[("DATABASE_URL", &url)]).await;
+    assert!(told.contains("another version of Postrider") && told.contains("POSTRIDER_DATABASE_SCHEMA"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+/// Not a test of its own: what the next one kills.
+#[tokio::test]
+async fn stays_until_it_is_killed() {
+    if std::env::var_os(STAY).is_none() {
+        return;
+    }
+    let world = World::new().await;
+    let worker = Process::start("worker", "debug", &environment(&world.env["DATABASE_URL"])).await.unwrap();
+    world.call(Method::GET, "/subscriptions", None).await.expect(200);
+    println!("it stays beside {}", worker.id());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn tests_that_are_ended_on_the_way_leave_nothing_behind() {
+    binaries();
+    for signal in [Signal::TERM, Signal::KILL] {
+        let state = State::new();
+        let stale = state.0.join("postrider-tests-1-1");
+        fs::create_dir_all(stale.join("base")).unwrap();
+        fs::write(state.0.join("postrider-tests-1-1.lock"), "").unwrap();
+        let arguments = ["machine::stays_until_it_is_killed", "--exact", "--nocapture"];
+        let mut command = state.command(std::env::current_exe().unwrap(), &arguments, &[(STAY, "1")]);
+        let mut child = Child::spawn(&mut command).unwrap();
+        let mut lines = BufReader::new(child.stdout().unwrap()).lines();
+        read_until(&mut lines, "it stays").await;
+        assert!(!stale.exists(), "what was left by a process that is gone");
+        // The test binary, its worker, its Postgres (whose other processes hide what they inherit) and the reaper.
+        assert!(state.processes().len() >= 4, "{:#?}", state.processes());
+        child.signal(signal);
+        child.wait().await.unwrap();
+        state.is_quiet().await;
+        assert_eq!(state.names(), [""; 0], "{signal:?}");
+    }
+}
