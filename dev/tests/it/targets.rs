@@ -127,3 +127,34 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
     assert_eq!(world.receiver.count(), 0);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn names_for_local_use_are_refused_whether_they_resolve_or_not() {
+    const LOCAL: [&str; 7] = [
+        "http://localhost/",
+        "http://localhost./",
+        "http://x.localhost/",
+        "https://LOCALHOST:8443/",
+        "http://metadata.google.internal/",
+        "http://printer.local/",
+        "http://nas.home.arpa./",
+    ];
+    let subscribe = async |world: &World, target: &str| {
+        let body = json!({"target_url": target});
+        world.call(Method::POST, "/subscriptions", Some(body)).await
+    };
+    let strict = World::with(&[("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "")]).await;
+    for target in LOCAL {
+        let problem = subscribe(&strict, target).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "target_url", "{target}: {problem}");
+        let inline = json!({"target_url": target, "payload": 1});
+        strict.call(Method::POST, "/deliveries", Some(inline)).await.problem(422);
+    }
+    strict.finish().await;
+    // Where the operator allows networks that such a name could be in, what it resolves to decides.
+    let lenient = World::new().await;
+    for target in &LOCAL[..5] {
+        subscribe(&lenient, target).await.expect(201);
+    }
+    lenient.finish().await;
+}
