@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod connections;
 mod crashes;
 mod dead_letters;
 mod deliveries;

@@ -19,10 +19,10 @@ use crate::world::{KEY, World, answer, client, id, lookup};
 
 /// A resolver whose answers change.
 #[derive(Clone, Default)]
-struct Changing(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
+pub(crate) struct Changing(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
 
 impl Changing {
-    fn set(&self, host: &str, addresses: &[&str]) {
+    pub(crate) fn set(&self, host: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.0.lock().unwrap().insert(host.to_owned(), addresses);
     }
@@ -125,6 +125,46 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
         assert!(attempt["error"].as_str().unwrap().contains(why), "{attempt}");
     }
     assert_eq!(world.receiver.count(), 0);
+    world.finish().await;
+}
+
+/// A resolver that never comes to an answer.
+#[derive(Clone, Copy)]
+enum Slow {
+    /// Because the host's name servers say nothing.
+    OfItself,
+    /// Because others come first.
+    ForOthers,
+}
+
+impl Lookup for Slow {
+    fn addresses<'a>(&'a self, _: &'a str) -> Addresses<'a> {
+        Box::pin(std::future::pending())
+    }
+
+    fn is_held_up(&self, host: &str) -> bool {
+        assert_eq!(host, "slow.test");
+        matches!(self, Self::ForOthers)
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_must_wait_for_others_is_not_charged() {
+    let world = World::new().await;
+    let body = json!({"target_url": "http://slow.test/", "timeout_ms": 1000, "retry_policy": {"delays_seconds": []}});
+    let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
+    for (slow, kind, status) in
+        [(Slow::ForOthers, "worker_busy", "pending"), (Slow::OfItself, "timeout", "dead_letter")]
+    {
+        let mut config = WorkerConfig::from(lookup(&world.env)).unwrap();
+        config.target_policy.dns = Dns(Arc::new(slow));
+        let delivery = world.ingest(&subscription, "x").await;
+        assert_eq!(Worker::new(config).unwrap().drain().await.unwrap(), 1);
+        let attempts = world.attempts(&delivery).await;
+        assert_eq!(attempts[0]["error_kind"], kind, "{attempts:?}");
+        assert_eq!(world.delivery(&delivery).await["status"], status);
+        world.call(Method::POST, &format!("/deliveries/{delivery}/cancel"), None).await;
+    }
     world.finish().await;
 }
 
