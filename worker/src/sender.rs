@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use hyper::{
     HeaderMap, Request, Uri,
-    header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
@@ -155,6 +155,8 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
             headers.insert(name, value);
         }
     }
+    // The library would say nothing of a body that is empty, and some servers refuse a POST that says nothing.
+    headers.insert(CONTENT_LENGTH, event.payload.len().into());
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
     }

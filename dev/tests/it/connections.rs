@@ -13,8 +13,8 @@ use postrider_core::trust::dns::Dns;
 use reqwest::Method;
 use serde_json::json;
 use tokio::{
-    io::AsyncWriteExt,
-    sync::Barrier,
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Barrier, mpsc},
 };
 use worker::{Worker, config::Config as WorkerConfig};
 
@@ -154,4 +154,34 @@ async fn a_name_that_leads_elsewhere_is_followed_however_busy_its_connections_ar
     }
     assert_eq!(world.receiver.count(), before, "the old one is no longer used");
     world.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_says_how_long_its_body_is_also_where_it_is_empty() {
+    let world = World::new().await;
+    let (tell, mut heads) = mpsc::unbounded_channel();
+    let server = RawServer::listen(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            tell.send(String::from_utf8(head).unwrap().to_ascii_lowercase()).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    for (payload, expected) in [("", "content-length: 0"), ("four", "content-length: 4")] {
+        let delivery = owe(&world, &server.url, PATIENT, payload).await;
+        assert_eq!(world.drain().await, 1);
+        assert_eq!(told(&only_attempt(&world, &delivery).await), ("success", Some(200)));
+        let head = heads.recv().await.unwrap();
+        let lengths: Vec<_> = head.lines().filter(|line| line.starts_with("content-length")).collect();
+        assert_eq!(lengths, [expected], "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        for line in ["accept: */*", "user-agent: postrider/"] {
+            assert!(head.contains(line), "{head}");
+        }
+    }
+    goes_on(world).await;
 }
