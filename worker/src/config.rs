@@ -7,7 +7,9 @@ use postrider_core::{
     process::config::Environment,
     trust::{seal::Keyring, target_policy::TargetPolicy},
 };
-use reqwest::Certificate;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use crate::connections::CONNECTION_AGE_MAX;
 
 /// A worker's configuration.
 #[derive(Clone, Debug)]
@@ -19,7 +21,9 @@ pub struct Config {
     /// Where deliveries may go.
     pub target_policy: TargetPolicy,
     /// Authorities that are trusted besides those of the machine.
-    pub authorities: Vec<Certificate>,
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// How old a connection may be and still be used again. Not read from the environment.
+    pub connection_age_max: Duration,
     /// Address of the health and metrics server; `None` for none.
     pub listen: Option<String>,
     /// Requests in flight, at most.
@@ -59,6 +63,7 @@ impl Config {
             keyring: keyring?,
             target_policy: target_policy?,
             authorities: authorities?,
+            connection_age_max: CONNECTION_AGE_MAX,
             listen: listen.map(|address| (address != "off").then_some(address))?,
             concurrency: concurrency?,
             shutdown_timeout: shutdown_timeout?,
@@ -69,11 +74,12 @@ impl Config {
 }
 
 /// The certificates of a PEM file; none where there is no file's name.
-fn read_authorities(path: &str) -> Result<Vec<Certificate>, String> {
+fn read_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
     let pem = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| format!("{path}: {error}"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|error| format!("{path}: {error}"))?;
     if certificates.is_empty() { Err(format!("{path}: there is no certificate in it")) } else { Ok(certificates) }
 }

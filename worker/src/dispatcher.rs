@@ -14,6 +14,7 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use crate::{
     claims,
@@ -60,20 +61,28 @@ struct Progress {
 }
 
 impl Progress {
-    /// Where the next look begins. Lanes that were left out are behind the mark, so while there are any, each look
-    /// begins at the beginning.
-    fn next_from(&mut self, is_from_beginning: bool) -> Option<DateTime<Utc>> {
-        if is_from_beginning || self.swept_at.elapsed() > SWEEP_EVERY {
+    /// A worker that has not looked yet.
+    fn new() -> Self {
+        Self { lanes_from: None, swept_at: Instant::now() }
+    }
+
+    /// Where the next look begins: at the very beginning where lanes may have been armed behind the mark, and from time
+    /// to time in any case.
+    fn next_from(&mut self, may_be_behind: bool) -> Option<DateTime<Utc>> {
+        if may_be_behind || self.swept_at.elapsed() > SWEEP_EVERY {
             self.swept_at = Instant::now();
             self.lanes_from = None;
         }
         self.lanes_from
     }
 
-    /// Notes how far the lanes are done: to the next one that is due, or to now.
-    fn came_to(&mut self, next: &NextDue) {
-        let margin = next.now - LANES_MARGIN;
-        self.lanes_from = Some(next.due_at.map_or(margin, |due_at| due_at.min(margin)));
+    /// Notes how far a look has come: to the next lane that is due, or to now. A look that left lanes out has not come
+    /// past them, so the mark stays where it was, and a lane that is no longer left out is found by the next look.
+    fn came_to(&mut self, next: &NextDue, left_out: &[Uuid]) {
+        if left_out.is_empty() {
+            let margin = next.now - LANES_MARGIN;
+            self.lanes_from = Some(next.due_at.map_or(margin, |due_at| due_at.min(margin)));
+        }
     }
 }
 
@@ -92,7 +101,7 @@ enum Rest {
 impl Dispatcher {
     /// Runs until told to stop.
     pub async fn run(self) {
-        let mut progress = Progress { lanes_from: None, swept_at: Instant::now() };
+        let mut progress = Progress::new();
         while !self.stop.is_cancelled() {
             let visit = tokio::select! {
                 visit = self.visit(&mut progress) => visit,
@@ -127,7 +136,7 @@ impl Dispatcher {
         let look = ClaimRequest {
             lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
             rows_max: small(free.count),
-            lanes_from: progress.next_from(self.wake.take_late() || !free.at_share.is_empty()),
+            lanes_from: progress.next_from(self.wake.take_late()),
             skip: free.at_share,
             only: None,
         };
@@ -142,7 +151,7 @@ impl Dispatcher {
         }
         drop(payloads);
         let next = queue::next_due(&self.pool, &look.skip, look.lanes_from).await?;
-        progress.came_to(&next);
+        progress.came_to(&next, &look.skip);
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         Ok(match wait {
             Duration::ZERO => Rest::Pace,
@@ -185,4 +194,34 @@ impl Dispatcher {
 /// A count that is bounded far below what fits.
 fn small(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_stays_while_lanes_are_left_out() {
+        let start = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+        let at = |seconds| start + TimeDelta::seconds(seconds);
+        let crowded = &[Uuid::from_u128(1)][..];
+        let mut progress = Progress::new();
+        assert_eq!(progress.next_from(false), None, "a worker that has not looked yet looks at everything");
+        for (now, due_at, left_out, mark) in [
+            (10, Some(at(12)), &[][..], Some(at(9))),
+            // The crowded lane was due at 9, when it was last visited; nothing else is due.
+            (20, None, crowded, Some(at(9))),
+            (30, Some(at(31)), crowded, Some(at(9))),
+            // It is visited again, and has more.
+            (40, Some(at(33)), &[][..], Some(at(33))),
+            (50, None, &[][..], Some(at(49))),
+        ] {
+            progress.came_to(&NextDue { now: at(now), due_at }, left_out);
+            assert_eq!(progress.next_from(false), mark, "at {now}");
+        }
+        progress.swept_at -= SWEEP_EVERY * 2;
+        assert_eq!(progress.next_from(false), None, "a sweep");
+        progress.came_to(&NextDue { now: at(60), due_at: None }, crowded);
+        assert_eq!(progress.next_from(false), None, "the sweep goes on until it leaves nothing out");
+    }
 }

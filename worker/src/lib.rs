@@ -2,11 +2,12 @@
 //! know nothing of each other.
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] tells the life of one delivery, [`sender`] makes the
-//! request, [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what was published by SQL and of what is
+//! request over [`connections`], [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what was published by SQL and of what is
 //! replayed, and the [`janitor`] keeps the database in order.
 
 pub mod claims;
 pub mod config;
+pub mod connections;
 pub mod deliver;
 pub mod dispatcher;
 pub mod fan_out;
@@ -94,7 +95,7 @@ impl Worker {
         let payloads = config.database.pool(Session::Queue, PAYLOAD_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
         let courier = Courier {
-            sender: Sender::new(config.target_policy.clone(), config.authorities.clone())
+            sender: Sender::new(config.target_policy.clone(), &config.authorities, config.connection_age_max)
                 .context("the HTTP client cannot be set up")?,
             cache: SubscriptionCache::new(subscriptions.clone()),
             subscriptions,

@@ -3,15 +3,20 @@
 
 use std::{
     error::Error as StdError,
-    net::SocketAddr,
-    sync::Arc,
+    io,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
+use hyper::{
+    HeaderMap, Request, Uri,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
+};
+use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
     delivery::destination::Destination,
     id::{DeliveryId, EventId},
+    process::run::is_out_of_files,
     queue::{
         Claimed,
         attempt::{
@@ -25,50 +30,32 @@ use postrider_core::{
         target_policy::{TargetPolicy, Unreachable},
     },
 };
-use reqwest::{
-    Certificate, Client,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-    redirect::Policy,
-};
+use rustls::pki_types::CertificateDer;
 
-/// How long connecting may take, TLS included; part of the attempt's whole time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept; each is a file descriptor, and there may be as many hosts as subscriptions.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Unused connections kept for each host, at most.
-const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
+use crate::connections::{Body, Connections, causes};
+
+/// What we call ourselves, unless the subscription's owner chose another name.
+const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// Sends attempts over pooled connections.
 #[derive(Clone)]
 pub struct Sender {
-    client: Client,
+    connections: Connections,
     policy: TargetPolicy,
 }
 
 impl Sender {
-    /// A sender that keeps to this policy, and trusts these authorities besides those that the machine trusts.
+    /// A sender that keeps to this policy, trusts these authorities besides those that the machine trusts, and uses no
+    /// connection again that is older than `connection_age_max`.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
-    pub fn new(policy: TargetPolicy, authorities: Vec<Certificate>) -> Result<Self, reqwest::Error> {
-        // A second call in one process changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST_MAX)
-            .tcp_nodelay(true)
-            // A proxy would carry the request past the resolver below.
-            .no_proxy()
-            .dns_resolver(Arc::new(VettedResolver(policy.clone())))
-            .tls_certs_merge(authorities)
-            // An attempt is one request; what follows is decided by the retry policy.
-            .retry(reqwest::retry::never())
-            .build()?;
-        Ok(Self { client, policy })
+    pub fn new(
+        policy: TargetPolicy,
+        authorities: &[CertificateDer<'static>],
+        connection_age_max: Duration,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self { connections: Connections::new(policy.clone(), authorities, connection_age_max)?, policy })
     }
 
     /// Makes one attempt.
@@ -76,15 +63,14 @@ impl Sender {
         let started_at = Utc::now();
         let clock = Instant::now();
         let mut outcome = Outcome { started_at, ..Outcome::default() };
-        match self.request(destination, claimed, event, &mut outcome).await {
-            Ok(()) => {}
-            Err(failure) => outcome.failure = Some(failure),
+        if let Err(failure) = self.attempt(destination, claimed, event, &mut outcome).await {
+            outcome.failure = Some(failure);
         }
         outcome.duration = clock.elapsed();
         outcome
     }
 
-    async fn request(
+    async fn attempt(
         &self,
         destination: Destination<'_>,
         claimed: &Claimed,
@@ -94,31 +80,45 @@ impl Sender {
         let target = destination.target_url;
         // Also what the resolver is never asked for: a host that is an address.
         self.policy.check(target).map_err(|blocked| Failure::new(ErrorKind::BlockedTarget, blocked.to_string()))?;
+        let uri: Uri = target.as_str().parse().map_err(|error: hyper::http::uri::InvalidUri| {
+            Failure::new(ErrorKind::Protocol, format!("no request can be sent to the target URL: {error}"))
+        })?;
+        let mut request = Request::post(uri).body(Body::new(event.payload.clone())).expect("a URI and a body");
+        *request.headers_mut() = headers(destination, claimed, event, outcome.started_at);
+        let connection = capture_connection(&mut request);
         let timeout = Duration::from_millis(destination.timeout_ms.into());
-        let request = self
-            .client
-            .post(target.as_url().clone())
-            .timeout(timeout)
-            .headers(headers(destination, claimed, event, outcome.started_at))
-            .body(event.payload.clone());
-        let mut response = request.send().await.map_err(|error| failure_of(&error))?;
+        // In a box, because each delivery in flight is a task that would carry all of it from the start.
+        let exchange = Box::pin(self.exchange(request, outcome));
+        let in_time = tokio::time::timeout(timeout, exchange).await;
+        in_time.unwrap_or_else(|_| {
+            let host = target.as_url().host_str().unwrap_or_default();
+            let is_unconnected = connection.connection_metadata().is_none();
+            Err(if is_unconnected && self.policy.dns.0.is_held_up(host) {
+                Failure::new(ErrorKind::WorkerBusy, "the host's name had to wait until others had been looked up")
+            } else {
+                Failure::new(ErrorKind::Timeout, format!("no complete answer within {timeout:?}"))
+            })
+        })
+    }
 
-        let status = response.status();
-        let answer = outcome.response.insert(Response {
+    async fn exchange(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<(), Failure> {
+        let mut answer = self.connections.send(request).await.map_err(|error| failure_of(&error))?;
+        let status = answer.head.status;
+        let response = outcome.response.insert(Response {
             status_code: status.as_u16(),
-            headers: kept_headers(response.headers()),
+            headers: kept_headers(&answer.head.headers),
             ..Response::default()
         });
-        if matches!(answer.status_code, 429 | 503) {
-            let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        if matches!(response.status_code, 429 | 503) {
+            let asked = answer.head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             outcome.retry_after = asked.and_then(|asked| parse_retry_after(asked, Utc::now()));
         }
-        while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
-            let room = RESPONSE_BODY_BYTES_MAX - answer.body.len();
-            answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        while let Some(chunk) = answer.chunk().await.map_err(|error| failure_of(&error))? {
+            let room = RESPONSE_BODY_BYTES_MAX - response.body.len();
+            response.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
-                // Dropping the response closes the connection: what follows is never read.
-                answer.truncated = true;
+                // Dropping the answer closes the connection: what follows is never read.
+                response.truncated = true;
                 break;
             }
         }
@@ -145,6 +145,8 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
         ("webhook-attempt", claimed.attempt_number.to_string()),
     ];
     let mut headers = HeaderMap::with_capacity(ours.len() + 8);
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
     for (name, value) in destination.headers.iter() {
         // Both were checked when they were set.
         if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
@@ -153,6 +155,8 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
             headers.insert(name, value);
         }
     }
+    // The library would say nothing of a body that is empty, and some servers refuse a POST that says nothing.
+    headers.insert(CONTENT_LENGTH, event.payload.len().into());
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
     }
@@ -173,61 +177,34 @@ fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 /// Tells from the chain of causes what kind of failure it was.
-fn failure_of(error: &reqwest::Error) -> Failure {
-    let mut causes = Vec::new();
+fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
     let mut kind = None;
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if let Some(unreachable) = error.downcast_ref::<Unreachable>() {
+    let mut message = String::new();
+    for cause in causes(error) {
+        let io = cause.downcast_ref::<io::Error>();
+        if let Some(unreachable) = cause.downcast_ref::<Unreachable>() {
             kind = Some(match unreachable {
                 Unreachable::Blocked(_) => ErrorKind::BlockedTarget,
                 Unreachable::Unresolved(_) => ErrorKind::Dns,
                 Unreachable::Busy => ErrorKind::WorkerBusy,
             });
-        } else if is_out_of_files(error) {
+        } else if io.is_some_and(is_out_of_files) {
             kind = Some(ErrorKind::WorkerBusy);
-        } else if is_tls(error) {
+        } else if is_tls(cause) {
             kind = kind.or(Some(ErrorKind::Tls));
+        } else if io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
+            kind = kind.or(Some(ErrorKind::Timeout));
         }
-        causes.push(error.to_string());
-        cause = error.source();
+        // The last cause says most; the outer ones name layers.
+        message = cause.to_string();
     }
-    let kind = kind.unwrap_or(if error.is_timeout() {
-        ErrorKind::Timeout
-    } else if error.is_connect() {
-        ErrorKind::Connect
-    } else {
-        ErrorKind::Protocol
-    });
-    // The last cause says most; the outer ones repeat the URL and name layers.
-    let message = causes.pop().unwrap_or_else(|| error.to_string());
+    let is_connect = error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect);
+    let kind = kind.unwrap_or(if is_connect { ErrorKind::Connect } else { ErrorKind::Protocol });
     Failure::new(kind, message)
-}
-
-/// No file descriptor was left for a connection, in this process or on this machine.
-fn is_out_of_files(error: &(dyn StdError + 'static)) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    let io = error.downcast_ref::<std::io::Error>();
-    matches!(io.and_then(std::io::Error::raw_os_error), Some(ENFILE | EMFILE))
 }
 
 /// A TLS error also hides inside I/O errors, which do not name it as their source.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
-}
-
-/// Resolves names and hands out only addresses that deliveries may go to, at each connection anew, so that a name
-/// that changes its mind after it was checked gains nothing.
-struct VettedResolver(TargetPolicy);
-
-impl Resolve for VettedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.0.clone();
-        Box::pin(async move {
-            let vetted = policy.resolve(name.as_str()).await?;
-            Ok(Box::new(vetted.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
-    }
 }

@@ -110,15 +110,30 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
 }
 
-/// Reads a `Retry-After` header: seconds, or an HTTP date (RFC 9110 §10.2.3). `None` where it is neither.
+/// Reads a `Retry-After` header (RFC 9110 §10.2.3): a number of seconds, or a date in any of the three forms of §5.6.7.
+/// Fractions of a second, which some receivers send, are rounded up. `None` where it is neither.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    if let Some(seconds) = parse_seconds(value) {
+        return Some(Duration::from_secs(seconds));
     }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).to_std().unwrap_or_default())
+    let date = match httpdate::parse_http_date(value) {
+        Ok(date) => DateTime::<Utc>::from(date),
+        // Some receivers send the date of an e-mail, with an offset instead of GMT.
+        Err(_) => DateTime::parse_from_rfc2822(value).ok()?.to_utc(),
+    };
+    Some((date - now).to_std().unwrap_or_default())
+}
+
+/// A number of seconds, rounded up; the largest one where it is too large.
+fn parse_seconds(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let is_more = fraction.bytes().any(|digit| digit != b'0');
+    Some(whole.parse().unwrap_or(u64::MAX).saturating_add(is_more.into()))
 }
 
 /// A logged attempt.
@@ -172,11 +187,29 @@ mod tests {
             (" 0 ", Some(0)),
             ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Sunday, 06-Nov-94 08:51:37 GMT", Some(120)),
+            ("Sunday, 06-Nov-94 08:00:00 GMT", Some(0)),
+            ("Saturday, 11-Nov-95 08:49:37 GMT", Some(370 * 86_400)),
+            ("Sun Nov  6 08:51:37 1994", Some(120)),
+            (" Sun Nov 13 08:49:37 1994 ", Some(7 * 86_400)),
+            ("Sun Nov  6 08:00:00 1994", Some(0)),
+            ("Sun, 06 Nov 1994 09:51:37 +0100", Some(120)),
+            ("1.5", Some(2)),
+            ("1.0", Some(1)),
+            ("2.", Some(2)),
+            ("0.001", Some(1)),
             ("99999999999999999999999", Some(u64::MAX)),
+            ("99999999999999999999999.9", Some(u64::MAX)),
             ("", None),
             ("-1", None),
-            ("1.5", None),
+            ("-1.5", None),
+            (".5", None),
+            ("1.5.2", None),
+            ("1,5", None),
+            ("1e3", None),
             ("soon", None),
+            ("Sun Nov 31 08:49:37 1994", None),
+            ("Sunday, 06-Nov-94 25:49:37 GMT", None),
         ];
         for (text, seconds) in cases {
             assert_eq!(parse_retry_after(text, now), seconds.map(Duration::from_secs), "{text:?}");

@@ -1,25 +1,38 @@
 //! Looking names up, so that nobody's slow name servers keep others from being found: each name once at a time, a share
-//! for each domain, a limit over all. What the answers are good for is judged by [`crate::trust::target_policy::TargetPolicy`].
+//! for each domain, a limit over all; whoever finds no room waits for a turn. How the system is asked stands in
+//! [`system`]; what the answers are good for is judged by [`crate::trust::target_policy::TargetPolicy`].
+
+mod system;
 
 use std::{
     collections::HashMap,
     io,
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use moka::future::Cache;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Look-ups under way, at most. Each holds a thread for as long as the system's resolver takes, whoever still waits for
-/// it; the runtime has 512 of them.
+use self::system::SystemResolver;
+
+/// Look-ups under way, at most. Each holds a few sockets.
 const LOOKUPS_MAX: usize = 256;
 /// Look-ups under way of names that end in the same two labels, at most.
 const LOOKUPS_PER_DOMAIN_MAX: usize = 16;
-/// How long an answer is good for, also that there is none.
-const ANSWER_LIFE: Duration = Duration::from_secs(5);
+/// Names that are being looked up or wait for their turn, at most.
+const NAMES_MAX: usize = 16_384;
+/// How long a look-up may take, and how long somebody waits for one. It is shorter than connecting may take, so that a
+/// name that does not resolve is told as such.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long an answer is good for, also that there is none. It is longer than the rest of a delivery that found no room,
+/// so that the answer that came meanwhile is of use.
+const ANSWER_LIFE: Duration = Duration::from_secs(10);
 /// Answers kept, at most.
 const ANSWERS_MAX: u64 = 10_000;
 
@@ -28,30 +41,109 @@ pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + 
 
 /// A way to look names up.
 pub trait Lookup: Send + Sync {
-    /// All addresses of a host, of both families; an error of the kind `ResourceBusy` where there is no room to ask.
+    /// All addresses of a host, of both families; an error of the kind `ResourceBusy` where we had no room to ask.
     fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a>;
+
+    /// Whether a look-up of this host is under way that has had to wait for others. Where it comes too late, that is not
+    /// the host's fault.
+    fn is_held_up(&self, _host: &str) -> bool {
+        false
+    }
 }
 
-/// How names are looked up: as the system does it, where nobody says otherwise.
+/// How names are looked up: as the system is configured, where nobody says otherwise.
 #[derive(Clone)]
 pub struct Dns(pub Arc<dyn Lookup>);
 
 impl Default for Dns {
     fn default() -> Self {
-        Self(Arc::new(Shared::new(|host: String| async move {
-            Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect())
-        })))
+        let system = Arc::new(SystemResolver::default());
+        let ask = move |host: String| {
+            let system = Arc::clone(&system);
+            async move { system.addresses(&host).await }
+        };
+        Self(Arc::new(Shared::new(ask, LOOKUP_TIMEOUT)))
     }
 }
 
 /// What a look-up has found, for all who wait for it.
-type Found = Result<Vec<IpAddr>, String>;
+type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
+
+/// A look-up that has not found anything yet.
+#[derive(Clone)]
+struct UnderWay {
+    found: watch::Receiver<Option<Found>>,
+    /// Set when it has to wait for its turn.
+    is_held_up: Arc<AtomicBool>,
+}
 
 /// Look-ups that are shared by all who ask for the same name.
 struct Shared<F> {
     ask: F,
-    under_way: Arc<Mutex<HashMap<String, watch::Receiver<Option<Found>>>>>,
+    timeout: Duration,
+    desk: Arc<Desk>,
     answers: Cache<String, Found>,
+}
+
+/// What is under way, and who may begin.
+struct Desk {
+    room: Arc<Semaphore>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    under_way: HashMap<String, UnderWay>,
+    /// Of each domain that has names under way.
+    shares: HashMap<String, Share>,
+}
+
+struct Share {
+    room: Arc<Semaphore>,
+    names: usize,
+}
+
+impl Desk {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().expect("nothing panics while it is held")
+    }
+}
+
+/// A name's entry at the desk; taken away when it is dropped, however its look-up ended.
+struct Entry {
+    desk: Arc<Desk>,
+    host: String,
+    share: Arc<Semaphore>,
+    is_held_up: Arc<AtomicBool>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.desk.open();
+        open.under_way.remove(&self.host);
+        let domain = domain(&self.host);
+        if let Some(share) = open.shares.get_mut(domain) {
+            share.names -= 1;
+            if share.names == 0 {
+                open.shares.remove(domain);
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Waits for this name's turn: first in its domain, so that nobody waits for others while holding room for all.
+    async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
+        [self.place_in(&self.share).await, self.place_in(&self.desk.room).await]
+    }
+
+    async fn place_in(&self, room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        if let Ok(place) = Arc::clone(room).try_acquire_owned() {
+            return place;
+        }
+        self.is_held_up.store(true, Ordering::Relaxed);
+        Arc::clone(room).acquire_owned().await.expect("it is never closed")
+    }
 }
 
 impl<F, A> Shared<F>
@@ -59,34 +151,51 @@ where
     F: Fn(String) -> A + Send + Sync,
     A: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
 {
-    fn new(ask: F) -> Self {
+    fn new(ask: F, timeout: Duration) -> Self {
+        let desk = Desk { room: Arc::new(Semaphore::new(LOOKUPS_MAX)), open: Mutex::default() };
         let answers = Cache::builder().max_capacity(ANSWERS_MAX).time_to_live(ANSWER_LIFE).build();
-        Self { ask, under_way: Arc::default(), answers }
+        Self { ask, timeout, desk: Arc::new(desk), answers }
     }
 
-    /// Joins the look-up of this name, or begins one, which goes on although nobody may wait for it any more.
-    fn join(&self, host: &str) -> io::Result<watch::Receiver<Option<Found>>> {
-        let mut under_way = self.under_way.lock().expect("nothing panics while it is held");
-        if let Some(found) = under_way.get(host) {
-            return Ok(found.clone());
+    /// Joins the look-up of this name, or begins one, which goes on although nobody may wait for it any more: who comes
+    /// again finds its answer, or its place among those that wait.
+    fn join(&self, host: &str) -> io::Result<UnderWay> {
+        let mut open = self.desk.open();
+        if let Some(under_way) = open.under_way.get(host) {
+            return Ok(under_way.clone());
         }
-        if under_way.len() >= LOOKUPS_MAX {
+        if open.under_way.len() >= NAMES_MAX {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        if under_way.keys().filter(|other| domain(other) == domain(host)).count() >= LOOKUPS_PER_DOMAIN_MAX {
-            return Err(io::Error::other("too many names of this domain are being looked up"));
-        }
+        let share = open
+            .shares
+            .entry(domain(host).to_owned())
+            .or_insert_with(|| Share { room: Arc::new(Semaphore::new(LOOKUPS_PER_DOMAIN_MAX)), names: 0 });
+        share.names += 1;
+        let share = Arc::clone(&share.room);
         let (tell, found) = watch::channel(None);
-        under_way.insert(host.to_owned(), found.clone());
-        let (asking, host) = ((self.ask)(host.to_owned()), host.to_owned());
-        let (answers, under_way) = (self.answers.clone(), Arc::clone(&self.under_way));
+        let under_way = UnderWay { found, is_held_up: Arc::default() };
+        open.under_way.insert(host.to_owned(), under_way.clone());
+        drop(open);
+
+        let is_held_up = Arc::clone(&under_way.is_held_up);
+        let entry = Entry { desk: Arc::clone(&self.desk), host: host.to_owned(), share, is_held_up };
+        let asking = (self.ask)(host.to_owned());
+        let (timeout, answers) = (self.timeout, self.answers.clone());
         tokio::spawn(async move {
-            let found = asking.await.map_err(|error| error.to_string());
-            answers.insert(host.clone(), found.clone()).await;
-            under_way.lock().expect("nothing panics while it is held").remove(&host);
+            let turn = entry.turn().await;
+            let found = match tokio::time::timeout(timeout, asking).await {
+                Ok(found) => found.map_err(|error| (error.kind(), error.to_string())),
+                Err(_) => Err(late(timeout)),
+            };
+            drop(turn);
+            if !matches!(&found, Err((io::ErrorKind::ResourceBusy, _))) {
+                answers.insert(entry.host.clone(), found.clone()).await;
+            }
+            drop(entry);
             let _ = tell.send(Some(found));
         });
-        Ok(found)
+        Ok(under_way)
     }
 }
 
@@ -97,84 +206,42 @@ where
 {
     fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a> {
         Box::pin(async move {
-            if let Some(found) = self.answers.get(host).await {
-                return found.map_err(io::Error::other);
-            }
-            let mut found = self.join(host)?;
-            let told = found.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
-            told.unwrap_or_else(|| Err("the look-up broke off".to_owned())).map_err(io::Error::other)
+            let found = match self.answers.get(host).await {
+                Some(found) => found,
+                None => wait_for(self.join(host)?, self.timeout).await,
+            };
+            found.map_err(|(kind, message)| io::Error::new(kind, message))
         })
+    }
+
+    fn is_held_up(&self, host: &str) -> bool {
+        let open = self.desk.open();
+        open.under_way.get(host).is_some_and(|under_way| under_way.is_held_up.load(Ordering::Relaxed))
     }
 }
 
-/// The last two labels of a name, which is as good a guess as any at whose it is.
+async fn wait_for(mut under_way: UnderWay, timeout: Duration) -> Found {
+    let waiting = under_way.found.wait_for(Option::is_some);
+    match tokio::time::timeout(timeout, waiting).await {
+        Ok(Ok(found)) => found.clone().expect("waited for"),
+        Ok(Err(_)) => Err((io::ErrorKind::Other, "the look-up broke off".to_owned())),
+        Err(_) if under_way.is_held_up.load(Ordering::Relaxed) => {
+            Err((io::ErrorKind::ResourceBusy, "too many names are being looked up".to_owned()))
+        }
+        Err(_) => Err(late(timeout)),
+    }
+}
+
+fn late(timeout: Duration) -> (io::ErrorKind, String) {
+    (io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"))
+}
+
+/// The last two labels of a name, which is as good a guess as any at whose it is. Where many have names under one such
+/// domain, they wait for each other's look-ups, and are not refused.
 fn domain(host: &str) -> &str {
     let host = host.trim_end_matches('.');
     host.rmatch_indices('.').nth(1).map_or(host, |(place, _)| &host[place + 1..])
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    #[test]
-    fn domains() {
-        for (host, expected) in
-            [("example.com", "example.com"), ("a.b.example.com.", "example.com"), ("localhost", "localhost"), ("", "")]
-        {
-            assert_eq!(domain(host), expected, "{host}");
-        }
-    }
-
-    /// Dns that begin with `slow` are found when the gate opens.
-    fn gated(gate: &Arc<Semaphore>, asked: &Arc<AtomicUsize>) -> impl Lookup + use<> {
-        let (gate, asked) = (Arc::clone(gate), Arc::clone(asked));
-        Shared::new(move |host: String| {
-            let gate = Arc::clone(&gate);
-            asked.fetch_add(1, Ordering::SeqCst);
-            async move {
-                if host.starts_with("slow") {
-                    let _ = gate.acquire().await;
-                }
-                Ok(vec![IpAddr::from([1, 1, 1, 1])])
-            }
-        })
-    }
-
-    /// Asks, and gives up at once; answers whether nobody has answered yet.
-    async fn is_waiting(names: &impl Lookup, host: &str) -> bool {
-        tokio::time::timeout(Duration::ZERO, names.addresses(host)).await.is_err()
-    }
-
-    #[tokio::test]
-    async fn a_slow_domain_holds_its_share_and_each_name_is_asked_for_once() {
-        let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::default());
-        let names = gated(&gate, &asked);
-        for number in 0..LOOKUPS_PER_DOMAIN_MAX {
-            for _ in 0..10 {
-                assert!(is_waiting(&names, &format!("slow{number}.one.test")).await);
-            }
-        }
-        assert_eq!(asked.load(Ordering::SeqCst), LOOKUPS_PER_DOMAIN_MAX, "what was asked goes on");
-        let refused = names.addresses("slow.one.test").await.expect_err("the share is used up");
-        assert_ne!(refused.kind(), io::ErrorKind::ResourceBusy, "that is the domain's own fault");
-        assert_eq!(names.addresses("quick.two.test").await.expect("others are found").len(), 1);
-        gate.add_permits(1);
-        assert_eq!(names.addresses("slow0.one.test").await.expect("found at last").len(), 1);
-    }
-
-    #[tokio::test]
-    async fn there_is_a_limit_over_all() {
-        let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::default());
-        let names = gated(&gate, &asked);
-        for number in 0..LOOKUPS_MAX {
-            assert!(is_waiting(&names, &format!("slow.{number}.test")).await);
-        }
-        let refused = names.addresses("quick.test").await.expect_err("there is no room");
-        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
-    }
-}
+mod tests;

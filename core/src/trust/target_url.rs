@@ -157,6 +157,16 @@ mod tests {
             "http://169.254.169.254/latest/meta-data",
             "http://2852039166/",
             "http://192.168.1.1/",
+            "http://localhost/",
+            "http://localhost./",
+            "http://LOCALHOST:8080/",
+            "http://local%68ost/",
+            "http://\u{ff4c}ocalhost/",
+            "http://x.localhost/",
+            "http://localhost\u{3002}/",
+            "http://metadata.google.internal/",
+            "https://printer.local./",
+            "https://router.home.arpa/",
         ] {
             assert!(TargetUrl::parse(text, &policy).is_err(), "{text}");
         }

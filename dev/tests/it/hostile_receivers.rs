@@ -32,7 +32,7 @@ pub(crate) const PATIENT: u32 = 9000;
 /// A receiver below HTTP: does with each connection what the test says.
 pub(crate) struct RawServer {
     pub(crate) url: String,
-    accepted: Arc<AtomicUsize>,
+    pub(crate) accepted: Arc<AtomicUsize>,
 }
 
 impl RawServer {

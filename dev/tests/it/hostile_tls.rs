@@ -2,6 +2,7 @@
 //! hangs is told by kind. The worker trusts an authority of the test's own, named by `POSTRIDER_CA_FILE`.
 
 use std::{
+    convert::Infallible,
     path::PathBuf,
     sync::{
         Arc,
@@ -9,6 +10,8 @@ use std::{
     },
 };
 
+use hyper::{Response, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -17,6 +20,7 @@ use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use uuid::Uuid;
@@ -237,5 +241,49 @@ async fn what_a_certificate_says_is_not_kept_at_any_length() {
     assert_eq!(told(&attempt), ("tls", None), "{attempt}");
     let length = attempt["error"].as_str().unwrap().chars().count();
     assert!(length <= ERROR_CHARACTERS_MAX, "{length}");
+    goes_on(world).await;
+}
+
+/// A receiver that speaks HTTP/2, and ends each connection without a word when its second request has come.
+fn ends_http2_at_the_second(acceptor: &TlsAcceptor) -> RawServer {
+    let mut config = ServerConfig::clone(acceptor.config());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    RawServer::listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let (requests, second) = (Arc::<AtomicUsize>::default(), Arc::new(Notify::new()));
+            let ends = Arc::clone(&second);
+            let answer = service_fn(move |_| {
+                let is_first = requests.fetch_add(1, Ordering::SeqCst) == 0;
+                let ends = Arc::clone(&ends);
+                async move {
+                    if !is_first {
+                        ends.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(String::from("ok")))
+                }
+            });
+            let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+            tokio::select! {
+                _ = serving => {}
+                () = second.notified() => {}
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_kept_http2_connection_that_ends_unanswered_costs_the_receiver_nothing() {
+    let authority = Authority::new();
+    let (world, _file) = authority.world().await;
+    let server = ends_http2_at_the_second(&authority.certifies(&["127.0.0.1"], |_| {}));
+    for connections in 1..=3 {
+        let attempt = attempt_at(&world, &https(&server)).await;
+        assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
+        assert_eq!(server.accepted.load(Ordering::Relaxed), connections);
+    }
     goes_on(world).await;
 }

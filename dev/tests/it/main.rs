@@ -8,6 +8,7 @@ mod api_keys;
 mod bystanders;
 mod clients;
 mod configuration;
+mod connections;
 mod crashes;
 mod dead_letters;
 mod deliveries;

@@ -19,10 +19,10 @@ use crate::world::{KEY, World, answer, client, id, lookup};
 
 /// A resolver whose answers change.
 #[derive(Clone, Default)]
-struct Changing(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
+pub(crate) struct Changing(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
 
 impl Changing {
-    fn set(&self, host: &str, addresses: &[&str]) {
+    pub(crate) fn set(&self, host: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.0.lock().unwrap().insert(host.to_owned(), addresses);
     }
@@ -126,4 +126,75 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
     }
     assert_eq!(world.receiver.count(), 0);
     world.finish().await;
+}
+
+/// A resolver that never comes to an answer.
+#[derive(Clone, Copy)]
+enum Slow {
+    /// Because the host's name servers say nothing.
+    OfItself,
+    /// Because others come first.
+    ForOthers,
+}
+
+impl Lookup for Slow {
+    fn addresses<'a>(&'a self, _: &'a str) -> Addresses<'a> {
+        Box::pin(std::future::pending())
+    }
+
+    fn is_held_up(&self, host: &str) -> bool {
+        assert_eq!(host, "slow.test");
+        matches!(self, Self::ForOthers)
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_must_wait_for_others_is_not_charged() {
+    let world = World::new().await;
+    let body = json!({"target_url": "http://slow.test/", "timeout_ms": 1000, "retry_policy": {"delays_seconds": []}});
+    let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
+    for (slow, kind, status) in
+        [(Slow::ForOthers, "worker_busy", "pending"), (Slow::OfItself, "timeout", "dead_letter")]
+    {
+        let mut config = WorkerConfig::from(lookup(&world.env)).unwrap();
+        config.target_policy.dns = Dns(Arc::new(slow));
+        let delivery = world.ingest(&subscription, "x").await;
+        assert_eq!(Worker::new(config).unwrap().drain().await.unwrap(), 1);
+        let attempts = world.attempts(&delivery).await;
+        assert_eq!(attempts[0]["error_kind"], kind, "{attempts:?}");
+        assert_eq!(world.delivery(&delivery).await["status"], status);
+        world.call(Method::POST, &format!("/deliveries/{delivery}/cancel"), None).await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn names_for_local_use_are_refused_whether_they_resolve_or_not() {
+    const LOCAL: [&str; 7] = [
+        "http://localhost/",
+        "http://localhost./",
+        "http://x.localhost/",
+        "https://LOCALHOST:8443/",
+        "http://metadata.google.internal/",
+        "http://printer.local/",
+        "http://nas.home.arpa./",
+    ];
+    let subscribe = async |world: &World, target: &str| {
+        let body = json!({"target_url": target});
+        world.call(Method::POST, "/subscriptions", Some(body)).await
+    };
+    let strict = World::with(&[("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "")]).await;
+    for target in LOCAL {
+        let problem = subscribe(&strict, target).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "target_url", "{target}: {problem}");
+        let inline = json!({"target_url": target, "payload": 1});
+        strict.call(Method::POST, "/deliveries", Some(inline)).await.problem(422);
+    }
+    strict.finish().await;
+    // Where the operator allows networks that such a name could be in, what it resolves to decides.
+    let lenient = World::new().await;
+    for target in &LOCAL[..5] {
+        subscribe(&lenient, target).await.expect(201);
+    }
+    lenient.finish().await;
 }
