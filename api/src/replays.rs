@@ -29,31 +29,33 @@ use crate::{
 /// The replay routes.
 pub struct ReplaysApi(pub App);
 
-/// What is to be replayed.
+/// Which part of a subscription's past is to be replayed.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct ReplayInput {
-    /// Events of this time or later (RFC 3339).
+    /// Only events of this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339).
     since: DateTime<Utc>,
-    /// Events before this time; now where absent (RFC 3339).
+    /// Only events before this time; now where absent (RFC 3339).
     until: Option<DateTime<Utc>>,
-    /// Only events of these types, with `order.*` and `*`; of all types where absent. At most 100.
+    /// Patterns of event types, such as `order.*`; at most 100. Only events of these types; of every type where the
+    /// list is empty or absent.
     #[serde(default)]
     #[oai(default)]
     event_types: Vec<String>,
     /// How the events stand with the subscription: `succeeded`, `dead_letter`, `canceled`, or `missed` for those that
-    /// it wants now and has no delivery of. `["dead_letter", "missed"]` where absent.
+    /// it wants now and has no delivery of. `["dead_letter", "missed"]` where the list is empty or absent.
     #[serde(default)]
     #[oai(default)]
     statuses: Vec<String>,
-    /// Deliveries a second, 1 to 1000; 100 where absent.
+    /// How many deliveries a second are made, 1 to 1000; 100 where absent.
     rate_per_second: Option<u32>,
 }
 
 impl Input for ReplayInput {}
 
-/// How far a replay has come.
+/// How far a replay has come: `running` goes on; `completed` has looked at everything; `canceled` was stopped by
+/// somebody, or by the deletion or disabling of its subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum ReplayState {
@@ -65,48 +67,49 @@ pub enum ReplayState {
     Canceled,
 }
 
-/// A replay of a subscription's range.
+/// A replay of a range of a subscription's past.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Replay")]
 pub struct ReplayView {
-    /// Its id; `GET /deliveries?replay_id=` lists what it has made.
+    /// The replay's id, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`; `GET /deliveries?replay_id=` lists what it has
+    /// made.
     id: String,
-    /// Whose it is.
+    /// The tenant that the replay belongs to.
     tenant_id: String,
-    /// To whom.
+    /// The id of the subscription that gets the deliveries.
     subscription_id: String,
-    /// Events of this time or later.
+    /// Only events of this time or later (RFC 3339).
     since: DateTime<Utc>,
-    /// Events before this time.
+    /// Only events before this time (RFC 3339).
     until: DateTime<Utc>,
-    /// Of which types; empty means all.
+    /// Patterns of the event types that are replayed. An empty list means every type.
     event_types: Vec<String>,
-    /// How they stand with the subscription.
+    /// How the events stand with the subscription that are replayed.
     statuses: Vec<String>,
-    /// Deliveries a second, at most.
+    /// How many deliveries a second are made, at most.
     rate_per_second: u32,
-    /// How far it has come.
+    /// How far the replay has come.
     state: ReplayState,
-    /// The part of the range that has been looked at, 0 to 1.
+    /// The part of the range that has been looked at, from 0 to 1.
     progress: f64,
-    /// Deliveries and events looked at.
+    /// How many deliveries and events have been looked at.
     examined_count: u64,
-    /// Deliveries made.
+    /// How many deliveries have been made.
     replayed_count: u64,
-    /// When it was asked for.
+    /// When the replay was asked for (RFC 3339).
     created_at: DateTime<Utc>,
-    /// When it came to its end.
+    /// When the replay came to its end; absent while it is running (RFC 3339).
     finished_at: Option<DateTime<Utc>>,
 }
 
 /// The answer to a request for a replay.
 #[derive(Debug, ApiResponse)]
 pub enum Begun {
-    /// It begins within a second.
+    /// The replay is on disk, and begins within a second.
     #[oai(status = 202)]
     Accepted(
         Json<ReplayView>,
-        /// Its path.
+        /// The path of the replay, such as `/replays/rpl_0198c0de2f3a7b1c9d4e5f60718293a4`.
         #[oai(header = "Location")]
         String,
     ),
@@ -114,15 +117,16 @@ pub enum Begun {
 
 /// Fresh deliveries.
 #[derive(Debug, Object)]
+#[oai(rename = "ReplayedDeliveries")]
 pub struct Replayed {
-    /// Their ids.
+    /// The ids of the fresh deliveries.
     delivery_ids: Vec<String>,
 }
 
 /// The answer to a replay that is made at once.
 #[derive(Debug, ApiResponse)]
 pub enum ReplayedResponse {
-    /// The deliveries are on disk.
+    /// The fresh deliveries are on disk.
     #[oai(status = 202)]
     Accepted(Json<Replayed>),
 }
@@ -137,19 +141,17 @@ impl Replayed {
 
 #[OpenApi(tag = "Tag::Replays")]
 impl ReplaysApi {
-    /// Replay a subscription's range
+    /// Replay a range of a subscription's past
     ///
-    /// Makes fresh deliveries of what has been, oldest first and at a rate. How an event stands with the subscription is
-    /// told by its latest delivery, replays included. A replay survives every crash, and doubles nothing.
+    /// Makes fresh deliveries of what has been, the oldest first and at a rate. How an event stands with the
+    /// subscription is told by its latest delivery, replays included. A replay survives every crash and doubles
+    /// nothing.
     #[oai(path = "/subscriptions/:id/replay", method = "post", operation_id = "replay_subscription")]
     async fn create(
         &self,
         key: Key<Manage>,
         id: Path<String>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
         body: JsonBody<ReplayInput>,
     ) -> Result<Begun, ApiError> {
         let id: SubscriptionId = key.find(&self.0.pool, &id.0).await?;
@@ -168,17 +170,15 @@ impl ReplaysApi {
     }
 
     /// List replays
+    ///
+    /// The newest first.
     #[oai(path = "/replays", method = "get", operation_id = "list_replays")]
     async fn list(
         &self,
         key: Key<Read>,
-        /// Only this tenant's.
         tenant_id: Query<Option<String>>,
-        /// Only those to this subscription.
         subscription_id: Query<Option<String>>,
-        /// Items of a page, 1 to 250; 50 where absent.
         limit: Query<Option<u32>>,
-        /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<ReplayView>>, ApiError> {
         let tenant = key.lists(tenant_id.0.as_deref())?;
@@ -197,7 +197,7 @@ impl ReplaysApi {
 
     /// Stop a replay
     ///
-    /// No further delivery is made, and those that it has made and that are still waiting are canceled.
+    /// No further delivery is made. Those that it has made and that are still waiting are canceled.
     #[oai(path = "/replays/:id/cancel", method = "post", operation_id = "cancel_replay")]
     async fn cancel(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<ReplayView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;

@@ -23,40 +23,45 @@ use crate::{
     subscriptions::{retry_policy_body::RetryPolicyBody, signature_body::SignatureSchemeName},
 };
 
-/// An event, and the URL that it is for.
+/// An event, and the one URL that it is for.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct InlineDeliveryInput {
-    /// Where it goes: an absolute http or https URL, at most 2048 bytes, without user name and fragment.
+    /// Where the delivery goes: an absolute http or https URL such as `https://example.com/webhooks`; at most 2048
+    /// bytes, without user name and fragment.
     target_url: String,
-    /// What has happened, as for an event; `webhook.received` where absent.
+    /// What has happened, such as `order.created`, as for an event; `webhook.received` where absent.
     event_type: Option<String>,
     /// Any JSON value. Its text is delivered byte for byte as it stands here.
     payload: Any<Box<RawValue>>,
-    /// Whose it is; the key's own tenant where absent, or else `default`.
+    /// The tenant that the delivery belongs to, such as `acme`; at most 64 characters. Where absent, the key's own
+    /// tenant, or else `default`.
     tenant_id: Option<String>,
-    /// What it is signed with: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an Ed25519 key
-    /// pair. Unsigned where absent.
+    /// What the delivery is signed with: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an
+    /// Ed25519 key pair of 64 bytes as base64. Unsigned where absent.
     secret: Option<String>,
-    /// How it is signed; `standard` where absent.
+    /// How the delivery is signed; `standard` where absent.
     signature_scheme: Option<SignatureSchemeName>,
-    /// Headers sent with each attempt; at most 32, 8 KiB in all; stored sealed.
+    /// Headers that are sent with each attempt, such as `{"x-team": "blue"}`: at most 32, and 8 KiB in all. They are
+    /// stored sealed.
     #[serde(default)]
     #[oai(default)]
     headers: BTreeMap<String, String>,
-    /// Your own notes, kept with the event.
+    /// Your own notes, such as `{"region": "eu"}`: at most 50 entries, keys of 64 and values of 512 characters. They
+    /// are kept with the event.
     #[serde(default)]
     #[oai(default)]
     metadata: BTreeMap<String, String>,
-    /// When it is tried again; 10 attempts over about 75 hours where absent.
+    /// When a failed attempt is made again; 10 attempts over about 75 hours where absent.
     #[serde(default, deserialize_with = "body::maybe_object")]
     retry_policy: Option<RetryPolicyBody>,
-    /// Milliseconds an attempt may take, 1000 to 60000; 15000 where absent.
+    /// Milliseconds that an attempt may take, 1000 to 60000; 15000 where absent.
     timeout_ms: Option<u32>,
-    /// When it is to be delivered, up to 366 days ahead; at once where absent or past (RFC 3339).
+    /// When the event is to be delivered, at most 366 days ahead, such as `2026-01-31T09:00:00Z`; at once where absent
+    /// or past (RFC 3339).
     deliver_at: Option<DateTime<Utc>>,
-    /// From when on nobody wants it any more (RFC 3339).
+    /// From this time on nobody wants the event any more, and the delivery is canceled. Never where absent (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
 }
 
@@ -67,7 +72,7 @@ impl Input for InlineDeliveryInput {
 /// The answer to an inline delivery.
 #[derive(Debug, ApiResponse)]
 pub enum InlineResponse {
-    /// The delivery is on disk.
+    /// The event and its delivery are on disk. Nothing that was answered so is lost.
     #[oai(status = 202)]
     Accepted(Json<Shown>),
 }

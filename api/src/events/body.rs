@@ -11,38 +11,44 @@ use serde_json::value::RawValue;
 
 use crate::serve::body::{self, Brings, Input};
 
-/// An event.
+/// An event to publish.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, example)]
 pub struct EventInput {
-    /// What has happened: segments of letters, digits, `_` and `-`, joined by dots; at most 128 characters.
+    /// What has happened, such as `order.created`: segments of letters, digits, `_` and `-`, joined by dots; at most
+    /// 128 characters.
     pub event_type: String,
     /// Any JSON value. Its text is delivered byte for byte as it stands here.
     pub payload: Any<Box<RawValue>>,
-    /// Whose it is; the key's own tenant where absent, or else `default`.
+    /// The tenant that the event belongs to, such as `acme`; at most 64 characters. Where absent, the key's own tenant,
+    /// or else `default`.
     pub tenant_id: Option<String>,
-    /// Your own notes, which subscriptions can filter by; at most 50, keys of 64 and values of 512 characters.
+    /// Your own notes, such as `{"region": "eu"}`: at most 50 entries, keys of 64 and values of 512 characters.
+    /// Subscriptions can filter by them.
     #[serde(default)]
     #[oai(default)]
     pub metadata: BTreeMap<String, String>,
-    /// Your own id for it, at most 255 characters: an event with an id that was used before is not stored again, and
-    /// gets the answer it got then.
+    /// Your own id for the event, such as `order-42-created`; at most 255 characters. An event with an id that was used
+    /// before is not stored again, and gets the answer that the first one got.
     pub id: Option<String>,
-    /// What it is to be kept in order with; at most 255 characters. Stored, not yet acted upon.
+    /// What the event is to be kept in order with, such as `customer-42`; at most 255 characters. It is stored and not
+    /// yet acted upon.
     pub ordering_key: Option<String>,
-    /// When it is to be delivered, up to 366 days ahead; at once where absent or past (RFC 3339).
+    /// When the event is to be delivered, at most 366 days ahead, such as `2026-01-31T09:00:00Z`; at once where absent
+    /// or past (RFC 3339).
     pub deliver_at: Option<DateTime<Utc>>,
-    /// From when on nobody wants it any more: deliveries that have not succeeded by then are canceled (RFC 3339).
+    /// From this time on nobody wants the event any more: deliveries that have not succeeded by then are canceled.
+    /// Never where absent (RFC 3339).
     pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// Events that are stored together or not at all.
 #[derive(Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, rename = "EventBatchInput")]
 pub struct BatchInput {
-    /// 1 to 1000 events.
+    /// 1 to 1000 events, and 5 MiB in all.
     #[serde(deserialize_with = "body::objects")]
     pub events: Vec<EventInput>,
 }

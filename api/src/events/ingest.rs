@@ -34,7 +34,8 @@ const NAMES: [(&str, &str); 4] =
 /// The ingest routes.
 pub struct IngestApi(pub App);
 
-/// What became of an accepted event.
+/// What became of an accepted event: `pending` is stored and will be delivered; `filtered` is stored, and the
+/// subscription does not want it; `disabled` is stored, and the subscription is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum AcceptedStatus {
@@ -46,15 +47,16 @@ pub enum AcceptedStatus {
     Disabled,
 }
 
-/// An accepted event.
+/// An event that was accepted for one receiver.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none, rename = "Accepted")]
+#[oai(skip_serializing_if_is_none, rename = "AcceptedEvent")]
 pub struct Shown {
-    /// The event's id; its receiver sees it as `webhook-id`.
+    /// The event's id, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`. Its receiver sees it as the header `webhook-id`.
     event_id: String,
-    /// The delivery it caused, where it caused one.
+    /// The id of the delivery that the event caused, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`; absent where it
+    /// caused none.
     delivery_id: Option<String>,
-    /// What became of it.
+    /// What became of the event.
     status: AcceptedStatus,
 }
 
@@ -64,7 +66,7 @@ pub enum IngestResponse {
     /// The event is on disk. Nothing that was answered so is lost.
     #[oai(status = 202)]
     Accepted(Json<Shown>),
-    /// Slack asks, signed, whether this is the right URL, and gets its challenge back; nothing is stored.
+    /// Slack asks, signed, whether this is the right URL, and gets its challenge back. Nothing is stored.
     #[oai(status = 200)]
     Challenge(Json<Challenge>),
 }
@@ -72,7 +74,7 @@ pub enum IngestResponse {
 /// The answer to Slack's `url_verification`.
 #[derive(Debug, Deserialize, Object)]
 pub struct Challenge {
-    /// What Slack sent.
+    /// The text that Slack has sent.
     challenge: String,
 }
 
@@ -80,24 +82,22 @@ pub struct Challenge {
 impl IngestApi {
     /// Post an event to a subscription
     ///
-    /// The body, of any content type and byte for byte, is the payload. It is stored before the answer is sent, and
-    /// delivered asynchronously. An event whose type the subscription does not want, or that comes while it is
-    /// disabled, is stored all the same and not delivered: a provider that relays its webhooks should not see errors
-    /// because of a filter.
+    /// The body is the payload, byte for byte and of any content type. It is on disk before the answer is sent, and is
+    /// delivered afterwards. An event that the subscription does not want, or that comes while it is disabled, is
+    /// stored all the same and not delivered: a provider that relays its webhooks should not see errors because of a
+    /// filter.
     #[oai(path = "/webhooks/ingest/:subscription_id", method = "post", tag = "Tag::Ingest", operation_id = "ingest")]
     async fn ingest(
         &self,
         credential: IngestCredential<'_>,
-        /// The subscription.
         subscription_id: Path<String>,
-        /// The event's type: segments of letters, digits, `_` and `-`, joined by dots. `webhook.received` where absent.
+        /// What has happened, such as `order.created`: segments of letters, digits, `_` and `-`, joined by dots; at
+        /// most 128 characters. `webhook.received` where absent.
         #[oai(name = "X-Event-Type")]
         event_type: Header<Option<String>>,
-        /// At most 255 characters. A request with a key that was used before gets the answer it got then; 409 where it
-        /// asks for something else.
-        #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
-        /// What the event is to be kept in order with; at most 255 characters. Stored, not yet acted upon.
+        #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+        /// What the event is to be kept in order with, such as `customer-42`; at most 255 characters. It is stored and
+        /// not yet acted upon.
         #[oai(name = "X-Ordering-Key")]
         ordering_key: Header<Option<String>>,
         request: &Request,

@@ -11,19 +11,20 @@ use crate::{
     serve::{body::JsonBody, idempotency::KEY_NAME, problem::ApiError},
 };
 
-/// An accepted event.
+/// An event that was accepted.
 #[derive(Debug, Object)]
+#[oai(rename = "PublishedEvent")]
 pub struct Published {
-    /// The event's id; its receivers see it as `webhook-id`.
+    /// The event's id, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`. Its receivers see it as the header `webhook-id`.
     event_id: String,
-    /// The deliveries it caused; empty where no subscription wants it.
+    /// The ids of the deliveries that the event caused; empty where no subscription wants it.
     delivery_ids: Vec<String>,
 }
 
-/// Accepted events, in the order in which they were sent.
+/// Events that were accepted.
 #[derive(Debug, Object)]
 pub struct PublishedBatch {
-    /// One for each event.
+    /// One entry for each event, in the order in which they were sent.
     data: Vec<Published>,
 }
 
@@ -38,7 +39,7 @@ pub enum PublishResponse {
 /// The answer to accepted events.
 #[derive(Debug, ApiResponse)]
 pub enum BatchResponse {
-    /// The events are on disk, with all their deliveries.
+    /// The events are on disk, with all their deliveries. Nothing that was answered so is lost.
     #[oai(status = 202)]
     Accepted(Json<PublishedBatch>),
 }

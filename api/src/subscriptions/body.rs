@@ -32,14 +32,15 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, example)]
 pub struct SubscriptionInput {
-    /// Where deliveries go: an absolute http or https URL, at most 2048 bytes, without user name and fragment.
+    /// Where deliveries go: an absolute http or https URL such as `https://example.com/webhooks`; at most 2048 bytes,
+    /// without user name and fragment.
     pub target_url: String,
-    /// Which events: `order.created` exactly, `order.*` for everything below, `*` for all. At most 100; empty or
-    /// absent means all.
+    /// Patterns of the event types that the subscription wants, at most 100: `order.created` is exactly that type,
+    /// `order.*` everything below `order`, `*` every type. An empty list means every type, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[oai(default)]
     pub event_types: Vec<String>,
-    /// What else an event must be like.
+    /// What else an event must be like; nothing where absent.
     #[serde(default, deserialize_with = "body::object", skip_serializing_if = "FiltersBody::is_empty")]
     #[oai(default)]
     pub filters: FiltersBody,
@@ -47,78 +48,98 @@ pub struct SubscriptionInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature_scheme: Option<SignatureSchemeName>,
     /// What deliveries are signed with: `whsec_` and 24 to 64 bytes as base64; for `standard_v1a`, `whsk_` and an
-    /// Ed25519 key pair of 64 bytes. Made for you where absent. In a change, it stays where absent, and one that is given
-    /// replaces all earlier ones at once; `rotate-secret` lets them overlap.
+    /// Ed25519 key pair of 64 bytes as base64. Made for you where absent. In a change, an absent secret stays, and one
+    /// that is given replaces all earlier ones at once; `rotate-secret` lets them overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// For people; at most 200 characters.
+    /// What the subscription is called by people, such as `Order service`; at most 200 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whose it is; at most 64 characters. The key's own tenant where absent, or else `default`. It cannot be changed
-    /// later.
+    /// The tenant that the subscription belongs to, such as `acme`; at most 64 characters. Where absent, the key's own
+    /// tenant, or else `default`. It cannot be changed later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
-    /// Headers sent with each attempt; at most 32, 8 KiB in all; stored sealed. Values of headers that sound secret are
-    /// shown as `[redacted]`, which sent back leaves them as they are.
+    /// Headers that are sent with each attempt, such as `{"x-team": "blue"}`: at most 32, and 8 KiB in all. They are
+    /// stored sealed. Values of headers that sound secret, such as `authorization`, are shown as `[redacted]`, which
+    /// sent back leaves them as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[oai(default)]
     pub headers: BTreeMap<String, String>,
-    /// Your own notes; at most 50, keys of 64 and values of 512 characters.
+    /// Your own notes, such as `{"region": "eu"}`: at most 50 entries, keys of 64 and values of 512 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[oai(default)]
     pub metadata: BTreeMap<String, String>,
     /// When a failed delivery is tried again; 10 attempts over about 75 hours where absent.
     #[serde(default, deserialize_with = "body::maybe_object", skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<RetryPolicyBody>,
-    /// Milliseconds an attempt may take, 1000 to 60000; 15000 where absent.
+    /// Milliseconds that an attempt may take, 1000 to 60000; 15000 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u32>,
     /// What opens `POST /webhooks/ingest/{id}`; `key_or_signature` where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest_auth: Option<IngestAuthName>,
-    /// Whose signatures it takes; where absent, `X-Hub-Signature-256` made with the text of `secret`.
+    /// Whose signatures `POST /webhooks/ingest/{id}` takes; where absent, `X-Hub-Signature-256` made with the text of
+    /// `secret`.
     #[serde(default, deserialize_with = "body::maybe_object", skip_serializing_if = "Option::is_none")]
     pub ingest_signature: Option<IngestSignatureInput>,
-    /// Requests a second that it takes, 1 to 100000, and so many at once; unlimited where absent. Every api process
-    /// counts by itself.
+    /// How many requests a second `POST /webhooks/ingest/{id}` takes, and as many at once; 1 to 100000. There is no
+    /// limit where absent. Every api process counts by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest_rate_limit_per_second: Option<u32>,
 }
 
-/// What should change about a subscription, as a JSON merge patch (RFC 7396): what is absent stays, `null` means the
-/// default.
+/// What should change about a subscription, as a JSON merge patch (RFC 7396): a setting that is absent stays as it is,
+/// and `null` sets it to its default. The fields mean what they mean when a subscription is created.
 #[derive(Debug, Default, Object)]
 #[oai(example)]
 pub struct SubscriptionPatch {
+    /// Where deliveries go: an absolute http or https URL such as `https://example.com/webhooks`; at most 2048 bytes,
+    /// without user name and fragment.
     target_url: Option<String>,
-    /// It cannot be changed: only what it is already will do.
+    /// It cannot be changed: only the tenant that it is already will do.
     tenant_id: Option<String>,
+    /// Patterns of the event types that the subscription wants, such as `order.*`; at most 100. An empty list means
+    /// every type.
     event_types: Option<Vec<String>>,
+    /// What else an event must be like. Replaced as a whole.
     filters: Option<FiltersBody>,
+    /// A new secret, which replaces all earlier ones at once; `rotate-secret` lets them overlap.
     secret: Option<String>,
+    /// What the subscription is called by people; at most 200 characters.
     name: Option<String>,
+    /// Headers that are sent with each attempt, such as `{"x-team": "blue"}`: at most 32, and 8 KiB in all. They are
+    /// stored sealed.
     headers: Option<BTreeMap<String, String>>,
+    /// Your own notes, such as `{"region": "eu"}`: at most 50 entries, keys of 64 and values of 512 characters.
     metadata: Option<BTreeMap<String, String>>,
+    /// When a failed delivery is tried again. Replaced as a whole.
     retry_policy: Option<RetryPolicyBody>,
+    /// Milliseconds that an attempt may take, 1000 to 60000.
     timeout_ms: Option<u32>,
+    /// How deliveries are signed.
     signature_scheme: Option<SignatureSchemeName>,
+    /// What opens `POST /webhooks/ingest/{id}`.
     ingest_auth: Option<IngestAuthName>,
+    /// Whose signatures `POST /webhooks/ingest/{id}` takes. Replaced as a whole, but for its secrets, which stay when
+    /// they are absent.
     ingest_signature: Option<IngestSignatureInput>,
+    /// How many requests a second `POST /webhooks/ingest/{id}` takes, 1 to 100000.
     ingest_rate_limit_per_second: Option<u32>,
 }
 
 /// What an event must be like, besides its type.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(deny_unknown_fields, skip_serializing_if_is_none, skip_serializing_if_is_empty)]
+#[oai(deny_unknown_fields, skip_serializing_if_is_none, skip_serializing_if_is_empty, rename = "Filters")]
 pub struct FiltersBody {
-    /// Entries that its metadata must have, key by key.
+    /// Entries that the event's metadata must have, such as `{"region": "eu"}`; all of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[oai(default)]
     pub metadata: BTreeMap<String, String>,
-    /// Conditions on a JSON payload: `{"order.total": {"$gte": 100}, "currency": "EUR"}`. Operators are `$eq $ne $gt
-    /// $gte $lt $lte $in $nin $exists $startsWith $endsWith`, and `$and $or $not` around conditions. At most 200
-    /// conditions, each value of `$in` and `$nin` counted, 16 deep, 16 KiB. Of an array, the first 1000 items count.
+    /// Conditions on a JSON payload, such as `{"order.total": {"$gte": 100}, "currency": "EUR"}`. Operators are `$eq
+    /// $ne $gt $gte $lt $lte $in $nin $exists $startsWith $endsWith`, and `$and $or $not` around conditions. At most
+    /// 200 conditions, each value of `$in` and `$nin` counted, 16 deep, 16 KiB. Of an array, the first 1000 items are
+    /// looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
 }

@@ -16,9 +16,10 @@ use crate::subscriptions::{
     signature_body::{IngestAuthName, IngestSignatureView, SignatureSchemeName},
 };
 
-/// Whether deliveries are made.
+/// Whether deliveries are made: `active` accepts and delivers events; `paused` accepts events, which wait; `disabled`
+/// stores new events and does not deliver them, and what was waiting waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", rename = "SubscriptionState")]
 pub enum StateName {
     /// Events are accepted and delivered.
     Active,
@@ -28,49 +29,49 @@ pub enum StateName {
     Disabled,
 }
 
-/// A subscription.
+/// A subscription: which events go to which URL, and how.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, rename = "Subscription")]
 pub struct SubscriptionView {
-    /// Its id.
+    /// The subscription's id, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
     pub id: String,
-    /// Whose it is.
+    /// The tenant that the subscription belongs to.
     pub tenant_id: String,
-    /// For people.
+    /// What the subscription is called by people.
     pub name: Option<String>,
     /// Where deliveries go.
     pub target_url: String,
-    /// Which events; empty means all.
+    /// Patterns of the event types that the subscription wants, such as `order.*`. An empty list means every type.
     pub event_types: Vec<String>,
     /// What else an event must be like.
     pub filters: FiltersBody,
-    /// Headers sent with each attempt; secret values as `[redacted]`.
+    /// Headers that are sent with each attempt; the values of those that sound secret as `[redacted]`.
     pub headers: BTreeMap<String, String>,
     /// Your own notes.
     pub metadata: BTreeMap<String, String>,
     /// When a failed delivery is tried again.
     pub retry_policy: RetryPolicyBody,
-    /// Milliseconds an attempt may take.
+    /// Milliseconds that an attempt may take.
     pub timeout_ms: u32,
     /// Whether deliveries are made.
     pub state: StateName,
-    /// Why it is disabled, where Postrider did it.
+    /// Why the subscription is disabled, where Postrider has done it.
     pub disabled_reason: Option<String>,
     /// How deliveries are signed.
     pub signature_scheme: SignatureSchemeName,
-    /// What deliveries are signed with; only in the answer that created or rotated it.
+    /// What deliveries are signed with; only in the answer that has created or rotated it.
     pub secret: Option<String>,
-    /// What verifies them, where that is not the secret: `whpk_` and base64.
+    /// What verifies the deliveries, `whpk_` and base64; only with the scheme `standard_v1a`.
     pub public_key: Option<String>,
-    /// What opens its ingest.
+    /// What opens `POST /webhooks/ingest/{id}`.
     pub ingest_auth: IngestAuthName,
-    /// Whose signatures its ingest takes, where that has been said.
+    /// Whose signatures `POST /webhooks/ingest/{id}` takes; absent where that was not said.
     pub ingest_signature: Option<IngestSignatureView>,
-    /// Requests a second that its ingest takes.
+    /// How many requests a second `POST /webhooks/ingest/{id}` takes; absent where there is no limit.
     pub ingest_rate_limit_per_second: Option<u32>,
-    /// When it was created.
+    /// When the subscription was created (RFC 3339).
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// When the subscription last changed (RFC 3339).
     pub updated_at: DateTime<Utc>,
 }
 
