@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Object, payload::Json, types::Any};
 use postrider_core::{
@@ -89,20 +90,20 @@ pub async fn create(
 ) -> Result<Shown, ApiError> {
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
     let key = header.map(|text| RequestKey { text, asked: &body.bytes });
-    let (event, to) = body.value.into_core(tenant);
+    let (event, to) = body.value.into_core(tenant, &body.bytes);
     let accepted = app.acceptor.deliver_inline(event, to, key, Utc::now()).await;
     Ok(Shown::of(&accepted.map_err(|error| error.renamed(&[KEY_NAME]))?))
 }
 
 impl InlineDeliveryInput {
-    /// What it says, for the core to check. The tenant has been decided.
-    fn into_core(self, tenant_id: String) -> (EventInput, InlineInput) {
+    /// What it says, for the core to check. The tenant has been decided; `body` is what it was read from.
+    fn into_core(self, tenant_id: String, body: &Bytes) -> (EventInput, InlineInput) {
         let event = EventInput {
             event_type: self.event_type,
             metadata: self.metadata,
             deliver_at: self.deliver_at,
             expires_at: self.expires_at,
-            ..EventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload))
+            ..EventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload, body))
         };
         let to = InlineInput {
             target_url: self.target_url,

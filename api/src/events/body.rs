@@ -62,9 +62,9 @@ impl Input for BatchInput {
 }
 
 impl EventInput {
-    /// What it says, for the core to check. The tenant has been decided.
+    /// What it says, for the core to check. The tenant has been decided; `body` is what it was read from.
     #[must_use]
-    pub fn into_core(self, tenant_id: String) -> CoreEventInput {
+    pub fn into_core(self, tenant_id: String, body: &Bytes) -> CoreEventInput {
         CoreEventInput {
             event_type: Some(self.event_type),
             metadata: self.metadata,
@@ -72,15 +72,28 @@ impl EventInput {
             ordering_key: self.ordering_key,
             deliver_at: self.deliver_at,
             expires_at: self.expires_at,
-            ..CoreEventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload))
+            ..CoreEventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload, body))
         }
     }
 }
 
-/// The text of a payload, as it stands in the body.
+/// A payload's text and the body that it stood in.
+struct Payload {
+    text: Box<RawValue>,
+    _body: Bytes,
+}
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.text.get().as_bytes()
+    }
+}
+
+/// The text of a payload, as it stands in the body. It holds the body, so that the body counts as under way until the
+/// payload is stored.
 #[must_use]
-pub fn payload_bytes(payload: Any<Box<RawValue>>) -> Bytes {
-    Bytes::from(Box::<str>::from(payload.0).into_boxed_bytes())
+pub fn payload_bytes(payload: Any<Box<RawValue>>, body: &Bytes) -> Bytes {
+    Bytes::from_owner(Payload { text: payload.0, _body: body.clone() })
 }
 
 impl poem_openapi::types::Example for EventInput {

@@ -55,7 +55,7 @@ pub async fn one(
     body: JsonBody<EventInput>,
 ) -> Result<Published, ApiError> {
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
-    let accepted = app.acceptor.publish(body.value.into_core(tenant), header, Utc::now()).await;
+    let accepted = app.acceptor.publish(body.value.into_core(tenant, &body.bytes), header, Utc::now()).await;
     Ok(Published::of(&accepted.map_err(|error| error.renamed(&[KEY_NAME]))?))
 }
 
@@ -71,7 +71,7 @@ pub async fn many(
 ) -> Result<PublishedBatch, ApiError> {
     let events = body.value.events.into_iter().map(|event| {
         let tenant = access.creates_for(event.tenant_id.as_deref())?;
-        Ok(event.into_core(tenant))
+        Ok(event.into_core(tenant, &body.bytes))
     });
     let events = events.collect::<Result<Vec<_>, ApiError>>()?;
     let key = header.map(|text| RequestKey { text, asked: &body.bytes });

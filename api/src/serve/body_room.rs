@@ -1,6 +1,7 @@
-//! Reading bodies, each up to a limit and all of them within a room that they share while they are under way: callers
-//! that send slowly hold what they have sent. Those who have shown no key have a smaller room of their own, and of that a
-//! share for each subscription.
+//! Reading bodies, each up to a limit and all of them within a room that they share while they are under way: from the
+//! first byte that arrives until nothing holds them any more, so that what waits to be stored counts like what a slow
+//! caller has sent so far. Those who have shown no key have a smaller room of their own, and of that a share for each
+//! subscription.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ const KEYED_BYTES_MAX: usize = 256 << 20;
 /// Bytes of all other bodies under way, at most.
 const KEYLESS_BYTES_MAX: usize = 64 << 20;
 /// Bytes of those to one subscription: room for one payload of the largest size that can be configured.
-const SUBSCRIPTION_BYTES_MAX: usize = 32 << 20;
+pub const SUBSCRIPTION_BYTES_MAX: usize = 32 << 20;
 
 const FULL: Error = Error::Unavailable("too many bodies are under way; try again in a moment");
 
@@ -68,6 +69,18 @@ struct UnderWay {
     keyless: usize,
 }
 
+/// The bytes of a body and what they take of the room, which is given back when the last holder of the bytes is gone.
+struct Counted {
+    bytes: Bytes,
+    _taken: Taken,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// What one body has taken of the room; given back when it is dropped.
 struct Taken {
     room: BodyRoom,
@@ -109,7 +122,8 @@ impl Drop for Taken {
     }
 }
 
-/// The bytes of a body, of any type and at most `bytes_max` long.
+/// The bytes of a body, of any type and at most `bytes_max` long. They count as under way for as long as they, or parts
+/// of them, are held.
 ///
 /// # Errors
 /// Too large, or broken off; unavailable where too many bodies are under way.
@@ -135,7 +149,7 @@ pub async fn read(request: &Request, body: Body, bytes_max: usize, from: Caller)
         bytes.extend_from_slice(&chunk);
     }
     is_awaited.store(false, Ordering::Relaxed);
-    Ok(bytes.freeze())
+    Ok(Bytes::from_owner(Counted { bytes: bytes.freeze(), _taken: taken }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Group commit: one writer takes whatever events are waiting and stores them in one transaction; each caller is
 //! answered after that commit. There is no timer: a lone event waits for nobody, and batches grow by themselves while
 //! a commit is under way. After a commit the workers are woken by a connection of its own ([`crate::queue::waker`]).
+//! It does not count the bytes of what waits: payloads carry with them what they take of the caller's own limit.
 
 use std::{
     sync::Arc,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
@@ -25,8 +26,6 @@ use crate::{
 
 /// Requests that may wait for the writer.
 pub const REQUESTS_WAITING_MAX: usize = 4096;
-/// Bytes of payload that may wait for the writer.
-pub const BYTES_WAITING_MAX: usize = 64 << 20;
 /// Requests written in one transaction, at most.
 const REQUESTS_PER_BATCH_MAX: usize = 256;
 /// Bytes of payload above which a transaction takes no further request in: what a slow network carries well within
@@ -42,7 +41,6 @@ const FULL: Error = Error::Unavailable("too many events are waiting to be stored
 #[derive(Clone)]
 pub struct Intake {
     requests: mpsc::Sender<Request>,
-    bytes: Arc<Semaphore>,
     waker: Arc<Waker>,
 }
 
@@ -50,7 +48,6 @@ pub struct Intake {
 struct Request {
     events: Vec<NewEvent>,
     reply: oneshot::Sender<Result<Vec<Accepted>>>,
-    _bytes: OwnedSemaphorePermit,
 }
 
 impl Request {
@@ -82,7 +79,7 @@ impl Intake {
         let waker = Arc::new(Waker::default());
         let calling = tokio::spawn(Arc::clone(&waker).run(wake));
         let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds };
-        let intake = Self { requests, bytes: Arc::new(Semaphore::new(BYTES_WAITING_MAX)), waker: Arc::clone(&waker) };
+        let intake = Self { requests, waker: Arc::clone(&waker) };
         let writer = tokio::spawn(async move {
             writer.run(waiting).await;
             // The last wake-up is sent before the process ends.
@@ -95,14 +92,11 @@ impl Intake {
     /// Stores one caller's events with what they owe. When it returns well, they are on disk.
     ///
     /// # Errors
-    /// At once where too much is waiting; after the fact where the database is away or refuses, or where a key has been
+    /// At once where too many requests are waiting; after the fact where the database is away or refuses, or where a key has been
     /// used for something else: then none of the events is stored.
     pub async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>> {
-        let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
-        let bytes = u32::try_from(bytes).map_err(|_| FULL)?;
-        let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| FULL)?;
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { events, reply, _bytes: permit }).map_err(|_| FULL)?;
+        self.requests.try_send(Request { events, reply }).map_err(|_| FULL)?;
         answer.await.map_err(|_| Error::Unavailable("the server is stopping"))?
     }
 }

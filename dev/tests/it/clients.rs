@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use dev::{node, python};
+use dev::{
+    node, python,
+    tools::{Tool, are_there},
+};
 use tokio::process::Command;
 
 use crate::world::{KEY, World};
@@ -37,23 +40,13 @@ async fn run(command: &mut Command, folder: &Path) {
     assert!(output.status.success(), "{command:?}: {}\n{told}\n{complained}", output.status);
 }
 
-/// Whether a test may go on: a program is there. Where it is not, the test says so and passes, but never in CI.
-fn is_there(program: &str) -> bool {
-    let is_there = std::process::Command::new(program).arg("--version").output().is_ok();
-    assert!(is_there || env::var_os("CI").is_none(), "no {program} in CI, where nothing is skipped");
-    if !is_there {
-        eprintln!("skipped: no {program}");
-    }
-    is_there
-}
-
 fn sources() -> PathBuf {
     dev::workspace().join("dev/clients")
 }
 
 #[tokio::test]
 async fn a_generated_python_client_works() {
-    if !is_there("python3") {
+    if !are_there(&[Tool::Python]) {
         return;
     }
     let world = World::new().await;
@@ -75,7 +68,7 @@ async fn a_generated_python_client_works() {
 
 #[tokio::test]
 async fn a_generated_typescript_client_works() {
-    if !is_there("node") || !is_there("npm") {
+    if !are_there(&[Tool::Node, Tool::Npm]) {
         return;
     }
     let world = World::new().await;
