@@ -1,5 +1,5 @@
-//! The life of one connection, watched from outside: how long a request's head takes, whether any byte moves, and how it
-//! is closed. It does not know what the bytes mean; that is the HTTP library's business.
+//! The life of one connection, watched from outside: how long a request's head takes, whether any byte moves, and how
+//! it is closed. It does not know what the bytes mean; that is the HTTP library's business.
 
 use std::{
     io::{self, IoSlice},

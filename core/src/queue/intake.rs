@@ -92,8 +92,8 @@ impl Intake {
     /// Stores one caller's events with what they owe. When it returns well, they are on disk.
     ///
     /// # Errors
-    /// At once where too many requests are waiting; after the fact where the database is away or refuses, or where a key has been
-    /// used for something else: then none of the events is stored.
+    /// At once where too many requests are waiting; after the fact where the database is away or refuses, or where a
+    /// key has been used for something else: then none of the events is stored.
     pub async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>> {
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request { events, reply }).map_err(|_| FULL)?;

@@ -1,5 +1,5 @@
-//! Answers that are sent before the request's body was read: clients that write a whole request before they read get them
-//! all the same, and the bytes that nobody wants are read within bounds.
+//! Answers that are sent before the request's body was read: clients that write a whole request before they read get
+//! them all the same, and the bytes that nobody wants are read within bounds.
 
 use std::time::Duration;
 
