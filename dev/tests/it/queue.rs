@@ -216,25 +216,26 @@ async fn hanging_receivers_delay_nobody_else() {
     world.finish().await;
 }
 
-/// With 8 places and answers after 300 ms, a lane holds 4 places, so its 40 deliveries take 10 rounds of 300 ms. A lane
-/// that a look left out because it held its share, and that later looks then began behind, would wait five seconds
-/// for each round.
+/// With 8 places a lane holds 4, so with answers after 1.5 s its 16 deliveries take 4 rounds, 6 s in all. A lane that was
+/// left out because it held its share, and that later looks then began behind, would wait for a sweep after each round,
+/// for 20 s in all.
 #[tokio::test]
 async fn a_slow_receiver_keeps_its_own_pace_beside_others() {
+    const SLOW: &str = "/slow/1500";
     let world = World::with(&[("POSTRIDER_WORKER_CONCURRENCY", "8")]).await;
-    let slow = world.subscription("/slow/300").await;
+    let slow = world.subscription(SLOW).await;
     let quick = world.subscription("/success").await;
-    for number in 0..40 {
+    for number in 0..16 {
         world.ingest(&slow, number.to_string()).await;
     }
     let (stop, running) = world.run_worker();
     let slow_done = async {
-        while world.receiver.received().iter().filter(|received| received.path == "/slow/300").count() < 40 {
+        while world.receiver.received().iter().filter(|received| received.path == SLOW).count() < 16 {
             world.ingest(&quick, "meanwhile").await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(15), slow_done).await.expect("each place that is free again is used");
+    tokio::time::timeout(Duration::from_secs(12), slow_done).await.expect("each place that is free again is used");
     stop.cancel();
     running.await.unwrap();
     world.finish().await;
