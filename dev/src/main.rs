@@ -12,7 +12,7 @@ use dev::{
     tidy::tidy,
     up::up,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: cargo dev COMMAND
 
@@ -55,25 +55,20 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Waits for Ctrl-C or a signal that ends processes. A second one ends this process at once; what it has started is
-/// then stopped behind its back.
+/// Waits for Ctrl-C or a signal that ends processes. Another Ctrl-C ends this process at once; what it has started is
+/// then stopped behind its back. (Not so another SIGTERM: `timeout` sends two.)
 async fn told_to_stop() -> Result<SignalKind> {
-    async fn next(signals: &mut [(SignalKind, Signal); 3]) -> SignalKind {
-        let [(_, first), (_, second), (_, third)] = signals;
-        let which = tokio::select! {
-            _ = first.recv() => 0,
-            _ = second.recv() => 1,
-            _ = third.recv() => 2,
-        };
-        signals[which].0
-    }
     let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let mut signals = [(interrupt, signal(interrupt)?), (terminate, signal(terminate)?), (hangup, signal(hangup)?)];
-    let first = next(&mut signals).await;
+    let (mut interrupted, mut terminated, mut hung_up) = (signal(interrupt)?, signal(terminate)?, signal(hangup)?);
+    let first = tokio::select! {
+        _ = interrupted.recv() => interrupt,
+        _ = terminated.recv() => terminate,
+        _ = hung_up.recv() => hangup,
+    };
     println!("\nStopping…");
     tokio::spawn(async move {
-        let second = next(&mut signals).await;
-        std::process::exit(SIGNALED + second.as_raw_value());
+        interrupted.recv().await;
+        std::process::exit(SIGNALED + interrupt.as_raw_value());
     });
     Ok(first)
 }

@@ -203,8 +203,8 @@ async fn data_of_another_postgres_is_refused() {
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join("PG_VERSION"), "9\n").unwrap();
     let told = state.refused(&[]).await;
+    let told = told.lines().last().unwrap();
     assert!(told.contains("was made by Postgres 9") && told.contains(&format!("rm -r {}", data.display())), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
 }
 
 #[tokio::test]
@@ -254,6 +254,8 @@ async fn tests_that_are_ended_on_the_way_leave_nothing_behind() {
         child.signal(signal);
         child.wait().await.unwrap();
         state.is_quiet().await;
-        assert_eq!(state.names(), [""; 0], "{signal:?}");
+        // A copy of Postgres, where one was fetched, stays.
+        let left: Vec<_> = state.names().into_iter().filter(|name| !name.starts_with("postrider-postgres-")).collect();
+        assert_eq!(left, [""; 0], "{signal:?}");
     }
 }
