@@ -35,7 +35,7 @@ CREATE TABLE lanes (
     rests_until     timestamptz NOT NULL DEFAULT '-infinity', -- its receiver asked to be left alone (Retry-After)
     held_until      timestamptz NOT NULL GENERATED ALWAYS AS (
                         CASE WHEN is_paused THEN 'infinity' ELSE rests_until END) STORED,
-    scheduled_at    timestamptz NOT NULL DEFAULT 'infinity',  -- no later than the earliest row that waits for a later time
+    scheduled_at    timestamptz NOT NULL DEFAULT 'infinity',  -- no later than the first row due later
     floor_at        timestamptz NOT NULL DEFAULT '-infinity', -- rows due before it have been taken, less a margin
     swept_at        timestamptz NOT NULL DEFAULT '-infinity', -- the last look from the very beginning
     drained_at      timestamptz,                 -- since when every visit has left it empty; NULL after new work

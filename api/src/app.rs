@@ -120,7 +120,7 @@ impl App {
     pub(crate) async fn vet(&self, target_url: &str) -> Result<(), ApiError> {
         match TargetUrl::parse(target_url, &self.target_policy) {
             Ok(target) => {
-                let vetted = self.target_policy.vet(&target).await;
+                let vetted = self.target_policy.vet(target.as_url()).await;
                 vetted.map_err(|blocked| ApiError::invalid("target_url", blocked.to_string()))
             }
             Err(_) => Ok(()),

@@ -68,7 +68,7 @@ pub async fn serve(
     drop(app);
     tokio::select! {
         () = server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout) => {}
-        ended = &mut writer => bail!("the writer of events broke down, and nothing can be accepted without it: {ended:?}"),
+        ended = &mut writer => bail!("the writer of events broke down, without which nothing is accepted: {ended:?}"),
     }
     beside.shutdown().await;
     let _ = keys.write_down_uses().await;

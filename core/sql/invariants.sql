@@ -12,7 +12,8 @@ SELECT 'delivery without its event', d.id
   FROM deliveries d WHERE NOT EXISTS (SELECT FROM events e WHERE e.id = d.event_id)
 UNION ALL
 SELECT 'dead letter that is not one', x.delivery_id
-  FROM dead_letters x WHERE NOT EXISTS (SELECT FROM deliveries d WHERE d.id = x.delivery_id AND d.status = 'dead_letter')
+  FROM dead_letters x
+ WHERE NOT EXISTS (SELECT FROM deliveries d WHERE d.id = x.delivery_id AND d.status = 'dead_letter')
 
 -- 2. Every queue row's lane exists, and is due now or no later than the row is: later only while the lane is held, or
 -- for the linger of a lane that was drained a moment ago, or until a worker has dealt with a note in lanes_to_arm.

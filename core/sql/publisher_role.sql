@@ -16,7 +16,8 @@ BEGIN
                 RETURN;
         END;
     END IF;
-    IF NOT has_function_privilege(role, publish, 'EXECUTE') OR NOT has_schema_privilege(role, current_schema(), 'USAGE') THEN
+    IF NOT has_function_privilege(role, publish, 'EXECUTE')
+       OR NOT has_schema_privilege(role, current_schema(), 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', publish, role);
     END IF;

@@ -43,7 +43,8 @@ pub enum MigrationError {
     /// The database is away, or refused a statement.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// A migration that has been run reads otherwise than ours: the schema was made by a version that was never released.
+    /// A migration that has been run reads otherwise than ours: the schema was made by a version that was never
+    /// released.
     #[error(
         "the schema was made by another version of Postrider's migrations ({0}), which cannot be brought up to date; \
          use another schema or database, or remove this one if nothing in it is needed"

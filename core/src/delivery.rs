@@ -70,7 +70,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Whether it was canceled because nobody wants it any more. (Whoever calls off one that has expired means the same.)
+    /// Whether it was canceled because nobody wants it any more. (Whoever calls off one that has expired means the
+    /// same.)
     #[must_use]
     pub fn has_expired(&self) -> bool {
         self.status == Status::Canceled && self.expires_at.zip(self.finished_at).is_some_and(|(at, end)| at <= end)
@@ -233,7 +234,8 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
-             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x
+                                 WHERE x.id = d.event_id OFFSET 0) e ON true
              LEFT JOIN LATERAL (SELECT x.target_url FROM inline_deliveries x
                                  WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count

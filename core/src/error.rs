@@ -1,7 +1,9 @@
 //! The few meanings an error of ours can have. It knows nothing of HTTP; a receiver's failure is not an error but an
 //! [`crate::queue::attempt::Outcome`].
 
-use crate::{database::suspect_sessions, validation::Problems};
+use std::io;
+
+use crate::validation::Problems;
 
 /// What went wrong on our side, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +61,12 @@ impl From<Problems> for Error {
     }
 }
 
-impl From<sqlx::Error> for Error {
-    /// Tells a database that is away (a retry helps) from a statement that is wrong (a retry does not).
-    fn from(error: sqlx::Error) -> Self {
-        if is_outage(&error) {
-            suspect_sessions();
-            tracing::warn!(%error, "the database is away");
-            Self::Unavailable("the database is not reachable, or too slow, at the moment")
-        } else {
-            Self::Internal(error.into())
-        }
-    }
+/// Whether it failed because no file descriptor was left, in this process or on this machine.
+#[must_use]
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// Whether a row found no partition of its day. One is made ahead of time, so this is a matter of moments.

@@ -3,7 +3,6 @@
 pub mod audience;
 pub mod event_type;
 pub mod filter;
-pub(crate) mod filter_parser;
 pub mod idempotency;
 pub mod metadata;
 pub mod new_event;

@@ -2,8 +2,9 @@
 //! together share a folder.
 //!
 //! The way of the data: [`accept`] takes events in from whoever brings them, and [`queue::intake`] stores them
-//! ([`event`]) with the deliveries they cause; workers claim and record through [`queue`]; [`queue::retry_policy`] decides what follows an attempt; [`delivery`] and
-//! [`queue::attempt`] are what people see of it. There is no HTTP here, in either direction.
+//! ([`event`]) with the deliveries they cause; workers claim and record through [`queue`]; [`queue::retry_policy`]
+//! decides what follows an attempt; [`delivery`] and [`queue::attempt`] are what people see of it. There is no HTTP
+//! here, in either direction.
 
 pub mod accept;
 pub mod access;

@@ -1,6 +1,6 @@
-//! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements themselves
-//! are functions in the database, one file each in `sql/functions`; here is the typed way to call them. How events get in
-//! stands in [`accept`], how workers read what they deliver in [`payload`].
+//! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements
+//! themselves are functions in the database, one file each in `sql/functions`; here is the typed way to call them. How
+//! events get in stands in [`accept`], how workers read what they deliver in [`payload`].
 
 pub mod accept;
 pub mod attempt;
@@ -162,8 +162,8 @@ pub async fn arm_noted_lanes(pool: &PgPool) -> Result<i32> {
     Ok(bounded!(pool, done.fetch_one)?)
 }
 
-/// Wakes the workers when the connection's transaction commits. For rare changes only: a notification makes commits wait
-/// for each other.
+/// Wakes the workers when the connection's transaction commits. For rare changes only: a notification makes commits
+/// wait for each other.
 pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
     Ok(())

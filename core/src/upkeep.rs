@@ -6,8 +6,8 @@ pub mod partition;
 
 use crate::database::{DatabaseConfig, MigrationError, Session};
 
-/// Brings a schema up to date, as every process does at its start: migrations, functions, and the partitions of the days
-/// to come. Safe from many processes at once.
+/// Brings a schema up to date, as every process does at its start: migrations, functions, and the partitions of the
+/// days to come. Safe from many processes at once.
 ///
 /// # Errors
 /// As [`DatabaseConfig::migrate`]; or when partitions cannot be made.

@@ -89,8 +89,11 @@ impl Problems {
     }
 
     /// An error if any rule was broken.
-    pub fn into_result(self) -> crate::Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(crate::Error::Invalid(self)) }
+    ///
+    /// # Errors
+    /// The broken rules.
+    pub fn into_result(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Claiming that one poisoned lane cannot stop: where a claim of all lanes fails, each lane is claimed by itself, and the
-//! one that fails is named and set aside.
+//! Claiming that one poisoned lane cannot stop: where a claim of all lanes fails, each lane is claimed by itself, and
+//! the one that fails is named and set aside.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ async fn claim_lane_by_lane(pool: &PgPool, request: &ClaimRequest) -> Result<Vec
         match queue::claim(pool, &one).await {
             Ok(more) => claimed.extend(more),
             Err(Error::Internal(error)) => {
-                tracing::error!(%error, %lane, rest = ?SET_ASIDE, "a lane cannot be claimed and is set aside: please report this");
+                let rest = SET_ASIDE;
+                tracing::error!(%error, %lane, ?rest, "a lane cannot be claimed and is set aside: please report this");
                 queue::set_aside(pool, lane, SET_ASIDE).await?;
             }
             // What has been claimed so far is delivered first.

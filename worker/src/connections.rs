@@ -1,8 +1,8 @@
 //! Connections to receivers: made only to addresses that the policy allows at that moment, kept for the next request,
 //! and retired when they grow old. It knows nothing of deliveries.
 //!
-//! Each connection counts what has come over it. So a kept one that the receiver closed while the next request was under
-//! way can be told from a receiver that answers badly, and the request is sent once more on a fresh one.
+//! Each connection counts what has come over it. So a kept one that the receiver closed while the next request was
+//! under way can be told from a receiver that answers badly, and the request is sent once more on a fresh one.
 
 use std::{
     error::Error as StdError,
@@ -60,8 +60,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Connections by this policy, to receivers that these authorities vouch for or those that the machine trusts. None is
-    /// used again that is older than `age_max`.
+    /// Connections by this policy, to receivers that these authorities vouch for or those that the machine trusts. None
+    /// is used again that is older than `age_max`.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
@@ -82,8 +82,8 @@ impl Connections {
         Ok(Self { kept: client(IDLE_CONNECTIONS_PER_HOST_MAX), fresh: client(0), age_max })
     }
 
-    /// Sends a request and waits for the head of its answer. Where a kept connection is closed before a byte of an answer
-    /// has come, which is how servers end what they find idle, the request is sent once more on a fresh one.
+    /// Sends a request and waits for the head of its answer. Where a kept connection is closed before a byte of an
+    /// answer has come, which is how servers end what they find idle, the request is sent once more on a fresh one.
     pub async fn send(&self, request: Request<Body>) -> Result<Answer, Error> {
         let answered = match self.send_over_any(request.clone()).await {
             Err(error) if was_closed_unanswered(&error) => {

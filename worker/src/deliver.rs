@@ -186,8 +186,8 @@ impl Owner {
     }
 }
 
-/// What is left of the lease. A worker that was asleep finds its leases lost, and should not send what another worker is
-/// sending: an attempt begins only where all of it fits.
+/// What is left of the lease. A worker that was asleep finds its leases lost, and should not send what another worker
+/// is sending: an attempt begins only where all of it fits.
 fn time_left(claimed: &Claimed, claimed_at: Instant) -> Duration {
     Duration::from_millis(claimed.lease_ms.unsigned_abs().into()).saturating_sub(claimed_at.elapsed())
 }

@@ -2,8 +2,8 @@
 //! know nothing of each other.
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] tells the life of one delivery, [`sender`] makes the
-//! request over [`connections`], [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what was published by SQL and of what is
-//! replayed, and the [`janitor`] keeps the database in order.
+//! request over [`connections`], [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what
+//! was published by SQL and of what is replayed, and the [`janitor`] keeps the database in order.
 
 pub mod claims;
 pub mod config;
@@ -190,8 +190,8 @@ impl Worker {
         beside
     }
 
-    /// Fans out what was published, makes the steps of replays that are due, and every attempt that is due now, one batch after the other, with the same steps as [`Self::run`], and
-    /// answers how many deliveries it came by.
+    /// Fans out what was published, makes the steps of replays that are due, and every attempt that is due now, one
+    /// batch after the other, with the same steps as [`Self::run`], and answers how many deliveries it came by.
     ///
     /// # Errors
     /// When the database is away.

@@ -15,8 +15,8 @@ use hyper::{
 use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
     delivery::destination::Destination,
+    error::is_out_of_files,
     id::{DeliveryId, EventId},
-    process::run::is_out_of_files,
     queue::{
         Claimed,
         attempt::{
@@ -79,7 +79,9 @@ impl Sender {
     ) -> Result<(), Failure> {
         let target = destination.target_url;
         // Also what the resolver is never asked for: a host that is an address.
-        self.policy.check(target).map_err(|blocked| Failure::new(ErrorKind::BlockedTarget, blocked.to_string()))?;
+        self.policy
+            .check(target.as_url())
+            .map_err(|blocked| Failure::new(ErrorKind::BlockedTarget, blocked.to_string()))?;
         let uri: Uri = target.as_str().parse().map_err(|error: hyper::http::uri::InvalidUri| {
             Failure::new(ErrorKind::Protocol, format!("no request can be sent to the target URL: {error}"))
         })?;

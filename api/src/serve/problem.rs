@@ -226,6 +226,12 @@ fn problem(status: StatusCode, code: &str, detail: impl Into<String>) -> Problem
     })
 }
 
+impl From<Problems> for ApiError {
+    fn from(problems: Problems) -> Self {
+        Error::Invalid(problems).into()
+    }
+}
+
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {

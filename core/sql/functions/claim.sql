@@ -5,8 +5,9 @@
 --   lanes_from  where the caller's look along the lanes begins; '-infinity' for a sweep
 --   only_lane   the one lane to visit, where a claim of all has failed; otherwise NULL
 -- It answers no payloads: the visited lanes stay locked until the last row of the answer is sent.
-CREATE OR REPLACE FUNCTION claim(lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid)
-RETURNS TABLE (
+CREATE OR REPLACE FUNCTION claim(
+    lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
+) RETURNS TABLE (
     delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
     attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer
 ) LANGUAGE plpgsql
@@ -33,7 +34,8 @@ BEGIN
 
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
-         WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip) AND (only_lane IS NULL OR l.id = only_lane)
+         WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
+           AND (only_lane IS NULL OR l.id = only_lane)
          ORDER BY l.due_at LIMIT lanes_max
            FOR UPDATE SKIP LOCKED);
     IF cardinality(visits) = 0 THEN

@@ -1,5 +1,6 @@
 -- The part of record_outcomes() that writes the end of deliveries into their records; ids and statuses are the batch's,
--- position by position. The bounds let the partitions that cannot hold these deliveries be left out before any is opened.
+-- position by position. The bounds let the partitions that cannot hold these deliveries be left out before any is
+-- opened.
 CREATE OR REPLACE FUNCTION finish_deliveries(
     finished uuid[], ids uuid[], statuses delivery_status[], t timestamptz
 ) RETURNS void LANGUAGE plpgsql AS $$

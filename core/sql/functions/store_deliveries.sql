@@ -1,6 +1,6 @@
 -- Stores deliveries of events that are there, or come in the same transaction, and arms their lanes; answers the lanes
--- it armed: only those need a wake-up. A lane that is armed is read and not locked, which is what lets ingest and claims
--- run beside each other; the price is a race that wake() and the second look of claim() settle.
+-- it armed: only those need a wake-up. A lane that is armed is read and not locked, which is what lets ingest and
+-- claims run beside each other; the price is a race that wake() and the second look of claim() settle.
 --
 -- A lane that somebody else has locked is not waited for. Nothing is lost by that: wake() tries again after the commit;
 -- and unless the lane was drained so lately that its second look comes after this transaction, a row in lanes_to_arm

@@ -24,7 +24,8 @@ BEGIN
         SELECT q.lane_id, i.delivery_id
           FROM unnest(unarmed_deliveries) AS i (delivery_id)
          CROSS JOIN LATERAL (SELECT x.lane_id FROM queue x
-                              WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL AND x.due_at <= t OFFSET 0) q
+                              WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL
+                                AND x.due_at <= t OFFSET 0) q
          -- One that is locked may be passed by at this very moment.
          WHERE coalesce((SELECT l.due_at > greatest(t, l.held_until) OR l.xmax <> '0'::xid FROM lanes l
                           WHERE l.id = q.lane_id ORDER BY l.revision DESC LIMIT 1), true)

@@ -1,5 +1,5 @@
-//! What a producer says of an event, and how that becomes a [`NewEvent`], with every broken rule named. The bounds of an
-//! event stand here, or with the type of the part that they are of.
+//! What a producer says of an event, and how that becomes a [`NewEvent`], with every broken rule named. The bounds of
+//! an event stand here, or with the type of the part that they are of.
 
 use std::collections::BTreeMap;
 

@@ -56,15 +56,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
         }
         let before = self.announcements.load(Ordering::SeqCst);
         let loaded =
-            self.entries.try_get_with(key.clone(), in_time(ANSWER_TIMEOUT, load)).await.map_err(
-                |error| match &*error {
+            self.entries.try_get_with(key.clone(), Box::pin(in_time(ANSWER_TIMEOUT, load))).await.map_err(|error| {
+                match &*error {
                     Error::Unavailable(why) => Error::Unavailable(why),
                     // Shared by all who waited for it, so only its words can go on.
                     other => {
                         Error::internal(std::error::Error::source(other).map_or(other.to_string(), ToString::to_string))
                     }
-                },
-            );
+                }
+            });
         if self.announcements.load(Ordering::SeqCst) != before {
             self.entries.invalidate(key).await;
         }

@@ -1,5 +1,5 @@
-//! Sessions that are of no more use, and waits that nobody would end: a server that was promoted, demoted, frozen or cut
-//! off is found out before a caller pays for it.
+//! Sessions that are of no more use, and waits that nobody would end: a server that was promoted, demoted, frozen or
+//! cut off is found out before a caller pays for it.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use std::{
 use sqlx::{PgConnection, PgPool};
 
 use super::ACQUIRE_TIMEOUT;
-use crate::{Error, Result};
+use crate::{Error, Result, error::is_outage};
 
 /// How long the test of a session may take.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -72,4 +72,17 @@ pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) 
         suspect_sessions();
         Err(Error::Unavailable("the database does not answer"))
     })
+}
+
+impl From<sqlx::Error> for Error {
+    /// Tells a database that is away (a retry helps) from a statement that is wrong (a retry does not).
+    fn from(error: sqlx::Error) -> Self {
+        if is_outage(&error) {
+            suspect_sessions();
+            tracing::warn!(%error, "the database is away");
+            Self::Unavailable("the database is not reachable, or too slow, at the moment")
+        } else {
+            Self::Internal(error.into())
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Lists of deliveries: the page's ids from whichever index knows most of what is asked, by a bounded look, then their
-//! views. What is asked of the event is a scalar subquery, because an EXISTS may be planned as a join that reads all events.
+//! views. What is asked of the event is a scalar subquery, because an EXISTS may be planned as a join that reads all
+//! events.
 
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
@@ -66,8 +67,9 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                 ORDER BY id DESC LIMIT $7)
            (SELECT d.id AS "id!", false AS "last!" FROM looked_at d
              WHERE ($8::text IS NULL
-                    OR $8 = CASE WHEN d.status = 'pending' AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
-                                                                  FROM queue q WHERE q.delivery_id = d.id)
+                    OR $8 = CASE WHEN d.status = 'pending'
+                                  AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
+                                         FROM queue q WHERE q.delivery_id = d.id)
                                  THEN 'in_flight' ELSE d.status::text END)
                AND ($9::text IS NULL
                     OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))

@@ -1,7 +1,7 @@
 //! Replays: a person asks for a fresh delivery of what has been. A replay is a new delivery that points to what it
-//! replays; what it replays stays as it is. Of one delivery or one event it is made at once ([`crate::delivery::replay_now`]); of
-//! a subscription's range it is a thing of its own, with progress, a rate and an end, and stands here
-//! ([`crate::delivery::replay_walk`] makes it go on).
+//! replays; what it replays stays as it is. Of one delivery or one event it is made at once
+//! ([`crate::delivery::replay_now`]); of a subscription's range it is a thing of its own, with progress, a rate and an
+//! end, and stands here ([`crate::delivery::replay_walk`] makes it go on).
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -36,7 +36,8 @@ text_enum! {
         DeadLetter = "dead_letter",
         /// Its delivery was called off.
         Canceled = "canceled",
-        /// The subscription wants it and there is no delivery: it came before the subscription, or while that was disabled.
+        /// The subscription wants it and there is no delivery: it came before the subscription, or while that was
+        /// disabled.
         Missed = "missed",
     }
 }
@@ -151,7 +152,8 @@ pub async fn create(
         return Ok(Creation::Before(answer));
     }
     let subscription = sqlx::query!(
-        r#"SELECT tenant_id, state = 'disabled' AS "disabled!" FROM subscriptions WHERE id = $1 AND deleted_at IS NULL"#,
+        r#"SELECT tenant_id, state = 'disabled' AS "disabled!"
+             FROM subscriptions WHERE id = $1 AND deleted_at IS NULL"#,
         new.subscription_id.0
     );
     let subscription = subscription.fetch_optional(&mut *transaction).await?.ok_or(Error::NotFound("subscription"))?;
@@ -261,7 +263,8 @@ async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str,
     let statuses: Vec<_> = replay.statuses.iter().map(|status| status.as_str()).collect();
     let after = serde_json::json!({
         "subscription_id": SubscriptionId(replay.subscription_id).to_string(),
-        "since": replay.since, "until": replay.until, "event_types": replay.event_types.to_texts(), "statuses": statuses,
+        "since": replay.since, "until": replay.until,
+        "event_types": replay.event_types.to_texts(), "statuses": statuses,
         "rate_per_second": replay.rate_per_second, "state": replay.state.as_str(),
     });
     let (tenant_id, target_id) = (Some(replay.tenant_id.as_str()), replay.id.to_string());

@@ -191,8 +191,8 @@ async fn copy_inline(
         Ok::<_, Error>(keyring.seal(&opened, to.0.as_bytes()))
     };
     sqlx::query!(
-        "INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, secret,
-                                        headers)
+        "INSERT INTO inline_deliveries (delivery_id, lane_id, target_url, retry_policy, timeout_ms,
+                                        signature_scheme, secret, headers)
          SELECT $2, lane_id, target_url, retry_policy, timeout_ms, signature_scheme, $3, $4
            FROM inline_deliveries WHERE delivery_id = $1",
         from.0,

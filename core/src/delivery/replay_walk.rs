@@ -193,8 +193,8 @@ async fn finish(connection: &mut PgConnection, due: &Due, state: State) -> Resul
 }
 
 /// The next events that the subscription was owed, by the first delivery of each. How an event stands with the
-/// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is gone or has expired
-/// stands in no way.
+/// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is
+/// gone or has expired stands in no way.
 async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: usize) -> Result<Looked> {
     let statuses: Vec<_> = due.statuses.iter().map(ToString::to_string).collect();
     let rows = sqlx::query!(
@@ -204,7 +204,8 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
              FROM (SELECT id, event_id, subscription_id, status FROM deliveries
                     WHERE subscription_id = $1 AND id > $2 AND id < $3 AND replay_of IS NULL
                     ORDER BY id LIMIT $5) d
-             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x WHERE x.id = d.event_id OFFSET 0) e ON true
+             LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x
+                                 WHERE x.id = d.event_id OFFSET 0) e ON true
              LEFT JOIN LATERAL (SELECT r.id, r.status FROM deliveries r
                                  WHERE r.event_id = d.event_id AND r.is_replay AND r.subscription_id = d.subscription_id
                                    AND r.status <> 'canceled'

@@ -5,14 +5,17 @@
 //! pointer (RFC 6901) `/order/total`. Its value is what the member must equal, or an object: of operators (`$eq $ne $gt
 //! $gte $lt $lte $in $nin $exists $startsWith $endsWith`), of further members, or of both. `$and`, `$or` (arrays of
 //! conditions) and `$not` (one condition) stand anywhere. All entries of an object must hold. An array satisfies what
-//! one of its items does, of which the first [`VALUES_MAX`] are looked at; `$ne`, `$nin` and `$not` hold where their opposite does not, so also where nothing is there.
+//! one of its items does, of which the first [`VALUES_MAX`] are looked at; `$ne`, `$nin` and `$not` hold where their
+//! opposite does not, so also where nothing is there.
+
+mod parser;
 
 use std::cmp::Ordering;
 
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use crate::event::{filter_parser::parse, metadata::Metadata};
+use crate::event::{filter::parser::parse, metadata::Metadata};
 
 /// Values of a payload that one condition looks at, at most: of a longer array, the first ones.
 pub const VALUES_MAX: usize = 1000;

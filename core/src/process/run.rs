@@ -1,6 +1,6 @@
 //! The life of one of our processes, from its environment to its exit code.
 
-use std::{fmt::Display, io, process::ExitCode};
+use std::{fmt::Display, process::ExitCode};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,14 +41,6 @@ pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
             ExitCode::FAILURE
         }
     }
-}
-
-/// Whether it failed because no file descriptor was left, in this process or on this machine.
-#[must_use]
-pub fn is_out_of_files(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// Cancels the token at SIGTERM or SIGINT.

@@ -1,6 +1,6 @@
-//! What a worker delivers: the events of claimed deliveries. They are read after the claim has committed, so that no lane
-//! is locked while payloads travel; one event is read once, however many deliveries it has, and never more bytes at once
-//! than the caller has room for.
+//! What a worker delivers: the events of claimed deliveries. They are read after the claim has committed, so that no
+//! lane is locked while payloads travel; one event is read once, however many deliveries it has, and never more bytes
+//! at once than the caller has room for.
 
 use std::{
     collections::HashMap,
@@ -38,8 +38,9 @@ pub enum Read {
     TooLarge(usize),
 }
 
-/// Reads events by their ids, in that order, for as long as their payloads are at most `bytes_max` in all: the first that
-/// does not fit and those after it are answered as too large. An event that does not exist any more is not in the answer.
+/// Reads events by their ids, in that order, for as long as their payloads are at most `bytes_max` in all: the first
+/// that does not fit and those after it are answered as too large. An event that does not exist any more is not in the
+/// answer.
 pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashMap<Uuid, Read>> {
     let rows = sqlx::query!(
         r#"SELECT e.id AS "id!", e.event_type AS "event_type!", e.content_type AS "content_type!",

@@ -31,8 +31,8 @@ use crate::{
     validation::Problems,
 };
 
-/// What somebody wants a subscription to be, before it is checked. What is absent means the default. It holds secrets, so
-/// it has no `Debug` form.
+/// What somebody wants a subscription to be, before it is checked. What is absent means the default. It holds secrets,
+/// so it has no `Debug` form.
 #[derive(Clone)]
 pub struct SettingsInput {
     /// Where deliveries go.

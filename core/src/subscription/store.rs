@@ -171,8 +171,8 @@ impl Subscriptions {
         rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
     }
 
-    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one. Nobody
-    /// else changes it in between.
+    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one.
+    /// Nobody else changes it in between.
     pub async fn update(
         &self,
         actor: Actor,

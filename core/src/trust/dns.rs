@@ -30,8 +30,8 @@ const NAMES_MAX: usize = 16_384;
 /// How long a look-up may take, and how long somebody waits for one. It is shorter than connecting may take, so that a
 /// name that does not resolve is told as such.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long an answer is good for, also that there is none. It is longer than the rest of a delivery that found no room,
-/// so that the answer that came meanwhile is of use.
+/// How long an answer is good for, also that there is none. It is longer than the rest of a delivery that found no
+/// room, so that the answer that came meanwhile is of use.
 const ANSWER_LIFE: Duration = Duration::from_secs(10);
 /// Answers kept, at most.
 const ANSWERS_MAX: u64 = 10_000;
@@ -44,8 +44,8 @@ pub trait Lookup: Send + Sync {
     /// All addresses of a host, of both families; an error of the kind `ResourceBusy` where we had no room to ask.
     fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a>;
 
-    /// Whether a look-up of this host is under way that has had to wait for others. Where it comes too late, that is not
-    /// the host's fault.
+    /// Whether a look-up of this host is under way that has had to wait for others. Where it comes too late, that is
+    /// not the host's fault.
     fn is_held_up(&self, _host: &str) -> bool {
         false
     }

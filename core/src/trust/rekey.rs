@@ -15,7 +15,8 @@ use crate::{
 const BATCH: i64 = 1000;
 /// How often everything is looked at, at most.
 const PASSES_MAX: u32 = 10;
-/// What the keys of kept answers begin with that are sealed; those of events hold ids only (see [`crate::event::idempotency`]).
+/// What the keys of kept answers begin with that are sealed; those of events hold ids only (see
+/// [`crate::event::idempotency`]).
 const MADE: &str = "made:";
 /// Dns of unopened rows that are kept, at most.
 const UNOPENED_MAX: usize = 100;

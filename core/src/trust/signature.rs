@@ -78,8 +78,8 @@ impl SignatureScheme {
         self.check(&secret).map(|()| secret)
     }
 
-    /// Whether a subscription's own secret may open its ingest. Where its deliveries are signed just as its ingest would
-    /// be, whoever sees a delivery could post it there.
+    /// Whether a subscription's own secret may open its ingest. Where its deliveries are signed just as its ingest
+    /// would be, whoever sees a delivery could post it there.
     #[must_use]
     pub fn opens_own_ingest(self) -> bool {
         match self {

@@ -1,6 +1,6 @@
 //! Which targets a delivery may be sent to. A webhook sender makes requests to addresses that strangers choose, so
-//! everything that is not plainly the public internet is refused, unless the operator allows a network by name. The same
-//! policy judges a target when it is chosen, and again each time a connection is made.
+//! everything that is not plainly the public internet is refused, unless the operator allows a network by name. The
+//! same policy judges a target when it is chosen, and again each time a connection is made.
 
 mod public_address;
 
@@ -13,7 +13,9 @@ use std::{
 use ipnet::IpNet;
 
 use self::public_address::is_public;
-use crate::trust::{dns::Dns, target_url::TargetUrl};
+use url::{Host, Url};
+
+use crate::trust::dns::Dns;
 
 /// How long the look-up of a name may take when a target is chosen; a name that does not resolve by then is taken, and
 /// judged at each connection.
@@ -105,13 +107,12 @@ impl TargetPolicy {
         is_public(address) || self.allowed_private.iter().any(|network| network.contains(&address))
     }
 
-    /// Judges what the text of a target tells: its scheme, its port, and its host where that is an address or a name for
-    /// local use.
+    /// Judges what the text of a target tells: its scheme, its port, and its host where that is an address or a name
+    /// for local use.
     ///
     /// # Errors
     /// Why nothing may be sent there.
-    pub fn check(&self, target: &TargetUrl) -> Result<(), Blocked> {
-        let url = target.as_url();
+    pub fn check(&self, url: &Url) -> Result<(), Blocked> {
         if self.is_https_only && url.scheme() != "https" {
             return Err(Blocked::NotHttps);
         }
@@ -119,7 +120,7 @@ impl TargetPolicy {
         if FOREIGN_PORTS.contains(&port) {
             return Err(Blocked::Port(port));
         }
-        match (target.literal_address(), url.domain()) {
+        match (literal_address(url), url.domain()) {
             (Some(address), _) if !self.allows(address) => Err(Blocked::Address(address)),
             (None, Some(name)) if !self.allows_name(name) => Err(Blocked::LocalName(name.to_owned())),
             (Some(_) | None, _) => Ok(()),
@@ -163,13 +164,23 @@ impl TargetPolicy {
     ///
     /// # Errors
     /// Why nothing may be sent there.
-    pub async fn vet(&self, target: &TargetUrl) -> Result<(), Blocked> {
-        self.check(target)?;
-        let Some(host) = target.as_url().domain() else { return Ok(()) };
+    pub async fn vet(&self, url: &Url) -> Result<(), Blocked> {
+        self.check(url)?;
+        let Some(host) = url.domain() else { return Ok(()) };
         match tokio::time::timeout(LOOKUP_TIMEOUT, self.resolve(host)).await {
             Ok(Err(Unreachable::Blocked(blocked))) => Err(blocked),
             Ok(Ok(_) | Err(Unreachable::Unresolved(_) | Unreachable::Busy)) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// The address that a URL names in place of a host's name.
+#[must_use]
+pub fn literal_address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(address.into()),
+        Host::Ipv6(address) => Some(address.into()),
+        Host::Domain(_) => None,
     }
 }
 
@@ -198,7 +209,7 @@ mod tests {
 
     #[test]
     fn ports_and_schemes() {
-        let check = |policy: &TargetPolicy, text: &str| policy.check(&TargetUrl::from_stored(text).expect(text));
+        let check = |policy: &TargetPolicy, text: &str| policy.check(&text.parse().expect(text));
         let policy = TargetPolicy::default();
         for (text, verdict) in [
             ("http://example.com/", Ok(())),
@@ -248,7 +259,7 @@ mod tests {
             let policy = private(networks);
             let names = [(&OF_THIS_MACHINE[..], this_machine), (&OF_A_NETWORK[..], a_network), (&OTHERS[..], true)];
             for (name, allowed) in names.into_iter().flat_map(|(names, is)| names.iter().map(move |name| (name, is))) {
-                let verdict = policy.check(&TargetUrl::from_stored(&format!("http://{name}/")).expect(name));
+                let verdict = policy.check(&format!("http://{name}/").parse().expect(name));
                 let expected = if allowed { Ok(()) } else { Err(Blocked::LocalName(name.to_lowercase())) };
                 assert_eq!(verdict, expected, "{name}, allowed {networks:?}");
             }
@@ -269,7 +280,7 @@ mod tests {
             let addresses = addresses.iter().map(|address| address.parse().expect(address)).collect();
             TargetPolicy { dns: Dns(Arc::new(Answers(addresses))), ..TargetPolicy::default() }
         };
-        let target = TargetUrl::from_stored("https://example.com/").expect("valid");
+        let target = "https://example.com/".parse().expect("valid");
         let mixed = of(&["10.0.0.1", "1.1.1.1", "::1"]);
         assert_eq!(mixed.resolve("example.com").await.expect("one"), ["1.1.1.1".parse::<IpAddr>().expect("valid")]);
         assert_eq!(mixed.vet(&target).await, Ok(()));

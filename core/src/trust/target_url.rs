@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use url::{Host, Url};
+use url::Url;
 
-use crate::trust::target_policy::TargetPolicy;
+use crate::trust::target_policy::{self, TargetPolicy};
 
 /// Bytes of a target URL, at most.
 pub const TARGET_URL_BYTES_MAX: usize = 2048;
@@ -37,9 +37,8 @@ impl TargetUrl {
         if url.fragment().is_some() {
             return Err("must not have a fragment".to_owned());
         }
-        let target = Self(url);
-        policy.check(&target).map_err(|blocked| blocked.to_string())?;
-        Ok(target)
+        policy.check(&url).map_err(|blocked| blocked.to_string())?;
+        Ok(Self(url))
     }
 
     /// A URL that was valid when it was stored.
@@ -53,11 +52,7 @@ impl TargetUrl {
     /// The host, where it is an address: then no resolver is ever asked, so whoever connects must judge it.
     #[must_use]
     pub fn literal_address(&self) -> Option<IpAddr> {
-        match self.0.host()? {
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
-            Host::Domain(_) => None,
-        }
+        target_policy::literal_address(&self.0)
     }
 
     /// The URL itself.

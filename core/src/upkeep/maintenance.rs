@@ -50,7 +50,9 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
           WHERE id IN (SELECT l.id FROM lanes l
                         CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
                                              ORDER BY q.due_at LIMIT 1) f
-                        WHERE l.due_at > greatest(f.due_at, l.held_until, l.drained_at + lane_linger(), clock_timestamp())
+                        WHERE l.due_at > greatest(f.due_at, l.held_until, l.drained_at + lane_linger(),
+                                           clock_timestamp())
+                          AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)
                         ORDER BY l.id FOR UPDATE OF l SKIP LOCKED)"
     );
     let repaired = repaired.execute(pool).await?.rows_affected();
@@ -73,7 +75,8 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
 /// Unfinished deliveries and dead letters, as gauges.
 pub async fn measure(pool: &PgPool) -> Result<()> {
     let sizes = sqlx::query!(
-        r#"SELECT (SELECT count(*) FROM queue) AS "queue!", (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS "dead_letters!",
+        r#"SELECT (SELECT count(*) FROM queue) AS "queue!",
+                  (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS "dead_letters!",
                   (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
                      FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!""#
     );

@@ -1,4 +1,5 @@
-//! The daily partitions of events, deliveries, inline deliveries and attempts: made ahead of time, dropped when they are old.
+//! The daily partitions of events, deliveries, inline deliveries and attempts: made ahead of time, dropped when they
+//! are old.
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};

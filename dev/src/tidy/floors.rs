@@ -7,13 +7,15 @@ use crate::tidy::File;
 
 /// The rooms of `core/src`, from below: a room may import from those before it, and from no other. A room is a file, or
 /// a folder with the file of its name.
-const FLOORS: [&str; 15] = [
+const FLOORS: [&str; 17] = [
     "text_enum",
     "id",
     "validation",
+    "name",
     "error",
     "page",
     "database",
+    "upkeep",
     "trust",
     "event",
     "announce",
@@ -21,7 +23,7 @@ const FLOORS: [&str; 15] = [
     "access",
     "subscription",
     "delivery",
-    "upkeep",
+    "accept",
     "process",
 ];
 

@@ -1,5 +1,5 @@
-//! A database that fails in other ways than stopping: it takes no writes for a while, ends idle sessions, has defaults of
-//! its own, freezes, or lacks a partition.
+//! A database that fails in other ways than stopping: it takes no writes for a while, ends idle sessions, has defaults
+//! of its own, freezes, or lacks a partition.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Plans: whatever the statistics say, a hot statement reads what it needs and no table from end to end. Rows are counted
-//! by Postgres itself.
+//! Plans: whatever the statistics say, a hot statement reads what it needs and no table from end to end. Rows are
+//! counted by Postgres itself.
 
 use postrider_core::{
     database::Session,
@@ -22,7 +22,8 @@ const STATISTICS: [(&str, &str); 4] = [
     (
         "as if huge",
         "UPDATE pg_class SET reltuples = 1e6, relpages = 1e5
-          WHERE relname IN ('queue', 'lanes', 'outbox', 'idempotency_keys') AND relnamespace = 'postrider'::regnamespace",
+          WHERE relname IN ('queue', 'lanes', 'outbox', 'idempotency_keys')
+            AND relnamespace = 'postrider'::regnamespace",
     ),
 ];
 
@@ -52,7 +53,8 @@ async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
     let fill = format!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
          SELECT d, d, '{subscription}', now() - interval '1 hour' + n * interval '1 millisecond', NULL
-           FROM (SELECT uuid_floor(now() - interval '5 minutes' + n * interval '1 millisecond') AS d, n FROM generate_series(1, {MANY}) n) x;
+           FROM (SELECT uuid_floor(now() - interval '5 minutes' + n * interval '1 millisecond') AS d, n
+                   FROM generate_series(1, {MANY}) n) x;
          INSERT INTO lanes (id, subscription_id, lease_ms)
          SELECT md5(n::text)::uuid, '{subscription}', 35000 FROM generate_series(1, 1000) n;
          INSERT INTO events (id, tenant_id, event_type, content_type, payload, created_at)

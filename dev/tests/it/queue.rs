@@ -216,9 +216,9 @@ async fn hanging_receivers_delay_nobody_else() {
     world.finish().await;
 }
 
-/// With 8 places a lane holds 4, so with answers after 1.5 s its 16 deliveries take 4 rounds, 6 s in all. A lane that was
-/// left out because it held its share, and that later looks then began behind, would wait for a sweep after each round,
-/// for 20 s in all.
+/// With 8 places a lane holds 4, so with answers after 1.5 s its 16 deliveries take 4 rounds, 6 s in all. A lane that
+/// was left out because it held its share, and that later looks then began behind, would wait for a sweep after each
+/// round, for 20 s in all.
 #[tokio::test]
 async fn a_slow_receiver_keeps_its_own_pace_beside_others() {
     const SLOW: &str = "/slow/1500";

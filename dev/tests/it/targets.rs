@@ -1,4 +1,5 @@
-//! Where deliveries may go: judged when a target is chosen, and again at each connection, whatever its name says by then.
+//! Where deliveries may go: judged when a target is chosen, and again at each connection, whatever its name says by
+//! then.
 
 use std::{
     collections::HashMap,

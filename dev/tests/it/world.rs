@@ -143,7 +143,8 @@ impl World {
     pub async fn multiply(&self, copies: i32) {
         sqlx::query(
             "WITH made AS (
-                 INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
+                 INSERT INTO subscriptions
+                        (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
                  SELECT gen_random_uuid(), s.tenant_id, s.target_url, '{}', '{}', s.timeout_ms, s.secret, s.headers
                    FROM subscriptions s, generate_series(1, $1)
                  RETURNING id, timeout_ms)

@@ -15,7 +15,7 @@ use hickory_resolver::{
     proto::rr::Name,
 };
 
-use crate::process::run::is_out_of_files;
+use crate::error::is_out_of_files;
 
 /// How long the system's configuration and hosts file are used before they are read anew.
 const SETTINGS_LIFE: Duration = Duration::from_secs(10);
