@@ -141,7 +141,7 @@ async fn the_publisher_role_may_publish_and_nothing_else() {
         "SELECT * FROM postrider.subscriptions",
         "SELECT * FROM postrider.outbox",
         "DELETE FROM postrider.events",
-        "SELECT postrider.wake(true, '{}')",
+        "SELECT postrider.wake(true, false, '{}')",
     ] {
         let refused = own.execute(statement).await.expect_err(statement);
         assert!(refused.to_string().contains("permission denied"), "{statement}: {refused}");
