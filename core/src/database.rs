@@ -64,7 +64,7 @@ impl From<MigrateError> for MigrationError {
     }
 }
 
-/// Which database, and which schema in it.
+/// How to reach the database, and the schema in it that is Postrider's.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     /// The parts of the connection string in `DATABASE_URL`.

@@ -37,7 +37,7 @@ pub struct Claimed {
     pub delivery_id: Uuid,
     /// The event to deliver.
     pub event_id: Uuid,
-    /// The lane it came from.
+    /// The lane in which the delivery waited.
     pub lane_id: Uuid,
     /// The subscription to which the event goes; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,

@@ -65,7 +65,7 @@ impl ErrorKind {
 /// Why an attempt failed, with a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The kind of reason.
+    /// The kind of reason, by which Postrider decides what follows.
     pub kind: ErrorKind,
     /// What happened, without secrets; shortened to [`FAILURE_CHARACTERS_MAX`].
     pub message: String,
