@@ -1,10 +1,10 @@
--- Who wants which events where, and who may say so: subscriptions with their secrets, API keys, the audit log, and the
--- announcements by which every process drops what it remembers of a row that has changed.
+-- Which subscriptions want which events, and who may change them: subscriptions with their secrets, API keys, the audit
+-- log, and the announcements by which every process drops rows from memory that have changed.
 --
--- Everything lives in the schema that the session's search_path names first, so several services can share one
--- database; no migration names a schema. Functions that migrations do not need themselves stand in core/sql/functions.
+-- Everything is in the schema that the session's search_path names first, so several services can share one database;
+-- no migration names a schema. Functions are in core/sql/functions, except those that migrations need.
 
--- Which text of each function in core/sql/functions is installed, by which version of Postrider.
+-- The installed version of each function in core/sql/functions: its text, and the Postrider version that installed it.
 CREATE TABLE sql_functions (
     name         text PRIMARY KEY,
     digest       bytea NOT NULL,                 -- SHA-256 of the file
@@ -38,8 +38,8 @@ CREATE TABLE subscriptions (
 );
 CREATE INDEX subscriptions_tenant ON subscriptions (tenant_id, id) WHERE deleted_at IS NULL;
 
--- Secrets that have been replaced and go on signing for a while. A change here always comes with one of the
--- subscription's own row, which announces it.
+-- Replaced secrets that go on signing for a while. Every change here comes with a change of the subscription's own row,
+-- which announces it.
 CREATE TABLE previous_secrets (
     subscription_id uuid NOT NULL REFERENCES subscriptions,
     replaced_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -54,7 +54,7 @@ CREATE TABLE api_keys (
     tenant_id    text,                           -- NULL means every tenant
     name         text NOT NULL,
     scopes       text[] NOT NULL,
-    digest       bytea NOT NULL UNIQUE,          -- SHA-256 of the key; the key itself is nowhere
+    digest       bytea NOT NULL UNIQUE,          -- SHA-256 of the key; the key itself is not stored
     hint         text NOT NULL,                  -- the first characters, by which people recognize it
     rate_limit_per_second integer,               -- of requests that post events; NULL means none
     created_at   timestamptz NOT NULL DEFAULT now(),
@@ -63,7 +63,8 @@ CREATE TABLE api_keys (
     revoked_at   timestamptz
 );
 
--- Who changed what. Written in the transaction of the change, never changed, kept for a year.
+-- Who changed what. An entry is written in the transaction of its change, never changed afterwards, and kept for a
+-- year.
 CREATE TABLE audit_log (
     id         uuid PRIMARY KEY,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -77,8 +78,8 @@ CREATE TABLE audit_log (
 CREATE INDEX audit_log_tenant ON audit_log (tenant_id, id);
 CREATE INDEX audit_log_target ON audit_log (target_id, id);
 
--- Every change of what processes keep in memory is announced on one channel, so that all caches drop it at once.
--- Configuration changes are rare, so here the NOTIFY may ride in the transaction.
+-- Every change to rows that processes keep in memory is announced on one channel, so that all of them drop the old row.
+-- Such changes are rare, so here the NOTIFY may be part of the transaction.
 CREATE FUNCTION announce_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(TG_TABLE_SCHEMA || '_changes', CASE TG_TABLE_NAME

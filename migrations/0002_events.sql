@@ -1,9 +1,9 @@
--- What was accepted and what became of it: events, deliveries, attempts, dead letters, and what belongs to them.
+-- Accepted events and what follows from them: deliveries, attempts, dead letters, and the tables that belong to them.
 --
--- The big tables (events, deliveries, inline_deliveries, attempts) are range-partitioned by their UUIDv7 key, one
--- partition a UTC day, made by ensure_partitions(): a look-up by id touches one partition, and retention drops
--- partitions instead of deleting rows. Hot tables carry no foreign keys; their integrity is by construction and checked
--- by core/sql/invariants.sql.
+-- The big tables (events, deliveries, inline_deliveries, attempts) are range-partitioned by their UUIDv7 key, with one
+-- partition for each UTC day, made by ensure_partitions(). A look-up by id touches one partition, and retention drops
+-- partitions instead of deleting rows. Hot tables have no foreign keys: the functions that write them keep them
+-- consistent, and core/sql/invariants.sql checks that.
 
 CREATE TABLE events (
     id              uuid PRIMARY KEY,
@@ -20,19 +20,19 @@ CREATE TABLE events (
     expires_at      timestamptz,                 -- NULL means never
     created_at      timestamptz NOT NULL
 ) PARTITION BY RANGE (id);
--- Compressing payloads on the hot path costs more CPU than the disk it saves.
+-- Compressing payloads on the hot path costs more in CPU time than it saves on disk.
 ALTER TABLE events ALTER COLUMN payload SET STORAGE EXTERNAL;
--- Lists of a tenant, of a type, and of a type of a tenant.
+-- For lists of a tenant's events, of a type's events, and of a tenant's events of one type.
 CREATE INDEX events_tenant ON events (tenant_id, id);
 CREATE INDEX events_type ON events (event_type, id);
 CREATE INDEX events_tenant_type ON events (tenant_id, event_type, id);
 
--- The states a delivery is stored in. 'pending' means "not finished"; whether an unfinished delivery is in flight at
--- this moment is the queue's knowledge (a live lease), so that the record is written at ingest and once at the end.
+-- The stored states of a delivery. 'pending' means "not finished". Only the queue knows whether an unfinished delivery
+-- is in flight (it then has a live lease), so that the record is written only at ingest and at the end.
 CREATE TYPE delivery_status AS ENUM ('pending', 'succeeded', 'dead_letter', 'canceled');
 
--- Every index is on immutable columns, so that the one update a delivery gets stays HOT. An event's deliveries that
--- were made with it share the first half of its id, so they are found by the primary key.
+-- All indexes are on columns that never change, so that the one update of each delivery stays HOT. Deliveries that were
+-- made with their event share the first half of its id, so the primary key finds them.
 CREATE TABLE deliveries (
     id              uuid PRIMARY KEY,
     event_id        uuid NOT NULL,
@@ -47,12 +47,12 @@ CREATE TABLE deliveries (
 ) PARTITION BY RANGE (id);
 CREATE INDEX deliveries_subscription ON deliveries (subscription_id, id);
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
--- Replays are few, so what is known of them costs other deliveries nothing.
+-- Replays are few, so these partial indexes cost other deliveries nothing.
 CREATE INDEX deliveries_replay ON deliveries (replay_id, id) WHERE replay_id IS NOT NULL;
 CREATE INDEX deliveries_replay_of ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX deliveries_replayed_event ON deliveries (event_id, id) WHERE is_replay;
 
--- Where an inline delivery goes and how. Partitioned as deliveries are, and dropped with them.
+-- The destination of an inline delivery. The table is partitioned like deliveries, and dropped with them.
 CREATE TABLE inline_deliveries (
     delivery_id      uuid PRIMARY KEY,
     lane_id          uuid NOT NULL,
@@ -68,18 +68,18 @@ CREATE TABLE attempts (
     delivery_id        uuid NOT NULL,
     number             integer NOT NULL,         -- 1 is the first try
     started_at         timestamptz NOT NULL,
-    duration_ms        integer,                  -- NULL where nobody lived to measure it
+    duration_ms        integer,                  -- NULL where the worker died first
     status_code        smallint,                 -- NULL where no response arrived
     error_kind         text,                     -- NULL for a success
     error              text,
     response_headers   jsonb,
-    response_body      bytea,                    -- the head of it
+    response_body      bytea,                    -- only its beginning
     response_truncated boolean NOT NULL DEFAULT false,
     PRIMARY KEY (delivery_id, number)
 ) PARTITION BY RANGE (delivery_id);
 
--- Dead letters are found here, because an index on deliveries.status would spoil the HOT update. A row is gone once its
--- delivery has been put back or somebody has purged the list.
+-- The list of dead letters. It is a table of its own, because an index on deliveries.status would spoil the HOT update.
+-- A row is removed when its delivery has been put back, or when somebody has purged the list.
 CREATE TABLE dead_letters (
     delivery_id     uuid PRIMARY KEY,
     tenant_id       text,
@@ -90,12 +90,12 @@ CREATE TABLE dead_letters (
 CREATE INDEX dead_letters_subscription ON dead_letters (subscription_id, delivery_id);
 CREATE INDEX dead_letters_tenant ON dead_letters (tenant_id, delivery_id);
 
--- A key is a promise to answer the same again. Of an event the answer is made anew from what is stored; of anything
--- else it is kept, sealed, because it may hold a secret.
+-- A key promises the same answer to a repeated request. The answer for an event holds only ids; any other answer is
+-- sealed, because it may hold a secret.
 CREATE TABLE idempotency_keys (
     tenant_id   text NOT NULL,
     key         text NOT NULL,                   -- its namespace and its text: see core/src/event/idempotency.rs
-    fingerprint bytea NOT NULL,                  -- SHA-256 of what was asked
+    fingerprint bytea NOT NULL,                  -- SHA-256 of the request
     event_id    uuid,
     answer      bytea,
     expires_at  timestamptz NOT NULL,
@@ -103,7 +103,7 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
--- Events that were published by SQL and wait for their fan-out, each until a worker comes by a moment after the commit.
+-- Events that were published by SQL and wait for their fan-out. A worker usually takes them a moment after the commit.
 CREATE TABLE outbox (
     event_id     uuid PRIMARY KEY,
     tenant_id    text NOT NULL,
@@ -113,14 +113,14 @@ CREATE TABLE outbox (
     ordering_key text,
     deliver_at   timestamptz,
     expires_at   timestamptz,
-    retry_at     timestamptz NOT NULL DEFAULT '-infinity',   -- not to be tried before: something was wrong with it
+    retry_at     timestamptz NOT NULL DEFAULT '-infinity',   -- after a failed fan-out, not tried before
     fanned_out_to uuid                           -- of a wide fan-out, the last subscription of the part that is done
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TYPE replay_state AS ENUM ('running', 'completed', 'canceled');
 
--- A subscription's past, being delivered again. One step is one transaction, so a worker that dies leaves it where the
--- last step ended.
+-- Replays of a time range of a subscription. One step is one transaction, so if a worker dies, the replay goes on after
+-- the last complete step.
 CREATE TABLE replays (
     id              uuid PRIMARY KEY,
     tenant_id       text NOT NULL,
@@ -142,7 +142,7 @@ CREATE TABLE replays (
 CREATE INDEX replays_running ON replays (next_step_at) WHERE state = 'running';
 CREATE INDEX replays_subscription ON replays (subscription_id, id);
 
--- Every partition with its day, oldest first.
+-- Every partition with its day, the oldest first.
 CREATE VIEW partitions AS
     SELECT p.relname::text AS parent, c.relname::text AS name,
            to_date(right(c.relname, 8), 'YYYYMMDD') AS day

@@ -1,14 +1,14 @@
--- The queue: deliveries that are not finished, and the lanes in which they wait. The statements that work on them are
--- functions in core/sql/functions.
+-- The queue: unfinished deliveries, and the lanes in which they wait. The functions that work on them are in
+-- core/sql/functions.
 
--- Only deliveries that are not finished: the work list, and its size is the backlog.
--- Autovacuum is told to come early and run at full speed; workers also vacuum it themselves every few seconds.
+-- Unfinished deliveries only: this is the list of work, and its size is the backlog. Autovacuum is told to come early
+-- and to run at full speed; workers also vacuum the table themselves every few seconds.
 CREATE TABLE queue (
     delivery_id     uuid PRIMARY KEY,
     lane_id         uuid NOT NULL,
     event_id        uuid NOT NULL,
     due_at          timestamptz NOT NULL,        -- when it is due; while leased, when the lease expires
-    lease_token     bigint,                      -- whose lease it is; every write of an outcome is fenced by it
+    lease_token     bigint,                      -- names the lease; an outcome is written only with the present token
     attempt_count   integer NOT NULL DEFAULT 0,
     attempts_before integer NOT NULL DEFAULT 0,  -- attempts that do not count against the retry policy's present round
     releases        integer NOT NULL DEFAULT 0   -- how often it was given back through a fault of ours
@@ -18,14 +18,14 @@ CREATE INDEX queue_lane ON queue (lane_id, due_at);
 
 CREATE SEQUENCE lease_tokens CACHE 32;
 
--- The lines that deliveries wait in. A lane's due_at says when it is next worth looking at; everything that makes a
--- subscription wait is a later due_at. Each reason for waiting has a column of its own, so that the end of one does not
--- end another; held_until is the latest of them, and due_at is never earlier.
+-- The lanes in which deliveries wait. due_at says when a lane is next worth a visit; everything that makes a lane wait
+-- sets a later due_at. Each reason for waiting has a column of its own, so that the end of one does not end another.
+-- held_until is the latest of these times, and due_at is never earlier.
 --
--- There is no unique index on id, on purpose. A busy lane gets hundreds of versions a second, and while any session
--- holds an old snapshot none of them can be removed: every look-up by id, and every new version's own check for
--- duplicates, would wade through all of them. Behind (id, revision) the newest version is found first. That an id
--- stands only once is by construction: it is the id of a new subscription, or made under a lock by arm_lane().
+-- There is no unique index on id, on purpose. A busy lane gets hundreds of versions a second, and none of them can be
+-- removed while any session holds an old snapshot. Every look-up by id, and every check for duplicates, would have to
+-- read all of them. The index on (id, revision) finds the newest version first. An id occurs only once even so: it
+-- belongs to a new subscription, or arm_lane() has created the lane under a lock.
 CREATE TABLE lanes (
     id              uuid NOT NULL,               -- for a plain subscription, the subscription's own id
     revision        bigint NOT NULL DEFAULT 0,   -- counted up by every hot statement that writes the row
@@ -45,8 +45,8 @@ CREATE TABLE lanes (
 CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);
 
--- What was to be noted in a lane that somebody else had locked, so that nobody waited: a worker does it soon. Empty but
--- for moments.
+-- Changes that were needed in a lane that somebody else had locked. They are noted here so that nobody waits, and a
+-- worker soon makes them. The table is empty most of the time.
 CREATE TABLE lanes_to_arm (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     lane_id         uuid NOT NULL,
@@ -57,8 +57,9 @@ CREATE TABLE lanes_to_arm (
     rests_until     timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
--- What the hot functions take, one array of each. A type is never changed once it has been released: an older binary
--- would send too few attributes. What needs another attribute gets a new type and a new function beside the old one.
+-- The arguments of the hot functions, an array of each type. A type is never changed once it has been released, because
+-- an older binary would send too few attributes. A new attribute needs a new type, and a new function beside the old
+-- one.
 
 CREATE TYPE new_event AS (
     id           uuid,
@@ -79,8 +80,8 @@ CREATE TYPE event_key AS (
     event_id    uuid,                            -- the new event that it came with
     tenant_id   text,
     key         text,
-    fingerprint bytea,                           -- SHA-256 of what was asked
-    answer      bytea                            -- what is answered, also to whoever asks again
+    fingerprint bytea,                           -- SHA-256 of the request
+    answer      bytea                            -- the answer, also to a repeated request
 );
 
 CREATE TYPE new_delivery AS (

@@ -1,5 +1,5 @@
--- What must hold whenever nobody is in the middle of something: every row this answers is a violation.
--- Written for tests, chaos runs and `worker doctor`; it reads whole tables.
+-- The invariants that must hold whenever no transaction is open: every row of the result is a violation.
+-- It is for tests, chaos runs and `worker doctor`, because it reads whole tables.
 
 -- 1. Every unfinished delivery has exactly one queue row, every finished one has none, and every delivery its event.
 SELECT 'unfinished delivery without a queue row' AS violation, d.id AS id
@@ -16,7 +16,7 @@ SELECT 'dead letter that is not one', x.delivery_id
  WHERE NOT EXISTS (SELECT FROM deliveries d WHERE d.id = x.delivery_id AND d.status = 'dead_letter')
 
 -- 2. Every queue row's lane exists, and is due now or no later than the row is: later only while the lane is held, or
--- for the linger of a lane that was drained a moment ago, or until a worker has dealt with a note in lanes_to_arm.
+-- for the linger of a lane that was drained a moment ago, or until a worker has handled a note in lanes_to_arm.
 UNION ALL
 SELECT 'queue row without a lane', q.delivery_id
   FROM queue q
@@ -31,7 +31,7 @@ UNION ALL
 SELECT 'lane due before its hold ends', l.id
   FROM lanes l WHERE l.due_at < l.held_until
 
--- 3. The attempts counted are the attempts logged, plus the one in flight.
+-- 3. The number of attempts counted is the number of attempts logged, plus one for an attempt in flight.
 UNION ALL
 SELECT 'attempts counted and logged differ', q.delivery_id
   FROM queue q
@@ -48,7 +48,7 @@ SELECT 'succeeded delivery whose last attempt failed', d.id
                     WHERE a.delivery_id = d.id AND a.error_kind IS NULL
                       AND a.number = (SELECT max(b.number) FROM attempts b WHERE b.delivery_id = d.id))
 
--- 5. Nothing stays leased long past its expiry: its lane is due then, so somebody comes.
+-- 4. No row stays leased long past the lease's expiry: its lane is due then, so a worker takes the delivery back.
 UNION ALL
 SELECT 'lease long expired', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id

@@ -1,12 +1,12 @@
--- The role {schema}_publisher, which may call publish() and do nothing else. Run at each start: a role belongs to the
--- whole server, so a dump of the database does not bring it along.
+-- Creates the role {schema}_publisher, which may call publish() and do nothing else. This runs at each start, because a
+-- role belongs to the whole server and is not part of a dump of the database.
 DO $$
 DECLARE
     publish constant text := 'publish(text, jsonb, text, jsonb, text, text, timestamptz, timestamptz)';
     role    constant text := current_schema() || '_publisher';
 BEGIN
     IF to_regrole(quote_ident(role)) IS NULL THEN
-        -- Another process may be making it at this moment, or it may not be ours to make.
+        -- Another process may be creating the role at this moment, or we may lack the right to create it.
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role);
         EXCEPTION

@@ -1,10 +1,10 @@
-//! Accepting events: the use cases of whoever brings them. An event is posted to one subscription
-//! ([`crate::accept::ingest`]), published to all that want it ([`crate::accept::publish`]), or meant for one URL
-//! ([`crate::accept::inline`]); what a producer says of it is checked in one place ([`crate::accept::event_input`]).
-//! Who may do so, and by which API, is not known here.
+//! Accepting events: the use cases for those who bring events. An event is posted to one subscription
+//! ([`crate::accept::ingest`]), published to all subscriptions that want it ([`crate::accept::publish`]), or meant for
+//! one URL ([`crate::accept::inline`]). What a producer says of an event is checked in one place
+//! ([`crate::accept::event_input`]). This module does not know who may do so, nor through which API.
 //!
-//! Broken rules are told with the names of the inputs' fields, and `idempotency_key`; an API that calls a field
-//! otherwise renames them ([`crate::Error::renamed`]).
+//! Broken rules are reported under the names of the input's fields, and under `idempotency_key`. An API that calls a
+//! field by another name renames it ([`crate::Error::renamed`]).
 
 pub mod event_input;
 pub mod ingest;
@@ -21,23 +21,23 @@ use crate::{
     trust::{seal::Keyring, target_policy::TargetPolicy},
 };
 
-/// What a broken rule of an idempotency key is told of.
+/// The field name under which a broken rule of an idempotency key is reported.
 pub const KEY_FIELD: &str = "idempotency_key";
 
-/// Accepts events.
+/// Accepts events from any API and stores them with the deliveries that they cause.
 #[derive(Clone)]
 pub struct Acceptor {
-    /// Tells which idempotency keys are remembered.
+    /// Connections that look up whether an idempotency key is remembered.
     pub pool: PgPool,
-    /// Stores inline deliveries; of [`crate::database::Session::Ingest`].
+    /// Connections that store inline deliveries, set up for [`crate::database::Session::Ingest`].
     pub inline: PgPool,
-    /// Knows the subscriptions and what they want.
+    /// The subscriptions in memory, and the events that each of them wants.
     pub cache: SubscriptionCache,
-    /// Stores events.
+    /// The queue of the one writer that stores events in batches.
     pub intake: Intake,
-    /// Seals the secrets of inline deliveries.
+    /// Seals the secrets of inline deliveries before they are stored.
     pub keyring: Keyring,
-    /// Says where inline deliveries may go.
+    /// Decides which addresses inline deliveries may be sent to.
     pub target_policy: TargetPolicy,
     /// Seconds for which idempotency keys are remembered.
     pub key_ttl_seconds: u32,
@@ -45,33 +45,33 @@ pub struct Acceptor {
     pub payload_bytes_max: usize,
 }
 
-/// An idempotency key that came with a request.
+/// An idempotency key that came with a request, and the request that it stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestKey<'a> {
-    /// Its text.
+    /// The key's text, as the caller sent it.
     pub text: &'a str,
-    /// The whole request, byte for byte: with the same key, only the same may be asked again.
+    /// The whole request, byte for byte: the key may be used again only with exactly the same request.
     pub asked: &'a [u8],
 }
 
-/// What a producer is told of an event that was accepted; the same when it is sent again with its key.
+/// The answer to a producer whose event was accepted. It is the same when the event is sent again with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedEvent {
-    /// The event's id.
+    /// The event's id; for a repeated event, the id that it got the first time.
     pub event_id: EventId,
-    /// What happens with it.
+    /// Whether the event will be delivered.
     pub verdict: Verdict,
-    /// The deliveries that it caused.
+    /// The deliveries that the event caused.
     pub delivery_ids: Vec<DeliveryId>,
 }
 
 impl AcceptedEvent {
-    /// What is told of an event if it is new.
+    /// The answer to the producer, if the event turns out to be new.
     fn if_new(event: &NewEvent, verdict: Verdict) -> Self {
         Self { event_id: event.id, verdict, delivery_ids: event.delivery_ids() }
     }
 
-    /// What is told, now that it is known what became of the event.
+    /// The answer to the producer, now that it is known whether the event was new or repeated.
     fn told(self, accepted: Accepted) -> Self {
         match accepted {
             Accepted::New => {

@@ -1,4 +1,4 @@
-//! Who may do what: API keys and their tenants, the rate limits of the way in, and the audit log of what they changed.
+//! Who may do what: API keys and their tenants, the rate limits of ingest, and the audit log of changes.
 
 pub mod api_key;
 pub mod audit;

@@ -1,4 +1,5 @@
-//! How processes learn of changes: the database announces each change, listeners hear it, caches drop what it touches.
+//! How processes learn of changes: the database announces each change, listeners receive it, caches drop what it
+//! touches.
 
 pub mod cache;
 pub mod changes;

@@ -1,4 +1,4 @@
-//! Connections: which sessions there are, how each is set up, and bringing the schema up to date at start.
+//! Connections: the kinds of session, how each is set up, and how the schema is brought up to date at start.
 
 mod functions;
 mod health;
@@ -13,28 +13,28 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// How long anything waits for a connection before it says that the database is away.
+/// How long anybody waits for a connection before the database counts as away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement of the management API may take.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one ingest statement may take. `lane_linger()` in `sql/functions` must be longer.
 pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long we wait for the answer to a statement of the queue, whatever the server does: longer than its own limit for
-/// ingest, so that only a server that is frozen or cut off is given up.
+/// How long we wait for the answer to a statement of the queue, whatever the server does. It is longer than
+/// [`INGEST_STATEMENT_TIMEOUT`], so that only a server that is frozen or cut off is given up.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a step of many statements may take, such as one of a fan-out or a replay.
+/// How long a step of many statements may take, such as a step of a fan-out or of a replay.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a transaction may wait for us, its client, while it holds its locks. A fan-out's is shorter: together with
-/// [`INGEST_STATEMENT_TIMEOUT`] it stays below `lane_linger()`.
+/// How long a transaction may hold its locks while the server waits for our next statement. For fan-outs it is shorter:
+/// together with [`INGEST_STATEMENT_TIMEOUT`] it must stay below `lane_linger()`.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
 /// As [`IDLE_IN_TRANSACTION_MAX`], for fan-outs.
 const IDLE_IN_FAN_OUT_MAX: Duration = Duration::from_secs(2);
-/// How long an idle session is trusted; after that it is tested before it is used.
+/// How long an idle session is trusted; a session that has rested longer is tested before it is used.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
-/// How often a start tries to reach the database, a second apart, before it gives up.
+/// How often a starting process tries to reach the database, once a second, before it gives up.
 const START_TRIES_MAX: u32 = 30;
 
-/// Held by whoever brings a schema up to date.
+/// The key of the advisory lock that a process holds while it brings a schema up to date.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"postride");
 
 /// Why a schema could not be brought up to date.
@@ -43,7 +43,7 @@ pub enum MigrationError {
     /// The database is away, or refused a statement.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// A migration that has been run reads otherwise than ours: the schema was made by a version that was never
+    /// A migration that was run before has another text than ours: the schema was made by a version that was never
     /// released.
     #[error(
         "the schema was made by another version of Postrider's migrations ({0}), which cannot be brought up to date; \
@@ -64,31 +64,31 @@ impl From<MigrateError> for MigrationError {
     }
 }
 
-/// Which database, and which schema in it.
+/// How to reach the database, and the schema in it that is Postrider's.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
-    /// From `DATABASE_URL`.
+    /// The parts of the connection string in `DATABASE_URL`.
     pub options: PgConnectOptions,
     /// The schema that holds every table; plain lower-case letters, digits and `_`.
     pub schema: String,
 }
 
-/// What a session is for, which decides how it is set up.
+/// What a session is used for; it decides how the session is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
-    /// Reads and rare writes of people: planned afresh each time, because filters differ widely.
+    /// Reads and rare writes for people. Statements are planned afresh each time, because filters differ widely.
     Management,
-    /// Storing events: bounded in time, because an idle lane relies on it.
+    /// Storing events. Statements are limited in time, because a lane that goes idle relies on that limit.
     Ingest,
-    /// Making deliveries of what is stored already: bounded in time like ingest, and without waiting for the disk,
-    /// because what a crash undoes is done again.
+    /// Making deliveries of events that are already stored. It is limited in time like ingest, and does not wait for
+    /// the disk, because what a crash undoes is done again.
     FanOut,
-    /// The queue's statements and duties.
+    /// The statements of the queue, and the duties that keep it in order.
     Queue,
 }
 
 impl DatabaseConfig {
-    /// A pool of such sessions. Connects when first used.
+    /// A pool of sessions of this kind. It connects when it is first used.
     #[must_use]
     pub fn pool(&self, session: Session, connections_max: u32) -> PgPool {
         let timeout = match session {
@@ -116,7 +116,8 @@ impl DatabaseConfig {
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A ping before each use would double the round trips: only what may be dead or read-only is tested.
+            // A ping before each use would double the round trips, so only sessions that may be dead or read-only are
+            // tested.
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -135,15 +136,16 @@ impl DatabaseConfig {
             .connect_lazy_with(options)
     }
 
-    /// The notification channel of this schema with that suffix; channels are per database, schemas are not.
+    /// The name of this schema's notification channel with this suffix. Channels belong to the whole database, so the
+    /// schema is part of the name.
     #[must_use]
     pub fn channel(&self, suffix: &str) -> String {
         format!("{}_{suffix}", self.schema)
     }
 
-    /// Waits for the database, then brings the schema up to date: migrations, functions, and partitions of the days to
-    /// come. Several processes may do so at once: one works, the others wait and find nothing to do. A schema that a
-    /// newer version of Postrider has brought further is left as it is.
+    /// Waits for the database, then brings the schema up to date: migrations, functions, and the partitions of the days
+    /// to come. Several processes may do so at once: one works, the others wait and find nothing left to do. A schema
+    /// that a newer version of Postrider has changed is left as it is.
     ///
     /// # Errors
     /// When the database stays away, its schema is not one of ours, or a migration fails.
@@ -187,8 +189,8 @@ impl DatabaseConfig {
             .options([
                 ("search_path", self.schema.as_str()),
                 ("timezone", "UTC"),
-                // Whatever the database's own defaults are: looks rely on what others have committed meanwhile, and a
-                // list is never worth compiling.
+                // These override the database's own defaults: claims rely on seeing what others have committed
+                // meanwhile, and compiling a list's plan takes longer than it saves.
                 ("default_transaction_isolation", "read committed"),
                 ("jit", "off"),
             ])
@@ -198,16 +200,16 @@ impl DatabaseConfig {
     }
 }
 
-/// The migrations, embedded in the binaries. Those of a newer version that have been run already are no obstacle; our
-/// own lock is held while they run.
+/// The migrations, embedded in the binaries. Migrations of a newer version that have already run are accepted. sqlx
+/// takes no lock of its own, because ours is held.
 fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("../migrations");
     migrations.set_ignore_missing(true).set_locking(false);
     migrations
 }
 
-/// Runs a query on a connection of the pool, and gives it up after [`ANSWER_TIMEOUT`]: a server that was frozen or cut
-/// off says nothing, and TCP alone would wait for a quarter of an hour. The connection is then closed, not returned.
+/// Runs a query on a connection of the pool, and gives up after [`ANSWER_TIMEOUT`]: a server that was frozen or cut off
+/// says nothing, and TCP alone would wait for a quarter of an hour. The connection is then closed, not returned.
 macro_rules! bounded {
     ($pool:expr, $query:ident.$fetch:ident) => {
         $crate::database::bounded!($pool, |connection| $query.$fetch(connection))

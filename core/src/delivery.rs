@@ -1,5 +1,5 @@
-//! Deliveries as people see them: one, many, and what a person may do to one. How they are claimed and finished is
-//! the business of [`crate::queue`].
+//! Deliveries as people see them: one, many, and the actions that a person may take on one. Claiming and finishing them
+//! is the business of [`crate::queue`].
 
 pub mod dead_letter;
 pub mod destination;
@@ -17,13 +17,13 @@ use uuid::Uuid;
 use crate::{Error, Result, id::DeliveryId, queue, subscription::settings::LEASE_MARGIN_MS, text_enum::text_enum};
 
 text_enum! {
-    /// Where a delivery stands.
+    /// How far a delivery has come.
     pub enum Status {
         /// Waiting for its first or next attempt.
         Pending = "pending",
-        /// A worker is at it.
+        /// A worker is attempting it at this moment.
         InFlight = "in_flight",
-        /// The receiver has it.
+        /// The receiver has accepted it.
         Succeeded = "succeeded",
         /// Out of attempts, or refused for good.
         DeadLetter = "dead_letter",
@@ -35,43 +35,43 @@ text_enum! {
 /// A delivery and how far it has come.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Its id.
+    /// Identifies the delivery; receivers see it in a header of each attempt.
     pub id: DeliveryId,
-    /// What is delivered.
+    /// The event that is delivered.
     pub event_id: Uuid,
-    /// Whose it is.
+    /// The tenant to which the delivery belongs.
     pub tenant_id: String,
-    /// To whom; `None` for an inline delivery.
+    /// The subscription to which the event is delivered; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,
-    /// Where an inline delivery goes.
+    /// The URL of an inline delivery; `None` for a delivery to a subscription.
     pub target_url: Option<String>,
     /// The delivery that it replays, if any.
     pub replay_of: Option<Uuid>,
-    /// The replay of a range that made it, if one did.
+    /// The replay of a range that made this delivery, if one did.
     pub replay_id: Option<Uuid>,
     /// The event's type; `None` once retention has removed the event.
     pub event_type: Option<String>,
-    /// Where it stands.
+    /// How far the delivery has come.
     pub status: Status,
-    /// Attempts so far, one that is under way included.
+    /// Attempts so far, including one that is under way.
     pub attempt_count: i32,
-    /// When the next attempt is due; only while pending.
+    /// When the next attempt is due; present only while the delivery is pending.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// HTTP status of the last finished attempt.
     pub last_status_code: Option<i16>,
-    /// Why the last finished attempt failed.
+    /// Why the last finished attempt failed, in words for a person.
     pub last_error: Option<String>,
-    /// From when on it is canceled instead of attempted.
+    /// When the delivery is canceled instead of attempted; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it came to be.
+    /// When the delivery was stored.
     pub created_at: DateTime<Utc>,
-    /// When it came to its end.
+    /// When the delivery succeeded, became a dead letter or was canceled.
     pub finished_at: Option<DateTime<Utc>>,
 }
 
 impl Delivery {
-    /// Whether it was canceled because nobody wants it any more. (Whoever calls off one that has expired means the
-    /// same.)
+    /// Whether the delivery was canceled because its event had expired. (Somebody who cancels a delivery after its
+    /// expiry means the same.)
     #[must_use]
     pub fn has_expired(&self) -> bool {
         self.status == Status::Canceled && self.expires_at.zip(self.finished_at).is_some_and(|(at, end)| at <= end)
@@ -99,15 +99,15 @@ struct Row {
     finished_at: Option<DateTime<Utc>>,
 }
 
-/// One delivery.
+/// Reads one delivery.
 pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("delivery"))
 }
 
-/// Makes a delivery due at once: a pending one early, a finished one for a fresh round of attempts.
+/// Makes a delivery due at once: a pending one before its time, a finished one for a fresh round of attempts.
 ///
 /// # Errors
-/// A conflict where a worker is at it, or where its event or subscription is gone.
+/// A conflict where a worker is attempting it, or where its event or subscription does not exist any more.
 pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let mut transaction = pool.begin().await?;
     match lock(&mut transaction, id).await? {
@@ -128,10 +128,10 @@ pub async fn retry(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     get(pool, id).await
 }
 
-/// Calls a pending delivery off.
+/// Cancels a pending delivery.
 ///
 /// # Errors
-/// A conflict where a worker is at it or it is finished.
+/// A conflict where a worker is attempting it or it is finished.
 pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     let mut transaction = pool.begin().await?;
     match lock(&mut transaction, id).await? {
@@ -147,14 +147,14 @@ pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
     get(pool, id).await
 }
 
-/// A delivery that nobody else can change until the transaction ends.
+/// A delivery that nobody else can change until the transaction ends, by its state.
 enum Locked {
     InFlight,
     Pending,
     Finished,
 }
 
-/// Locks the queue row first and the record second, in the order in which outcomes are recorded.
+/// Locks the queue row first and the delivery's record second, in the order that the recording of outcomes uses too.
 async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
     let waiting = sqlx::query!(
         r#"SELECT (lease_token IS NOT NULL AND due_at > clock_timestamp()) AS "leased!"
@@ -168,14 +168,15 @@ async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
         sqlx::query!(r#"SELECT status = 'pending' AS "pending!" FROM deliveries WHERE id = $1 FOR UPDATE"#, id.0);
     let row = finished.fetch_optional(connection).await?.ok_or(Error::NotFound("delivery"))?;
     if row.pending {
-        // It was reopened by another request between the two looks.
+        // Another request has reopened the delivery between our two reads.
         return Err(Error::Conflict("the delivery has just been changed".to_owned()));
     }
     Ok(Locked::Finished)
 }
 
-/// Puts finished deliveries back into the queue and makes their lanes due; answers how many. Their attempts go on
-/// counting, their retry policies begin anew. Those whose event or subscription is gone are left as they are.
+/// Puts finished deliveries back into the queue and makes their lanes due; returns how many. The numbers of their
+/// attempts go on, and their retry policies begin anew. Deliveries whose event or subscription is gone stay as they
+/// are.
 pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<usize> {
     let reopened = sqlx::query_scalar!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before)
@@ -201,10 +202,10 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
     Ok(reopened.len())
 }
 
-/// How long a request waits for a lane that somebody else has locked.
+/// How long a request waits for a lane that another transaction has locked.
 const LANE_PATIENCE_SECONDS: f64 = 5.0;
 
-/// Makes the lanes of deliveries in the queue due, in the order in which lanes are locked, and wakes the workers when
+/// Makes the lanes of these queued deliveries due, in the order in which lanes are locked. The workers are woken when
 /// the transaction commits.
 async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
     let armed = sqlx::query_scalar!(

@@ -1,32 +1,32 @@
-//! The few meanings an error of ours can have. It knows nothing of HTTP; a receiver's failure is not an error but an
-//! [`crate::queue::attempt::Outcome`].
+//! The few meanings that an error of ours can have. They know nothing of HTTP. A receiver's failure is not an error but
+//! an [`crate::queue::attempt::Outcome`].
 
 use std::io;
 
 use crate::validation::Problems;
 
-/// What went wrong on our side, by what the caller can do about it.
+/// The kinds of error on our side, told apart by how the caller can react.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such thing, or it has been deleted.
     #[error("no such {0}")]
     NotFound(&'static str),
-    /// It is there, but in a state that forbids this.
+    /// The thing exists, but its state forbids the request.
     #[error("{0}")]
     Conflict(String),
     /// The idempotency key has been used for something else.
     #[error("this idempotency key has been used for another request")]
     KeyReused,
-    /// The input breaks rules; every broken rule is named.
+    /// The input breaks rules; the problems name every broken rule.
     #[error("{0}")]
     Invalid(Problems),
-    /// It asks for more than one request may.
+    /// The request asks for more than one request may cause.
     #[error("{0}")]
     TooLarge(String),
-    /// We are full or the database is away; the same call may succeed in a moment.
+    /// A limit is reached or the database is away; the same call may succeed in a moment.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// The database refused, or we have a bug.
+    /// The database refused a statement, or we have a bug.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -40,7 +40,7 @@ impl Error {
         Self::Invalid(Problems::one(field, message))
     }
 
-    /// The same error as told to a caller who calls some fields otherwise: pairs of our name and the caller's.
+    /// The same error for a caller whose names for some fields differ. `names` are pairs of our name and the caller's.
     #[must_use]
     pub fn renamed(self, names: &[(&str, &str)]) -> Self {
         match self {
@@ -49,7 +49,7 @@ impl Error {
         }
     }
 
-    /// Wraps an error that is nobody's but ours.
+    /// Wraps an error that the caller can do nothing about.
     pub fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(error.into())
     }
@@ -69,10 +69,11 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-/// Whether a row found no partition of its day. One is made ahead of time, so this is a matter of moments.
+/// Whether a row was refused because there is no partition for its day. Partitions are made ahead of time, so this
+/// passes quickly.
 #[must_use]
 pub fn is_missing_partition(error: &sqlx::Error) -> bool {
-    // A check_violation; no table of ours has a check of its own.
+    // Postgres reports it as a check_violation; none of our tables has a check of its own.
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23514"))
 }
 

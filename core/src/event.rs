@@ -1,4 +1,4 @@
-//! Events: what producers post. Immutable once accepted; the payload is kept byte for byte.
+//! Events: what producers post. An event is never changed once accepted; its payload is kept byte for byte.
 
 pub mod audience;
 pub mod event_type;
@@ -20,68 +20,68 @@ use crate::{
 
 /// The content type of a payload that came without one (RFC 9110 §8.3).
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
-/// The content type of a payload that came as a JSON value inside something else.
+/// The content type of a payload that came as a JSON value within a larger JSON document.
 pub const CONTENT_TYPE_JSON: &str = "application/json";
 
 /// An accepted event, without its payload.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its id.
+    /// Identifies the event; receivers see it as `webhook-id`.
     pub id: Uuid,
-    /// Whose it is.
+    /// The tenant to which the event belongs.
     pub tenant_id: String,
-    /// Its type.
+    /// The type by which subscriptions choose events, such as `order.created`.
     pub event_type: String,
-    /// The subscription it was posted to.
+    /// The subscription to which the event was posted; `None` where it was published or is inline.
     pub subscription_id: Option<Uuid>,
-    /// Whether it is for one URL, without a subscription.
+    /// Whether the event is for one URL, without a subscription.
     pub is_inline: bool,
-    /// What its payload is.
+    /// The media type of the payload.
     pub content_type: String,
-    /// Bytes of its payload.
+    /// Length of the payload in bytes.
     pub payload_bytes: i32,
-    /// Its producer's notes.
+    /// The producer's notes on the event.
     pub metadata: Option<Json<Metadata>>,
-    /// Its producer's own id for it.
+    /// The producer's own id for the event, if it gave one.
     pub external_id: Option<String>,
-    /// What it is to be kept in order with.
+    /// Events with the same ordering key are to be delivered in order.
     pub ordering_key: Option<String>,
-    /// When its deliveries are due; `None` for at once.
+    /// When the event's deliveries are due; `None` means at once.
     pub deliver_at: Option<DateTime<Utc>>,
-    /// From when on nobody wants it any more.
+    /// When deliveries that have not succeeded are canceled; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was accepted.
+    /// When the event was accepted, by the database's clock.
     pub created_at: DateTime<Utc>,
 }
 
-/// Which events a list shows.
+/// Which events a list shows; an absent field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only events of this tenant.
     pub tenant_id: Option<String>,
-    /// Only those of exactly this type.
+    /// Only events of exactly this type.
     pub event_type: Option<EventType>,
-    /// Only those that were posted to this subscription.
+    /// Only events that were posted to this subscription.
     pub subscription: Option<SubscriptionId>,
-    /// Only those with these entries in their metadata.
+    /// Only events with these entries in their metadata.
     pub metadata: Option<Metadata>,
-    /// Only those of this time.
+    /// Only events that were accepted in this span of time.
     pub span: Span,
 }
 
-/// One event.
+/// Reads one event, without its payload.
 pub async fn get(pool: &PgPool, id: EventId) -> Result<Event> {
     views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("event"))
 }
 
-/// The content type and the bytes of an event's payload.
+/// Reads the content type and the bytes of an event's payload.
 pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<(String, Vec<u8>)> {
     let event = sqlx::query!("SELECT content_type, payload FROM events WHERE id = $1", id.0);
     let event = event.fetch_optional(executor).await?.ok_or(Error::NotFound("event"))?;
     Ok((event.content_type, event.payload))
 }
 
-/// Events, the newest first. Tenant and type are found by an index, the rest among the rows that are looked at.
+/// Lists events, the newest first. An index finds tenant and type; the other conditions are checked row by row.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Event>> {
     let (first, end) = filter.span.ids();
     let asks_more = filter.subscription.is_some() || filter.metadata.is_some();

@@ -1,5 +1,5 @@
-//! Public identifiers: a prefix that names the thing and a `UUIDv7`, as in `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
-//! Inside, an id is its UUID; the prefix exists only in text.
+//! Public identifiers: a prefix that names the kind of thing and a `UUIDv7`, as in
+//! `sub_0198c0de2f3a7b1c9d4e5f60718293a4`. The database stores only the UUID; the prefix exists only in text.
 
 use std::{fmt, str::FromStr};
 
@@ -19,10 +19,10 @@ macro_rules! id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// What its text begins with.
+            /// The prefix of this kind of id in text.
             pub const PREFIX: &str = $prefix;
 
-            /// A fresh one; later ones sort after earlier ones.
+            /// A fresh id; ids that are made later sort after earlier ones.
             #[must_use]
             #[expect(clippy::new_without_default, reason = "a default that differs each time would mislead")]
             pub fn new() -> Self {
@@ -51,15 +51,15 @@ macro_rules! id {
 }
 
 id!(
-    /// A subscription's id.
+    /// A subscription's id, which is also the id of its lane.
     SubscriptionId, "sub_"
 );
 id!(
-    /// An event's id; also the `webhook-id` its receivers see, the same over all attempts.
+    /// An event's id, which receivers see as `webhook-id`; it is the same over all attempts.
     EventId, "evt_"
 );
 id!(
-    /// A delivery's id.
+    /// A delivery's id. Its first half is the same as its event's where the two were made together.
     DeliveryId, "dlv_"
 );
 id!(
@@ -67,7 +67,7 @@ id!(
     KeyId, "key_"
 );
 id!(
-    /// A replay's id.
+    /// The id of a replay of a range.
     ReplayId, "rpl_"
 );
 id!(
@@ -75,13 +75,13 @@ id!(
     AuditId, "aud_"
 );
 
-/// The half of an id that an event shares with the deliveries that were made with it: time, version, counter.
+/// The half of an id that is shared by an event and the deliveries made with it: time, version, counter.
 const SHARED: u128 = u128::MAX << 64;
-/// The two bits that every UUID of RFC 9562 has at the beginning of its other half.
+/// The two bits with which the other half of every UUID begins (RFC 9562).
 const VARIANT: u128 = 0b10 << 62;
 
 impl DeliveryId {
-    /// A fresh one of a delivery that is made together with its event: it shares the event's half, so that an event's
+    /// A fresh id for a delivery that is made together with its event. It shares the event's half, so that an event's
     /// deliveries stand together in the primary key and need no index of their own.
     #[must_use]
     pub fn of(event: EventId) -> Self {
@@ -91,7 +91,7 @@ impl DeliveryId {
 }
 
 impl EventId {
-    /// The first and the last id that a delivery made with this event can have. Others may lie between them.
+    /// The first and the last id that a delivery made with this event can have. Ids of others may lie between them.
     #[must_use]
     pub fn delivery_ids(self) -> (Uuid, Uuid) {
         let half = self.0.as_u128() & SHARED;

@@ -1,9 +1,9 @@
-//! Everything about Postrider that is true without HTTP: types, rules and SQL. One noun, one file; nouns that belong
-//! together share a folder.
+//! Everything about Postrider that is true without HTTP: types, rules and SQL. Each noun has one file; nouns that
+//! belong together share a folder.
 //!
-//! The way of the data: [`accept`] takes events in from whoever brings them, and [`queue::intake`] stores them
-//! ([`event`]) with the deliveries they cause; workers claim and record through [`queue`]; [`queue::retry_policy`]
-//! decides what follows an attempt; [`delivery`] and [`queue::attempt`] are what people see of it. There is no HTTP
+//! The way of the data: [`accept`] takes in events from any API, and [`queue::intake`] stores them ([`event`]) with the
+//! deliveries that they cause. Workers claim deliveries and record outcomes through [`queue`]; [`queue::retry_policy`]
+//! decides what follows an attempt; [`delivery`] and [`queue::attempt`] show the result to people. There is no HTTP
 //! here, in either direction.
 
 pub mod accept;

@@ -1,4 +1,4 @@
-//! Names that people give to things, to recognize them: subscriptions and API keys.
+//! Names by which people recognize subscriptions and API keys.
 
 use crate::validation;
 
@@ -10,7 +10,7 @@ pub const CHARACTERS_MAX: usize = 200;
 pub struct Name(String);
 
 impl Name {
-    /// Checks a text.
+    /// Checks that a text can be a name.
     ///
     /// # Errors
     /// What is wrong.
@@ -18,12 +18,12 @@ impl Name {
         validation::text(&text, CHARACTERS_MAX).map(|()| Self(text))
     }
 
-    /// The name that was valid when it was stored.
+    /// Wraps a name that was checked before it was stored.
     pub(crate) fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// Its text.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

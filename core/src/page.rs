@@ -1,22 +1,24 @@
-//! What all lists share: the newest first, a page at a time, each page by a bounded look.
+//! Paging, which all lists share: the newest rows first, one page at a time, each from a bounded number of rows.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-/// Rows that a page looks at, at most. A filter that few rows pass gives short pages with a cursor, not slow ones.
+/// Rows that are read for one page, at most. A filter that few rows pass gives short pages with a cursor, not slow
+/// ones.
 pub const EXAMINED_MAX: i64 = 10_000;
 
-/// A page's place and size in a list that shows the newest first.
+/// The place and size of a page in a list that shows the newest rows first.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// Only what is older than this id.
+    /// Only rows older than the one with this id; `None` for the first page.
     pub before: Option<Uuid>,
-    /// Rows, at most.
+    /// Rows of the page, at most.
     pub limit: i64,
 }
 
 impl Page {
-    /// Tells the items of a page from the mark where the look ended, which counts only where the page is not full.
+    /// Splits the rows into the page's items and the row where the scan stopped, which is ignored where the page is
+    /// full.
     pub(crate) fn split(self, rows: impl Iterator<Item = (Uuid, bool)>) -> (Vec<Uuid>, Option<Uuid>) {
         let (marks, ids): (Vec<_>, Vec<_>) = rows.partition(|(_, is_mark)| *is_mark);
         let full = i64::try_from(ids.len()).is_ok_and(|count| count >= self.limit);
@@ -25,36 +27,37 @@ impl Page {
     }
 }
 
-/// A span of time, as a list filters by it.
+/// A span of time by which a list is filtered; an absent end is open.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Span {
-    /// At this time or later.
+    /// Only rows from this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Before this time.
+    /// Only rows from before this time.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// A page that was found.
+/// The rows that were found for a page.
 #[derive(Clone, Debug)]
 pub struct Found<T> {
-    /// Its items, one more than were asked for where there are more.
+    /// The page's items; one more than were asked for where the list goes on.
     pub items: Vec<T>,
-    /// Where the look ended early, with rows left that nobody has looked at: the last one looked at.
+    /// The last row that was read, where the scan stopped at its bound and unread rows are left.
     pub examined_to: Option<Uuid>,
 }
 
 impl Span {
-    /// The ids of that time: the first, and the first behind the last. An id's time is its first 48 bits.
+    /// Bounds of the ids in this span: the first id in it, and the first id after it. The first 48 bits of an id are
+    /// its time.
     #[must_use]
     pub fn ids(&self) -> (Option<Uuid>, Option<Uuid>) {
         (self.since.map(id_floor), self.until.map(id_floor))
     }
 }
 
-/// The smallest id of that millisecond or later.
+/// The smallest id that was made in that millisecond or later.
 #[must_use]
 pub fn id_floor(moment: DateTime<Utc>) -> Uuid {
     let millis = u128::from(moment.timestamp_millis().clamp(0, (1 << 48) - 1).unsigned_abs());
-    // A moment within a millisecond begins at that millisecond: one more row is better than one less.
+    // A moment within a millisecond is rounded down: one more row is better than one less.
     Uuid::from_u128(millis << 80)
 }

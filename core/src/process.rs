@@ -1,4 +1,4 @@
-//! The life of a process of ours: its configuration, its logs and metrics, its start and its end.
+//! The life of one of our processes: its configuration, its logs and metrics, its start and its end.
 
 pub mod config;
 pub mod run;

@@ -1,6 +1,6 @@
-//! The queue as workers see it: they claim and record; and the wake-up that ingest sends them. The statements
-//! themselves are functions in the database, one file each in `sql/functions`; here is the typed way to call them. How
-//! events get in stands in [`accept`], how workers read what they deliver in [`payload`].
+//! The queue as workers see it: they claim deliveries and record outcomes, and ingest wakes them. The statements are
+//! functions in the database, one file each in `core/sql/functions`; this module calls them with types. How events are
+//! stored is in [`accept`]; how workers read the events that they deliver is in [`payload`].
 
 pub mod accept;
 pub mod attempt;
@@ -25,29 +25,29 @@ use crate::{
     },
 };
 
-/// Notes of [`arm_noted_lanes`] dealt with in one transaction, at most.
+/// Notes in `lanes_to_arm` that one call of [`arm_noted_lanes`] handles, at most.
 const NOTES_AT_ONCE_MAX: i32 = 1000;
-/// What the wake-up channel's name ends in.
+/// The suffix of the channel on which workers are woken.
 pub const WAKE_CHANNEL: &str = "wake";
 
-/// A delivery that is ours to attempt until the lease expires.
+/// A claimed delivery: only this worker may attempt it until the lease expires.
 #[derive(Clone, Debug)]
 pub struct Claimed {
-    /// Which.
+    /// The delivery to attempt.
     pub delivery_id: Uuid,
-    /// What is delivered.
+    /// The event to deliver.
     pub event_id: Uuid,
-    /// The lane it came from.
+    /// The lane in which the delivery waited.
     pub lane_id: Uuid,
-    /// To whom; `None` for an inline delivery.
+    /// The subscription to which the event goes; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,
     /// Number of this attempt; 1 is the first.
     pub attempt_number: i32,
     /// Earlier attempts that do not count against the retry policy.
     pub attempts_before: i32,
-    /// How often it was given back through a fault of ours.
+    /// How often the delivery was given back through a fault of ours.
     pub releases: i32,
-    /// Fences the outcome.
+    /// Proves that the lease is ours: an outcome is recorded only with the token of the present lease.
     pub lease_token: i64,
     /// Milliseconds that the lease lasts, from the claim.
     pub lease_ms: i32,
@@ -62,38 +62,38 @@ impl Claimed {
     }
 }
 
-/// How a worker looks for work.
+/// How many deliveries a worker claims, and from which lanes.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
-    /// Lanes visited, at most.
+    /// Lanes that one claim visits, at most.
     pub lanes_max: i32,
-    /// Free places; at most half of them are filled by one lane.
+    /// The worker's free places. A lone lane may fill half of them; n lanes together at most n of every n + 1.
     pub rows_max: i32,
-    /// Lanes left out.
+    /// Lanes that the claim does not visit, because they hold too many of the worker's places.
     pub skip: Vec<Uuid>,
-    /// Where the look along the lanes begins; `None` for the very beginning.
+    /// Only lanes that became due at this time or later are visited; `None` means all due lanes.
     pub lanes_from: Option<DateTime<Utc>>,
-    /// The one lane to visit, where a claim of all has failed.
+    /// The only lane to visit, after a claim of all lanes has failed; otherwise `None`.
     pub only: Option<Uuid>,
 }
 
-/// What becomes of a claimed delivery.
+/// The fate of a claimed delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// The receiver has it.
+    /// The receiver has accepted it.
     Succeeded,
     /// It ran out of attempts, or was refused for good.
     DeadLetter {
-        /// How long its whole lane rests.
+        /// How long all deliveries of the lane wait, where the receiver asked for it (`Retry-After`).
         lane_rests: Option<Duration>,
     },
-    /// Nobody wants it any more.
+    /// It is canceled: its event has expired, or its subscription is gone.
     Canceled,
-    /// It goes back, due after a while.
+    /// It goes back into the queue, due after a while.
     Retry {
-        /// How long it waits.
+        /// How long this delivery waits.
         after: Duration,
-        /// How long its whole lane rests.
+        /// How long all deliveries of the lane wait, where the receiver asked for it (`Retry-After`).
         lane_rests: Option<Duration>,
         /// Whether this attempt counts against the retry policy.
         counts: Counts,
@@ -103,45 +103,48 @@ pub enum Disposition {
 /// Whether an attempt counts against the retry policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
-    /// As every attempt that the receiver had a part in.
+    /// It counts, as every attempt does in which the receiver had a part.
     Yes,
-    /// It was cut short by us.
+    /// It does not count, because it failed through a fault of ours.
     No,
 }
 
-/// An outcome to be written down.
+/// A claimed delivery's outcome, which is about to be written down.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Which delivery, under which lease.
+    /// The delivery that was attempted.
     pub delivery_id: Uuid,
-    /// The lease that fences it.
+    /// The token of the lease under which it was attempted. If the lease was lost meanwhile, the report changes
+    /// nothing.
     pub lease_token: i64,
-    /// The lane it came from.
+    /// The lane in which the delivery waits.
     pub lane_id: Uuid,
-    /// Whose it is; `None` for an inline delivery.
+    /// The subscription to which the event goes; `None` for an inline delivery.
     pub subscription_id: Option<Uuid>,
-    /// Number of the attempt.
+    /// Number of the attempt; 1 is the first.
     pub attempt_number: i32,
-    /// What was tried and came of it; `None` where no attempt was made.
+    /// The outcome of the attempt; `None` where none was made.
     pub outcome: Option<Outcome>,
-    /// What becomes of the delivery.
+    /// The fate of the delivery.
     pub disposition: Disposition,
 }
 
-/// What a wake-up came to.
+/// The result of a wake-up.
 #[derive(Clone, Debug, Default)]
 pub struct Woken {
-    /// Whether a notification was sent.
+    /// Whether the workers were notified.
     pub notified: bool,
-    /// Deliveries whose lanes somebody else had locked at that moment; they need another call.
+    /// Deliveries whose lanes another transaction had locked; call [`wake`] again for them.
     pub locked: Vec<Uuid>,
 }
 
-/// How long ago lanes may have been armed, at most, for workers to find them where they usually look.
+/// Lanes that were armed longer ago than this may be passed by workers that continue where they usually do; those need
+/// a late wake-up.
 pub const LATE: Duration = Duration::from_millis(500);
 
-/// Wakes the workers if a lane was armed, or if one that was left alone turns out to need it; of each of those, one
-/// delivery that was stored there. `took` is how long the lanes have been armed for. Waits for no lane.
+/// Wakes the workers if `armed` says that a lane was armed, or if a lane that was left alone turns out to need it.
+/// `unarmed` has one stored delivery for each lane that was left alone. `took` is how long ago the lanes were armed, at
+/// most. This waits for no lane.
 pub async fn wake(pool: &PgPool, armed: bool, took: Duration, unarmed: &[Uuid]) -> Result<Woken> {
     let woken = sqlx::query!(
         r#"SELECT notified AS "notified!", locked AS "locked!" FROM wake($1, $2, $3)"#,
@@ -153,23 +156,24 @@ pub async fn wake(pool: &PgPool, armed: bool, took: Duration, unarmed: &[Uuid]) 
     Ok(Woken { notified: woken.notified, locked: woken.locked })
 }
 
-/// What a wake-up says where lanes were armed a while ago, behind where workers usually look.
+/// The payload of a wake-up for lanes that were armed a while ago: workers then start at the first lane.
 pub const LATE_WAKE_UP: &str = "late";
 
-/// Arms lanes that were locked when something was to be noted in them; answers how many notes it dealt with.
+/// Arms lanes that were locked when somebody needed to arm them (see `lanes_to_arm`); returns how many notes were
+/// handled.
 pub async fn arm_noted_lanes(pool: &PgPool) -> Result<i32> {
     let done = sqlx::query_scalar!(r#"SELECT arm_noted_lanes($1) AS "done!""#, NOTES_AT_ONCE_MAX);
     Ok(bounded!(pool, done.fetch_one)?)
 }
 
-/// Wakes the workers when the connection's transaction commits. For rare changes only: a notification makes commits
-/// wait for each other.
+/// Wakes the workers when the connection's transaction commits. It is for rare changes only, because a notification
+/// makes commits wait for each other.
 pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
     Ok(())
 }
 
-/// Leases due deliveries. Their events are read afterwards, by [`payload::read`].
+/// Leases due deliveries to the caller. Their events are read afterwards, by [`payload::read`].
 pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
     let rows = sqlx::query_as!(
         Claimed,
@@ -186,7 +190,7 @@ pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>
     Ok(bounded!(pool, rows.fetch_all)?)
 }
 
-/// The lanes that are due, the earliest first: for a claim lane by lane, where one of all has failed.
+/// The due lanes, the earliest first, for claiming lane by lane after a claim of all has failed.
 pub async fn due_lanes(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Uuid>> {
     let lanes = sqlx::query_scalar!(
         "SELECT id FROM lanes
@@ -199,7 +203,7 @@ pub async fn due_lanes(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Uuid
     Ok(bounded!(pool, lanes.fetch_all)?)
 }
 
-/// Lets a lane rest, whose claims fail, so that those of the others do not fail with it.
+/// Holds a lane whose claims fail, so that the claims of other lanes do not fail with it.
 pub async fn set_aside(pool: &PgPool, lane: Uuid, rest: Duration) -> Result<()> {
     let update = sqlx::query!(
         "UPDATE lanes
@@ -213,24 +217,25 @@ pub async fn set_aside(pool: &PgPool, lane: Uuid, rest: Duration) -> Result<()> 
     Ok(())
 }
 
-/// The database's time, and when the next lane is due, where any is.
+/// The database's time, and the time at which the next lane is due, if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct NextDue {
-    /// The database's clock.
+    /// The present time by the database's clock.
     pub now: DateTime<Utc>,
-    /// In the past where a lane is due already.
+    /// When the next lane is due; in the past where one is due already, and `None` where no lane will be.
     pub due_at: Option<DateTime<Utc>>,
 }
 
 impl NextDue {
-    /// How long until then; zero where a lane is due already.
+    /// How long until the next lane is due; zero where one is due already.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.due_at.map(|due_at| (due_at - self.now).to_std().unwrap_or_default())
     }
 }
 
-/// When a worker that found nothing should look again. `skip` and `lanes_from` as in [`ClaimRequest`].
+/// When a worker that found nothing should claim again. `skip` and `lanes_from` have the same meaning as in
+/// [`ClaimRequest`].
 pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<Utc>>) -> Result<NextDue> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
@@ -244,15 +249,15 @@ pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<
     Ok(NextDue { now: row.now, due_at: row.due_at })
 }
 
-/// Writes outcomes down in one durable transaction; answers the deliveries it applied to. An outcome whose lease was
-/// lost meanwhile changes nothing. One delivery may stand in `reports` only once.
+/// Writes outcomes down in one durable transaction; returns the deliveries that were changed. An outcome whose lease
+/// was lost meanwhile changes nothing. A delivery may occur in `reports` only once.
 pub async fn record(pool: &PgPool, reports: &[Report]) -> Result<Vec<Uuid>> {
     let outcomes: Vec<_> = reports.iter().map(outcome_row).collect();
     let applied = sqlx::query_scalar!(r#"SELECT record_outcomes($1) AS "applied!""#, outcomes as _);
     Ok(bounded!(pool, applied.fetch_one)?)
 }
 
-/// A report as `record_outcomes` takes it.
+/// The row that `record_outcomes` takes for this report.
 fn outcome_row(report: &Report) -> OutcomeRow<'_> {
     let outcome = report.outcome.as_ref();
     let response = outcome.and_then(|outcome| outcome.response.as_ref());
@@ -262,7 +267,7 @@ fn outcome_row(report: &Report) -> OutcomeRow<'_> {
         Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
         Disposition::Canceled => ("canceled", None, None, false),
         Disposition::Retry { after, lane_rests, counts } => {
-            // An attempt that was not made is given back as a number, so there is nothing to excuse.
+            // Where no attempt was made its number is given back, so there is nothing to excuse.
             let is_excused = counts == Counts::No && outcome.is_some();
             ("pending", Some(millis(after)), lane_rests.map(millis), is_excused)
         }

@@ -1,5 +1,5 @@
-//! A subscription: who wants which events where, and the states it goes through. How it is kept stands in
-//! [`crate::subscription::store`], the rules of each setting in [`crate::subscription::settings`].
+//! A subscription: where to deliver which events, and the states that it goes through. Its SQL is in
+//! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`].
 
 pub mod cache;
 pub mod previous_secret;
@@ -28,50 +28,51 @@ use crate::{
 };
 
 text_enum! {
-    /// Whether deliveries are made.
+    /// Whether events are accepted and delivered.
     pub enum State {
         /// Events are accepted and delivered.
         Active = "active",
-        /// Events are accepted and wait.
+        /// Events are accepted, and their deliveries wait.
         Paused = "paused",
-        /// Events are stored and not delivered; what was waiting waits on.
+        /// Events are stored without deliveries; deliveries that were waiting go on waiting.
         Disabled = "disabled",
     }
 }
 
-/// A subscription.
+/// A subscription with its settings, secrets and state.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// Its id, which is also its lane's.
+    /// Identifies the subscription; its lane has the same id.
     pub id: SubscriptionId,
-    /// Whose it is.
+    /// The tenant to which the subscription belongs.
     pub tenant_id: String,
-    /// What its owner decided.
+    /// The settings that its owner chose.
     pub settings: Settings,
-    /// What it signs with.
+    /// The secrets that sign its deliveries.
     pub secrets: SigningSecrets,
-    /// Whether deliveries are made.
+    /// Whether events are accepted and delivered.
     pub state: State,
-    /// Why it is disabled, where Postrider did it.
+    /// Why Postrider disabled the subscription; `None` where a person did, or it is not disabled.
     pub disabled_reason: Option<String>,
-    /// When it was created.
+    /// When the subscription was created, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// When the subscription was last changed, by the database's clock.
     pub updated_at: DateTime<Utc>,
 }
 
 impl Subscription {
-    /// Whether it wants an event of these facts.
+    /// Whether the subscription wants an event with these facts.
     #[must_use]
     pub fn wants(&self, facts: &Facts<'_>) -> bool {
         wants(&self.settings.event_types, &self.settings.filters, facts)
     }
 
-    /// Verifies the signature of a request to its ingest: by its `ingest_signature`, or else `X-Hub-Signature-256` made
-    /// with the text of one of its own secrets, where it signs its deliveries otherwise.
+    /// Verifies the signature of a request to the subscription's ingest. It must fit `ingest_signature`; where that is
+    /// not set, it must be an `X-Hub-Signature-256` made with the text of one of the subscription's own secrets, unless
+    /// deliveries are signed the same way.
     ///
     /// # Errors
-    /// Why the signature opens nothing.
+    /// Why the signature is refused.
     pub fn verify_ingest<'h>(
         &self,
         header: impl Fn(&str) -> Option<&'h str>,
@@ -90,13 +91,13 @@ impl Subscription {
         Provider::Github.verify(&own, TOLERANCE_SECONDS_DEFAULT, header, payload, now.timestamp())
     }
 
-    /// Whose signatures its ingest takes.
+    /// The provider whose signatures the subscription's ingest accepts.
     #[must_use]
     pub fn ingest_provider(&self) -> Provider {
         self.settings.ingest_signature.as_ref().map_or(Provider::Github, IngestSignature::provider)
     }
 
-    /// As it is shown in the audit log: no secrets.
+    /// The subscription as the audit log shows it, without secrets.
     #[must_use]
     pub fn audited(&self) -> Value {
         let settings = &self.settings;
@@ -119,7 +120,7 @@ impl Subscription {
     }
 }
 
-/// A wish to change a subscription's state.
+/// A request to change a subscription's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateChange {
     /// active → paused
@@ -135,7 +136,7 @@ pub enum StateChange {
 }
 
 impl StateChange {
-    /// What the audit log calls it.
+    /// The action under which the audit log records the change.
     #[must_use]
     pub fn action(self) -> &'static str {
         match self {
@@ -146,7 +147,7 @@ impl StateChange {
         }
     }
 
-    /// Where it leads from a state; a conflict where the wish does not fit.
+    /// The state that follows `from`; a conflict where the change is not possible.
     pub(crate) fn target(self, from: State) -> Result<State> {
         let conflict = |message: &str| Err(Error::Conflict(message.to_owned()));
         match (self, from) {

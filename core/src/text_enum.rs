@@ -1,6 +1,6 @@
-//! Enums whose variants are words: in the API, the database, logs and metrics the same.
+//! Enums whose variants are words, the same in the API, the database, logs and metrics.
 
-/// Defines such an enum: each variant with its word, and the way there and back.
+/// Defines such an enum: each variant with its word, and the conversions in both directions.
 macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$of_variant:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$attribute])*
@@ -10,10 +10,10 @@ macro_rules! text_enum {
         }
 
         impl $name {
-            /// All of them.
+            /// All variants, in the order of their definition.
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
 
-            /// Its word.
+            /// The variant's word.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {

@@ -1,5 +1,5 @@
-//! What keeps strangers out and secrets in: signatures in both directions, secrets sealed at rest, and the policy that
-//! decides which addresses a delivery may be sent to.
+//! Keeping strangers out and secrets in: signatures in both directions, the sealing of stored secrets, and the policy
+//! for the addresses to which deliveries may be sent.
 
 pub mod dns;
 pub mod inbound_signature;

@@ -1,4 +1,4 @@
-//! What keeps the database in order: daily partitions, repairs and clean-ups, and the invariants that must hold.
+//! Keeping the database in order: daily partitions, repairs and clean-ups, and the invariants that must hold.
 
 pub mod invariants;
 pub mod maintenance;
@@ -6,11 +6,11 @@ pub mod partition;
 
 use crate::database::{DatabaseConfig, MigrationError, Session};
 
-/// Brings a schema up to date, as every process does at its start: migrations, functions, and the partitions of the
-/// days to come. Safe from many processes at once.
+/// Brings the schema up to date, as every process does at its start: migrations, functions, and the partitions of the
+/// days to come. Many processes may do so at once.
 ///
 /// # Errors
-/// As [`DatabaseConfig::migrate`]; or when partitions cannot be made.
+/// The errors of [`DatabaseConfig::migrate`], or that partitions cannot be made.
 pub async fn bring_up_to_date(database: &DatabaseConfig) -> Result<(), MigrationError> {
     database.migrate().await?;
     let pool = database.pool(Session::Management, 1);

@@ -1,24 +1,24 @@
-//! Collecting every broken rule of an input before refusing it, so that a caller mends all of them at once.
+//! Collects every broken rule of an input before it is refused, so that its sender can fix all of them at once.
 
 use std::fmt;
 
 use chrono::{DateTime, Datelike, Utc};
 
-/// Broken rules that are told of one input, at most.
+/// Broken rules of one input that are reported, at most.
 pub const PROBLEMS_MAX: usize = 100;
-/// Characters of a field's path, and of a message, that are told.
+/// Characters of a field's path, and of a message, that are reported.
 const TEXT_CHARACTERS_MAX: usize = 500;
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The field's path in the input, for example `retry_policy.delays_seconds[3]`.
+    /// The path of the field in the input, such as `retry_policy.delays_seconds[3]`.
     pub field: String,
-    /// What is wrong, in words a person can act on.
+    /// What is wrong, in words that tell a person what to change.
     pub message: String,
 }
 
-/// Every broken rule of one input; never empty inside an error.
+/// Every broken rule of one input; inside an error there is at least one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -31,7 +31,7 @@ impl Problems {
         problems
     }
 
-    /// Notes a broken rule, unless there are very many already: an answer should not be longer than the question.
+    /// Adds a broken rule, unless there are [`PROBLEMS_MAX`] already: an answer should not be longer than its question.
     pub fn add(&mut self, field: &str, message: impl Into<String>) {
         if self.0.len() < PROBLEMS_MAX {
             let [field, message] = [field.to_owned(), message.into()].map(|mut text| {
@@ -44,24 +44,25 @@ impl Problems {
         }
     }
 
-    /// Notes a broken rule unless the rule holds.
+    /// Adds a broken rule unless `holds`.
     pub fn require(&mut self, holds: bool, field: &str, message: impl Into<String>) {
         if !holds {
             self.add(field, message);
         }
     }
 
-    /// The value of a parsed field, or its broken rule noted.
+    /// Returns the value of a parsed field, or adds its broken rule.
     pub fn take<T>(&mut self, field: &str, parsed: Result<T, String>) -> Option<T> {
         parsed.map_err(|message| self.add(field, message)).ok()
     }
 
-    /// The value of a part of the input, or the part's broken rules noted, their fields under the part's path.
+    /// Returns the value of a part of the input, or adds its broken rules, with the part's path in front of their
+    /// fields.
     pub fn take_part<T>(&mut self, path: &str, parsed: Result<T, Self>) -> Option<T> {
         parsed.map_err(|part| self.add_part(path, part)).ok()
     }
 
-    /// Notes the broken rules of a part of the input, their fields under the part's path.
+    /// Adds the broken rules of a part of the input, with the part's path in front of their fields.
     pub fn add_part(&mut self, path: &str, part: Self) {
         for Problem { field, message } in part.0 {
             let separator = if path.is_empty() || field.is_empty() || field.starts_with('[') { "" } else { "." };
@@ -69,7 +70,8 @@ impl Problems {
         }
     }
 
-    /// The same broken rules as told to a caller who calls some fields otherwise: pairs of our name and the caller's.
+    /// The same broken rules for a caller whose names for some fields differ. `names` are pairs of our name and the
+    /// caller's.
     #[must_use]
     pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
         for problem in &mut self.0 {
@@ -80,7 +82,7 @@ impl Problems {
         self
     }
 
-    /// The value if no rule was broken.
+    /// Returns the value if no rule was broken.
     ///
     /// # Errors
     /// The broken rules.
@@ -88,7 +90,7 @@ impl Problems {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 
-    /// An error if any rule was broken.
+    /// Returns an error if any rule was broken.
     ///
     /// # Errors
     /// The broken rules.
@@ -107,17 +109,17 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Checks that a time is one that things happen at: what is far from that, a database need not be able to store.
+/// Checks that a time is in the years 1970 to 9999, because the database cannot store every time outside of them.
 ///
 /// # Errors
-/// What is wrong.
+/// The range that the time must be in.
 pub fn moment(time: DateTime<Utc>) -> Result<(), String> {
     let known = (1970..=9999).contains(&time.year());
     if known { Ok(()) } else { Err("must be in the years 1970 to 9999".to_owned()) }
 }
 
-/// Checks a text that people read: its length in characters, and no control characters (Postgres cannot store NUL,
-/// and the others only deceive).
+/// Checks a text that people read: its length in characters, and that it has no control characters (Postgres cannot
+/// store NUL, and the others only deceive).
 pub fn text(value: &str, characters_max: usize) -> Result<(), String> {
     if value.is_empty() {
         Err("must not be empty".to_owned())

@@ -1,5 +1,5 @@
-//! Claiming that one poisoned lane cannot stop: where a claim of all lanes fails, each lane is claimed by itself, and
-//! the one that fails is named and set aside.
+//! Claiming in a way that no single lane can block: if a claim of all lanes fails, each lane is claimed by itself, and
+//! the lane whose claim fails is logged and set aside.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use postrider_core::{
 };
 use sqlx::PgPool;
 
-/// How long a lane rests whose claim fails.
+/// How long a lane is held after a claim of it alone has failed.
 const SET_ASIDE: Duration = Duration::from_secs(60);
 
-/// Leases due deliveries.
+/// Leases due deliveries to this worker.
 ///
 /// # Errors
 /// When the database is away.
@@ -42,7 +42,7 @@ async fn claim_lane_by_lane(pool: &PgPool, request: &ClaimRequest) -> Result<Vec
                 tracing::error!(%error, %lane, ?rest, "a lane cannot be claimed and is set aside: please report this");
                 queue::set_aside(pool, lane, SET_ASIDE).await?;
             }
-            // What has been claimed so far is delivered first.
+            // The deliveries that have been claimed so far are delivered first.
             Err(_) if !claimed.is_empty() => break,
             Err(error) => return Err(error),
         }

@@ -14,30 +14,30 @@ use crate::connections::CONNECTION_AGE_MAX;
 /// A worker's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The database.
+    /// The database and the schema that this worker uses.
     pub database: DatabaseConfig,
-    /// Opens stored secrets.
+    /// The keys that open stored secrets.
     pub keyring: Keyring,
-    /// Where deliveries may go.
+    /// Decides which addresses deliveries may be sent to.
     pub target_policy: TargetPolicy,
-    /// Authorities that are trusted besides those of the machine.
+    /// Certificate authorities that are trusted besides those of the machine.
     pub authorities: Vec<CertificateDer<'static>>,
-    /// How old a connection may be and still be used again. Not read from the environment.
+    /// How old a connection may be and still carry another request. It is not read from the environment.
     pub connection_age_max: Duration,
-    /// Address of the health and metrics server; `None` for none.
+    /// Address of the health and metrics server; `None` means that there is none.
     pub listen: Option<String>,
-    /// Requests in flight, at most.
+    /// Deliveries that the worker attempts at the same time, at most.
     pub concurrency: u32,
-    /// How long what is in flight may take when the worker is told to stop.
+    /// How long attempts may still take after the worker is told to stop.
     pub shutdown_timeout: Duration,
-    /// Days that events, deliveries and attempts are kept.
+    /// Days for which events, deliveries and attempts are kept.
     pub retention_days: u32,
-    /// When retention runs, UTC.
+    /// The times, in UTC, at which retention runs.
     pub retention_cron: croner::Cron,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration from the environment.
     ///
     /// # Errors
     /// Every mistake, one sentence each.
@@ -47,7 +47,7 @@ impl Config {
     }
 
     fn read(env: &mut Environment) -> Option<Self> {
-        // Everything is read before anything is given up, so that all mistakes are found.
+        // Every variable is read before the first error is returned, so that all mistakes are found.
         let stage = env.stage();
         let database = env.database();
         let keyring = env.keyring(stage);
@@ -73,7 +73,7 @@ impl Config {
     }
 }
 
-/// The certificates of a PEM file; none where there is no file's name.
+/// Reads the certificates of a PEM file; an empty path means none.
 fn read_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if path.is_empty() {
         return Ok(Vec::new());

@@ -1,8 +1,9 @@
-//! Connections to receivers: made only to addresses that the policy allows at that moment, kept for the next request,
-//! and retired when they grow old. It knows nothing of deliveries.
+//! Connections to receivers: they are opened only to addresses that the policy allows at that moment, kept for further
+//! requests, and retired when they grow old. This module knows nothing of deliveries.
 //!
-//! Each connection counts what has come over it. So a kept one that the receiver closed while the next request was
-//! under way can be told from a receiver that answers badly, and the request is sent once more on a fresh one.
+//! Each connection counts the bytes that it has received. They show whether a receiver closed a kept connection just as
+//! the next request was sent, or answered that request badly. In the first case the request is sent once more, on a new
+//! connection.
 
 use std::{
     error::Error as StdError,
@@ -37,31 +38,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-/// How long connecting may take, TLS included; part of the attempt's whole time.
+/// How long connecting may take, TLS included; it counts towards the timeout of the attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept; each is a file descriptor, and there may be as many hosts as subscriptions.
+/// How long an unused connection is kept. Each is a file descriptor, and there may be as many hosts as subscriptions.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Unused connections kept for each host, at most.
 const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
-/// How old a connection may be and still be kept for another request. With the time that it may be idle after that, a
-/// name that leads elsewhere is followed within a minute, however busy its connections are.
+/// How old a connection may be and still be kept for another request. Even with [`IDLE_TIMEOUT`] on top, a name that
+/// now leads to another address is followed within a minute, however busy its connections are.
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(45);
 
-/// What is sent, again if need be.
+/// The body of a request, which is in memory so that it can be sent again.
 pub type Body = Full<Bytes>;
 
-/// The connections of a worker.
+/// All connections of a worker to receivers.
 #[derive(Clone)]
 pub struct Connections {
     kept: Client<Connector, Body>,
-    /// Makes a new connection for each request.
+    /// Opens a new connection for each request.
     fresh: Client<Connector, Body>,
     age_max: Duration,
 }
 
 impl Connections {
-    /// Connections by this policy, to receivers that these authorities vouch for or those that the machine trusts. None
-    /// is used again that is older than `age_max`.
+    /// Connections to addresses that the policy allows, and to receivers whose certificates these authorities or the
+    /// machine's have issued. A connection that is older than `age_max` carries no further request.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
@@ -82,8 +83,8 @@ impl Connections {
         Ok(Self { kept: client(IDLE_CONNECTIONS_PER_HOST_MAX), fresh: client(0), age_max })
     }
 
-    /// Sends a request and waits for the head of its answer. Where a kept connection is closed before a byte of an
-    /// answer has come, which is how servers end what they find idle, the request is sent once more on a fresh one.
+    /// Sends a request and waits for the head of its answer. If a kept connection is closed before a byte of the answer
+    /// has come, because the server had ended it as idle, the request is sent once more on a new connection.
     pub async fn send(&self, request: Request<Body>) -> Result<Answer, Error> {
         let answered = match self.send_over_any(request.clone()).await {
             Err(error) if was_closed_unanswered(&error) => {
@@ -103,7 +104,7 @@ impl Connections {
     }
 }
 
-/// Sees to it that the connection that a request was sent over is not used again if it is too old, whatever came of the
+/// Prevents the connection that carried a request from carrying another one if it is too old, whatever happened to the
 /// request.
 struct Retires {
     connection: CaptureConnection,
@@ -122,7 +123,7 @@ impl Drop for Retires {
 
 /// An answer, whose body is read piece by piece.
 pub struct Answer {
-    /// Status and headers.
+    /// The status and the headers of the answer.
     pub head: Parts,
     body: Incoming,
 }
@@ -133,7 +134,7 @@ impl Answer {
         Self { head, body }
     }
 
-    /// The next piece of the body; `None` at its end. Trailers are passed over.
+    /// The next piece of the body; `None` at its end. Trailers are skipped.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame?.into_data() {
@@ -147,7 +148,7 @@ impl Answer {
     }
 }
 
-/// Whether a request failed because a connection that had served before ended before anything of this answer had come.
+/// Whether a request failed because a connection that had worked before was closed before this request's answer began.
 fn was_closed_unanswered(error: &Error) -> bool {
     let Some((connected, meter)) = error.connect_info().and_then(|info| Some((info, Meter::of(info)?))) else {
         return false;
@@ -156,7 +157,7 @@ fn was_closed_unanswered(error: &Error) -> bool {
     if !connected.is_negotiated_h2() {
         return answered > 0 && read == answered;
     }
-    // The requests of such a connection share its bytes; but what happens to all of them is no answer to this one.
+    // Requests that share a connection also share its bytes, but bytes for all of them are no answer to this one.
     answered > 0
         && causes(error).any(|cause| {
             let of_http2 = cause.downcast_ref::<h2::Error>();
@@ -169,20 +170,20 @@ fn was_closed_unanswered(error: &Error) -> bool {
         })
 }
 
-/// An error and what caused it, the outermost first.
+/// An error and its chain of causes, the outermost first.
 pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |cause| (*cause).source())
 }
 
-/// What has come over a connection.
+/// Counts the bytes that a connection has received.
 #[derive(Clone)]
 struct Meter(Arc<Counts>);
 
 struct Counts {
     opened_at: Instant,
-    /// Bytes read, inside of TLS.
+    /// Bytes received so far, after decryption.
     read: AtomicU64,
-    /// How many of them had been read when the last answer had ended.
+    /// The value of `read` when the last answer had ended.
     answered: AtomicU64,
 }
 
@@ -202,7 +203,7 @@ impl Meter {
     }
 }
 
-/// Makes connections.
+/// Opens connections to addresses that the policy allows.
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector<VettedResolver>,
@@ -216,7 +217,7 @@ impl Connector {
         let mut tcp = HttpConnector::new_with_resolver(VettedResolver(policy));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        // Shared by the addresses of a host, so that one that says nothing leaves time for the next.
+        // All addresses of a host share this time, so that one that does not answer leaves time for the next.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = Verifier::new_with_extra_roots(authorities.iter().cloned(), Arc::clone(&provider))?;
@@ -265,8 +266,8 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Resolves names and hands out only addresses that deliveries may go to, at each connection anew, so that a name
-/// that changes its mind after it was checked gains nothing.
+/// Resolves names to addresses that deliveries may be sent to. It does so anew for each connection, so that changing a
+/// name's addresses after it was checked gains nothing.
 #[derive(Clone)]
 struct VettedResolver(TargetPolicy);
 
@@ -292,7 +293,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A stream that counts what is read from it.
+/// A stream that counts the bytes read from it.
 struct Metered {
     stream: Box<dyn Stream>,
     is_h2: bool,

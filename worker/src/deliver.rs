@@ -1,5 +1,5 @@
-//! The life of a claimed delivery, top to bottom: is it still wanted, the attempt, what follows. Nothing here holds a
-//! connection while the receiver is at work; what follows is written down by the recorder.
+//! The life of a claimed delivery, from top to bottom: whether it is still wanted, the attempt, and what follows. No
+//! database connection is held while the receiver is at work; the recorder writes down what follows.
 
 use std::{
     sync::Arc,
@@ -32,45 +32,45 @@ use crate::{
     sender::Sender,
 };
 
-/// Why a subscription that answered 410 is disabled.
+/// The reason that is stored when a subscription is disabled because its receiver answered 410.
 const GONE: &str = "the receiver answered 410 Gone";
 
-/// How soon a delivery that could not be attempted for our own sake is due again.
+/// How soon a delivery is due again that could not be attempted through a fault of ours.
 const OUR_FAULT_DELAY: Duration = Duration::from_secs(1);
 
-/// How soon a delivery is due again for which the worker had no room.
+/// How soon a delivery is due again for which the worker lacked file descriptors or room for a DNS look-up.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
 
-/// Everything an attempt needs.
+/// Attempts deliveries; it holds everything that an attempt needs.
 #[derive(Clone)]
 pub struct Courier {
-    /// Makes the request.
+    /// Sends the requests.
     pub sender: Sender,
-    /// Knows where it goes.
+    /// The subscriptions in memory, which say where their deliveries go.
     pub cache: SubscriptionCache,
-    /// Disables those who answer 410.
+    /// Disables subscriptions whose receivers answer 410.
     pub subscriptions: Subscriptions,
-    /// Knows where inline deliveries go.
+    /// Connections that read where inline deliveries go.
     pub pool: PgPool,
-    /// Opens their secrets.
+    /// Opens the secrets of inline deliveries.
     pub keyring: Keyring,
-    /// Holds what is delivered.
+    /// The payloads in memory, and the means to read more.
     pub payloads: Payloads,
-    /// Canceled when what is in flight has had its time.
+    /// Canceled when the time for attempts under way is over, because the worker stops.
     pub cut_off: CancellationToken,
 }
 
 impl Courier {
-    /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and says
-    /// what becomes of it.
+    /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and returns
+    /// what the recorder must write down.
     pub async fn deliver(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) -> Report {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
             Err(error) => {
                 let delivery_id = DeliveryId(claimed.delivery_id);
-                tracing::warn!(%error, %delivery_id, "where a delivery goes could not be read");
-                // Whatever it is, the lane's others would meet it too.
+                tracing::warn!(%error, %delivery_id, "the destination of a delivery could not be read");
+                // Whatever the error is, the lane's other deliveries would meet it too.
                 let after = OUR_FAULT_DELAY;
                 return not_attempted(
                     &claimed,
@@ -109,7 +109,8 @@ impl Courier {
             match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {
                 Next::Done => Disposition::Succeeded,
                 Next::Retry { after, lane_rests } => {
-                    // One that expires before its next attempt is canceled when it expires.
+                    // If the event expires before the next attempt, the delivery is due at that time, and is canceled
+                    // then.
                     let left = expires_at.map(|expires_at| expires_at.saturating_duration_since(Instant::now()));
                     let after = left.map_or(after, |left| after.min(left));
                     Disposition::Retry { after, lane_rests, counts: Counts::Yes }
@@ -119,7 +120,7 @@ impl Courier {
                     if let Owner::Subscription(subscription) = &owner
                         && let Err(error) = self.disable(subscription).await
                     {
-                        tracing::warn!(%error, subscription_id = %subscription.id, "subscription not disabled");
+                        tracing::warn!(%error, subscription_id = %subscription.id, "the subscription was not disabled");
                     }
                     Disposition::DeadLetter { lane_rests: None }
                 }
@@ -127,7 +128,7 @@ impl Courier {
         record(&claimed, outcome, disposition)
     }
 
-    /// Who says where it goes; `None` where nobody does any more.
+    /// Who decides where the delivery goes; `None` where the subscription or the inline delivery is gone.
     async fn owner(&self, claimed: &Claimed) -> Result<Option<Owner>> {
         if let Some(id) = claimed.subscription_id {
             return Ok(self.cache.get(SubscriptionId(id)).await?.map(Owner::Subscription));
@@ -136,7 +137,7 @@ impl Courier {
         Ok(inline.map(Owner::Inline))
     }
 
-    /// The event with its payload; `None` where it does not exist any more.
+    /// The event with its payload; `None` where the event does not exist any more.
     async fn held(&self, claimed: &Claimed, payload: Payload, within: Duration) -> Result<Option<Arc<HeldEvent>>> {
         match payload {
             Payload::Held(held) => Ok(Some(held)),
@@ -171,7 +172,7 @@ impl Courier {
     }
 }
 
-/// Who says where a delivery goes.
+/// Who decides where a delivery goes.
 enum Owner {
     Subscription(Arc<Subscription>),
     Inline(InlineDelivery),
@@ -186,8 +187,8 @@ impl Owner {
     }
 }
 
-/// What is left of the lease. A worker that was asleep finds its leases lost, and should not send what another worker
-/// is sending: an attempt begins only where all of it fits.
+/// How much of the lease is left. A worker that was suspended finds its leases lost, and must not send what another
+/// worker is sending, so an attempt begins only if its whole timeout fits.
 fn time_left(claimed: &Claimed, claimed_at: Instant) -> Duration {
     Duration::from_millis(claimed.lease_ms.unsigned_abs().into()).saturating_sub(claimed_at.elapsed())
 }

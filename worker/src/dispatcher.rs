@@ -1,5 +1,5 @@
-//! The loop that finds work: claims what is due, starts a task for each delivery, and sleeps until something may be
-//! due. It neither sends nor records.
+//! The loop that finds work: it claims due deliveries, starts a task for each, and sleeps until something may be due.
+//! It neither sends requests nor records outcomes.
 
 use std::{
     sync::Arc,
@@ -24,50 +24,51 @@ use crate::{
     wake::Wake,
 };
 
-/// Lanes visited by one claim, at most.
+/// Lanes that one claim visits, at most.
 const LANES_PER_CLAIM_MAX: usize = 64;
-/// Claims that found many deliveries are this far apart, so that a busy worker claims in batches.
+/// The shortest time between two claims that found [`MANY`] deliveries, so that a busy worker claims in batches.
 const CLAIM_PACE: Duration = Duration::from_millis(10);
-/// How many deliveries are many: fewer, and the worker looks again as soon as it is woken.
+/// Deliveries from which on a claim counts as large. After a smaller one, the worker claims again as soon as it is
+/// woken.
 const MANY: usize = 16;
-/// How long a worker rests at most: every notification may be lost, and the system is late by no more than this.
+/// How long a worker sleeps, at most: even if every notification is lost, deliveries are late by no more than this.
 const BACKSTOP: Duration = Duration::from_secs(2);
-/// How long it rests after the database failed it.
+/// How long the loop pauses after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
-/// How far behind the last look the next one begins: an ingest that took longer is found by a sweep.
+/// How far behind the previous claim's progress the next one begins. Ingest that took longer is found by a sweep.
 const LANES_MARGIN: TimeDelta = TimeDelta::seconds(1);
-/// How long a look may still take once the worker is told to stop.
+/// How long a claim may still take once the worker is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// How often a look begins at the very beginning of the lanes.
+/// How often a claim sweeps: it begins at the first lane instead of where the previous one ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Finds work for a worker.
+/// Finds work for a worker, and starts a task for each delivery.
 pub struct Dispatcher {
     pub(crate) pool: PgPool,
     pub(crate) courier: Courier,
     pub(crate) places: Arc<Places>,
     pub(crate) outcomes: mpsc::Sender<(Report, Place)>,
-    /// Rung by notifications.
+    /// Rung by notifications from the database, and by this worker's fan-outs.
     pub(crate) wake: Arc<Wake>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
 
-/// How far along the lanes the looks have come. Dead versions of visited lanes pile up at the head of their index
-/// while some session holds an old snapshot; a look that begins behind them does not wade through.
+/// How far along the lanes the claims have come. While some session holds an old snapshot, dead versions of visited
+/// lanes pile up at the head of the lanes' index. A claim that begins behind them does not have to read them.
 struct Progress {
     lanes_from: Option<DateTime<Utc>>,
     swept_at: Instant,
 }
 
 impl Progress {
-    /// A worker that has not looked yet.
+    /// The progress of a worker that has not claimed yet.
     fn new() -> Self {
         Self { lanes_from: None, swept_at: Instant::now() }
     }
 
-    /// Where the next look begins: at the very beginning where lanes may have been armed behind the mark, and from time
-    /// to time in any case.
+    /// Where the next claim begins: at the first lane if lanes may have been armed behind the mark, and from time to
+    /// time in any case.
     fn next_from(&mut self, may_be_behind: bool) -> Option<DateTime<Utc>> {
         if may_be_behind || self.swept_at.elapsed() > SWEEP_EVERY {
             self.swept_at = Instant::now();
@@ -76,8 +77,8 @@ impl Progress {
         self.lanes_from
     }
 
-    /// Notes how far a look has come: to the next lane that is due, or to now. A look that left lanes out has not come
-    /// past them, so the mark stays where it was, and a lane that is no longer left out is found by the next look.
+    /// Notes how far a claim has come: to the next lane that is due, or to now. A claim that left lanes out has not
+    /// passed them. Then the mark stays where it was, so that the next claim finds a lane that is no longer left out.
     fn came_to(&mut self, next: &NextDue, left_out: &[Uuid]) {
         if left_out.is_empty() {
             let margin = next.now - LANES_MARGIN;
@@ -86,26 +87,26 @@ impl Progress {
     }
 }
 
-/// How long to rest between two looks.
+/// How long to wait before the next claim.
 enum Rest {
-    /// There is more: only the pace is kept.
+    /// More deliveries are due: only the pace is kept.
     Pace,
-    /// Nothing is due before this, unless a notification says otherwise.
+    /// Nothing is due for this long, unless a notification says otherwise.
     UntilWoken(Duration),
-    /// Likewise, but a lane that was left out may be visited when a place is given back.
+    /// The same, but a lane that was left out may be visited as soon as a place is given back.
     UntilWokenOrFreed(Duration),
-    /// No place is free.
+    /// No place is free, so the worker waits for one.
     UntilFreed,
 }
 
 impl Dispatcher {
-    /// Runs until told to stop.
+    /// Runs until the worker is told to stop.
     pub async fn run(self) {
         let mut progress = Progress::new();
         while !self.stop.is_cancelled() {
             let visit = tokio::select! {
                 visit = self.visit(&mut progress) => visit,
-                // What such a claim may have leased is due again when the lease expires.
+                // Deliveries that such a claim has leased are due again when their leases expire.
                 () = self.stopped_for(STOP_PATIENCE) => break,
             };
             let rest = match visit {
@@ -127,7 +128,7 @@ impl Dispatcher {
         tokio::time::sleep(time).await;
     }
 
-    /// One look: claims and starts what is due; answers how long to rest.
+    /// Claims due deliveries and starts their tasks; returns how long to wait before the next claim.
     async fn visit(&self, progress: &mut Progress) -> Result<Rest> {
         let free = self.places.free();
         if free.count == 0 {
@@ -185,13 +186,13 @@ impl Dispatcher {
         let outcomes = self.outcomes.clone();
         self.tasks.spawn(async move {
             let record = courier.deliver(claimed, payload, claimed_at).await;
-            // The recorder outlives all senders.
+            // The recorder ends only after all senders are gone, so sending succeeds.
             let _ = outcomes.send((record, place)).await;
         });
     }
 }
 
-/// A count that is bounded far below what fits.
+/// Converts a count that is always far below the limit of `i32`.
 fn small(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
@@ -212,7 +213,7 @@ mod tests {
             // The crowded lane was due at 9, when it was last visited; nothing else is due.
             (20, None, crowded, Some(at(9))),
             (30, Some(at(31)), crowded, Some(at(9))),
-            // It is visited again, and has more.
+            // The lane is visited again, and has more deliveries.
             (40, Some(at(33)), &[][..], Some(at(33))),
             (50, None, &[][..], Some(at(49))),
         ] {

@@ -1,5 +1,5 @@
-//! Making deliveries, where the api does not: of events that were published by SQL, and of what is replayed. Every
-//! worker does both; locks on the rows see to it that no two take the same. What a step does stands in the core.
+//! Makes the deliveries that the api does not make: of events that were published by SQL, and of replays. Every worker
+//! does both; row locks prevent two workers from taking the same event. The steps themselves are in the core.
 
 use std::{
     sync::Arc,
@@ -18,31 +18,31 @@ use uuid::Uuid;
 
 use crate::wake::Wake;
 
-/// How long a published event waits at most where its notification was lost.
+/// How long a published event waits, at most, if its notification was lost.
 const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
-/// How often replays are looked for.
+/// How often the worker looks for replays whose next step is due.
 const REPLAYS_EVERY: Duration = Duration::from_millis(500);
-/// How long to rest after the database failed us.
+/// How long to pause after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often waking the other workers is tried, because a lane was locked or the database away.
+/// How often waking the other workers is tried, where a lane is locked or the database is away.
 const WAKE_TRIES_MAX: u32 = 20;
-/// How long each such try waits for the one before.
+/// The pause before each further try.
 const WAKE_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes deliveries.
+/// Makes deliveries of published events and of replays.
 #[derive(Clone)]
 pub struct FanOut {
     pub(crate) pool: PgPool,
     pub(crate) cache: SubscriptionCache,
-    /// Rings for this worker's dispatcher.
+    /// Wakes this worker's dispatcher.
     pub(crate) wake: Arc<Wake>,
-    /// Rung when something was published.
+    /// Rung when an event was published by SQL.
     pub(crate) published: Arc<Notify>,
 }
 
 impl FanOut {
-    /// Fans out what is published, for as long as the task lives.
+    /// Fans out published events, for as long as the task lives.
     pub async fn publish(self) {
         loop {
             match self.publish_once().await {
@@ -64,7 +64,7 @@ impl FanOut {
         if step.events > 0 {
             metrics::counter!("postrider_events_published_total").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
-            // This worker knows without being told; the others hear it from the database.
+            // This worker is woken directly; the others are woken by the database.
             self.wake.ring(started.elapsed());
             let unarmed: Vec<_> = step.stored.into_values().collect();
             self.wake_others(!step.armed.is_empty(), started.elapsed(), unarmed).await;
@@ -72,7 +72,8 @@ impl FanOut {
         Ok(step.events)
     }
 
-    /// Tells the other workers. What is stored is stored: where that fails, they find it by themselves.
+    /// Wakes the other workers. If that fails nothing is lost: the deliveries are stored, and the workers find them
+    /// later.
     async fn wake_others(&self, armed: bool, took: Duration, mut unarmed: Vec<Uuid>) {
         let mut armed = armed;
         for _ in 0..WAKE_TRIES_MAX {
@@ -85,14 +86,14 @@ impl FanOut {
         }
     }
 
-    /// Makes replays go on, for as long as the task lives.
+    /// Makes the steps of replays, for as long as the task lives.
     pub async fn replay(self) {
         loop {
             match in_time(STEP_TIMEOUT, replay_walk::step(&self.pool)).await {
                 Ok(Some(made)) => metrics::counter!("postrider_deliveries_replayed_total").increment(made as u64),
                 Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
                 Err(error) => {
-                    tracing::warn!(?error, "a replay did not go on");
+                    tracing::warn!(?error, "a step of a replay failed");
                     tokio::time::sleep(OUTAGE_PAUSE).await;
                 }
             }

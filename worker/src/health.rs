@@ -1,4 +1,4 @@
-//! The worker's own small HTTP server: is it alive, is it ready, what has it counted.
+//! The worker's own small HTTP server, which tells whether the worker is alive and ready, and serves its metrics.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use poem::{Endpoint, EndpointExt, Response, Route, get, handler, http::StatusCod
 use postrider_core::database::ping;
 use sqlx::PgPool;
 
-/// The routes.
+/// The routes of the health server; `metrics` is served where it is recorded.
 #[must_use]
 pub fn routes(pool: PgPool, metrics: Option<PrometheusHandle>) -> impl Endpoint {
     Route::new()
@@ -23,7 +23,7 @@ fn live() -> &'static str {
     "live\n"
 }
 
-/// Ready while the database answers: without it nothing can be claimed.
+/// Ready while the database answers, because without it nothing can be claimed.
 #[handler]
 async fn ready(pool: Data<&PgPool>) -> Response {
     match ping(pool.0).await {

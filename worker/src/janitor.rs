@@ -1,5 +1,5 @@
-//! The janitor: duties that keep the database in order. Every worker has one; a lock in the database sees to it that
-//! only one of them does a duty at a time, and every duty is safe to do twice. What a duty does stands in the core.
+//! The janitor: duties that keep the database in order. Every worker has one. A lock in the database lets only one of
+//! them do a duty at a time, and every duty is safe to do twice. The duties themselves are in the core.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use sqlx::PgPool;
 
 use crate::config::Config;
 
-/// How often partitions are looked after.
+/// How often missing partitions are created.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
-/// How often lanes are checked.
+/// How often lanes that are due too late are looked for and repaired.
 const LANES_EVERY: Duration = Duration::from_secs(60);
-/// How often the hot tables are vacuumed where they need it: with the server's default of a minute they outgrow memory.
+/// How often tables with many dead rows are vacuumed. With the server's default of a minute they outgrow memory.
 const VACUUM_EVERY: Duration = Duration::from_secs(3);
 /// How often expired idempotency keys and replaced secrets are removed.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
-/// How often lanes are armed that were locked when something was to be noted in them.
+/// How often lanes are armed that were locked when somebody needed to arm them.
 const NOTED_LANES_EVERY: Duration = Duration::from_secs(1);
-/// How often the queue is measured.
+/// How often the gauges of the queue are set.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
 
-/// Does all duties for as long as the task lives.
+/// Does all duties, for as long as the task lives.
 pub async fn run(pool: PgPool, config: Config) {
     tokio::join!(
         every(PARTITIONS_EVERY, "partitions", &pool, look_after_partitions),
@@ -44,7 +44,7 @@ pub async fn run(pool: PgPool, config: Config) {
     );
 }
 
-/// Does a duty now and then again and again.
+/// Does a duty at once, and then again after each pause.
 async fn every<F: Future<Output = Result<()>>>(
     period: Duration,
     name: &str,
@@ -57,10 +57,10 @@ async fn every<F: Future<Output = Result<()>>>(
     }
 }
 
-/// Does a duty unless another worker is at it. One that fails is logged and comes again.
+/// Does a duty, unless another worker is doing it. If it fails, that is logged, and it is done again the next time.
 async fn once(name: &str, pool: &PgPool, duty: impl Future<Output = Result<()>>) {
     if let Err(error) = maintenance::exclusively(pool, name, duty).await {
-        tracing::warn!(?error, duty = name, "a duty failed");
+        tracing::warn!(?error, duty = name, "a background duty failed; it is tried again later");
     }
 }
 
@@ -69,17 +69,17 @@ async fn look_after_partitions(pool: PgPool) -> Result<()> {
     partition::runway(&pool).await.map(drop)
 }
 
-/// Not exclusive: the notes are few, and no two workers take the same.
+/// This takes no lock: the notes are few, and no two workers handle the same one.
 async fn arm_noted_lanes(pool: &PgPool) {
     loop {
         if let Err(error) = queue::arm_noted_lanes(pool).await {
-            tracing::warn!(%error, "lanes that were locked have not been armed yet");
+            tracing::warn!(%error, "lanes that had been locked could not be armed; this is tried again");
         }
         tokio::time::sleep(NOTED_LANES_EVERY).await;
     }
 }
 
-/// Not exclusive: every worker shows the same gauges.
+/// This takes no lock, because every worker shows the same gauges.
 async fn measure(pool: &PgPool) {
     loop {
         if let Err(error) = maintenance::measure(pool).await {
@@ -89,11 +89,11 @@ async fn measure(pool: &PgPool) {
     }
 }
 
-/// Waits for each moment that the schedule names (UTC) and drops the partitions that have outlived the retention.
+/// Waits for each time in the schedule (UTC), and then drops the partitions that are older than the retention.
 async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
     loop {
         let Ok(next) = schedule.find_next_occurrence(&Utc::now(), false) else {
-            tracing::error!(%schedule, "the retention schedule names no moment to come");
+            tracing::error!(%schedule, "the retention schedule has no future time");
             return std::future::pending().await;
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
@@ -101,10 +101,10 @@ async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
     }
 }
 
-/// Drops what is older than so many days.
+/// Drops the partitions of days that lie more than `days` days back.
 ///
 /// # Errors
-/// When the database is away or a lock cannot be had.
+/// When the database is away or a lock is not free in time.
 pub async fn retire(pool: &PgPool, days: u32) -> Result<partition::Retired> {
     let oldest = Utc::now().date_naive() - Days::new(days.into());
     let retired = partition::retire(pool, oldest).await?;

@@ -1,9 +1,9 @@
-//! The worker: claims due deliveries, sends them, records what came of it. Several workers share one database and
+//! The worker: it claims due deliveries, sends them, and records the outcomes. Several workers share one database and
 //! know nothing of each other.
 //!
-//! The way of the data: [`dispatcher`] claims, [`deliver`] tells the life of one delivery, [`sender`] makes the
-//! request over [`connections`], [`recorder`] writes the outcome down. Beside it [`fan_out`] makes deliveries of what
-//! was published by SQL and of what is replayed, and the [`janitor`] keeps the database in order.
+//! The way of the data: [`dispatcher`] claims, [`deliver`] describes the life of one delivery, [`sender`] makes the
+//! request over [`connections`], [`recorder`] writes the outcome down. Beside them, [`fan_out`] makes deliveries of
+//! events that were published by SQL and of replays, and the [`janitor`] keeps the database in order.
 
 pub mod claims;
 pub mod config;
@@ -55,26 +55,26 @@ use crate::{
     wake::Wake,
 };
 
-/// Connections for reading subscriptions, duties, listening and health.
+/// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
 const GENERAL_CONNECTIONS_MAX: u32 = 12;
 
-/// Connections that make deliveries: of what is published, of what is replayed, and a wake-up.
+/// Connections that make deliveries: one for published events, one for replays, one for wake-ups.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
 
-/// Connections that read large payloads.
+/// Connections that read large payloads, so that they keep no claim waiting.
 const PAYLOAD_CONNECTIONS_MAX: u32 = 2;
 
-/// How long a connection to the health server may say nothing.
+/// How long a connection to the health server may be silent before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a duty that broke down rests before it is begun again.
+/// How long to pause before a task that panicked is started again.
 const REVIVAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often, and after which pause, a drain looks again for a lane that somebody else has locked.
+/// How often [`Worker::drain`] looks again for a lane that somebody else has locked.
 const DRAIN_PATIENCE: u32 = 20;
 const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// A worker with its connections, not yet running.
+/// A worker with its connections, which does not run yet.
 pub struct Worker {
     config: Config,
     general: PgPool,
@@ -85,7 +85,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Prepares a worker; connects when it runs.
+    /// Prepares a worker; it connects to the database when it runs.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
@@ -114,11 +114,11 @@ impl Worker {
         })
     }
 
-    /// Works until `stop`; then lets what is in flight finish for as long as the configuration says, gives the rest
-    /// back to the queue, and returns when everything is recorded.
+    /// Works until `stop` is canceled. Then attempts under way may finish within the configured time, the rest is given
+    /// back to the queue, and this returns when everything is recorded.
     ///
     /// # Errors
-    /// When the recorder breaks down: without it, every delivery would be made again and again.
+    /// When the recorder panics: without it, every delivery would be made again and again.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
         let (outcomes, mut recorder) = self.start_recorder();
@@ -145,11 +145,12 @@ impl Worker {
         if tokio::time::timeout(self.config.shutdown_timeout, tasks.wait()).await.is_err() {
             tracing::warn!(in_flight = tasks.len(), "out of time: the rest goes back to the queue");
             self.courier.cut_off.cancel();
-            // What cannot be recorded, because the database says nothing, is made again when its lease expires.
+            // Deliveries whose outcomes cannot be recorded, because the database is silent, are made again when their
+            // leases expire.
             let _ = tokio::time::timeout(self.config.shutdown_timeout, tasks.wait()).await;
         }
-        // All senders are gone by now, so the recorder ends when it has written the last outcome. Where the database
-        // is away, the leases will expire instead.
+        // All senders are gone by now, so the recorder ends when it has written the last outcome. If the database is
+        // away, the leases expire instead.
         if tokio::time::timeout(self.config.shutdown_timeout, recorder).await.is_err() {
             tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
         }
@@ -158,7 +159,7 @@ impl Worker {
     }
 
     fn start_recorder(&self) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
-        // As many as there are places: a task never waits here unless the database does not answer.
+        // There is room for as many outcomes as places, so a task waits here only if the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
         (outcomes, tokio::spawn(recorder::run(self.records.clone(), received)))
     }
@@ -190,8 +191,8 @@ impl Worker {
         beside
     }
 
-    /// Fans out what was published, makes the steps of replays that are due, and every attempt that is due now, one
-    /// batch after the other, with the same steps as [`Self::run`], and answers how many deliveries it came by.
+    /// Makes all deliveries that are due now, in the same steps as [`Self::run`] but in batches: it fans out published
+    /// events, makes the due steps of replays, and every due attempt. Returns how many deliveries it attempted.
     ///
     /// # Errors
     /// When the database is away.
@@ -206,7 +207,7 @@ impl Worker {
             let claimed_at = Instant::now();
             let claimed = claims::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
-                // A lane may be due and in somebody else's hands for a moment.
+                // A lane may be due, but locked by another transaction for a moment.
                 let next = queue::next_due(&self.claims, &[], None).await?;
                 if next.wait() != Some(Duration::ZERO) || patience == 0 {
                     return Ok(done);
@@ -230,41 +231,41 @@ impl Worker {
         }
     }
 
-    /// The subscriptions as this worker knows them.
+    /// The subscriptions that this worker has in memory.
     #[must_use]
     pub fn cache(&self) -> &SubscriptionCache {
         &self.courier.cache
     }
 
-    /// Connections that make deliveries.
+    /// The connections that make deliveries.
     #[must_use]
     pub fn fan_outs(&self) -> &PgPool {
         &self.fan_outs
     }
 
-    /// Connections that anything may use.
+    /// The connections that anything may use.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.general
     }
 }
 
-/// Keeps a duty going that should never end: one that panics is begun again after a pause, and told loudly.
+/// Runs a duty that should never end. If it panics, that is logged as an error, and it is started again after a pause.
 async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, duty: impl Fn() -> F) {
     loop {
         let mut task = JoinSet::new();
         task.spawn(duty());
         if let Some(Err(error)) = task.join_next().await {
-            tracing::error!(%error, duty = name, "a duty broke down: please report this");
+            tracing::error!(%error, duty = name, "a background duty panicked and is started again: please report this");
         }
         tokio::time::sleep(REVIVAL_PAUSE).await;
     }
 }
 
-/// Runs a whole worker process: migrations, health server, work; returns after a graceful stop.
+/// Runs a whole worker process: migrations, health server, and work. It returns after a graceful stop.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the process cannot start, or the recorder panics.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let listen = config.listen.clone();
@@ -284,11 +285,11 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     worker.run(stop).await
 }
 
-/// Seals everything anew that is not sealed with the first of the encryption keys; tells what it has done on standard
-/// output.
+/// Seals anew everything that is not sealed with the first encryption key, and prints on standard output what it has
+/// done.
 ///
 /// # Errors
-/// When something cannot be opened, or the database is away.
+/// When a secret cannot be opened, or the database is away.
 pub async fn rekey(config: Config) -> anyhow::Result<()> {
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let pool = config.database.pool(Session::Queue, 1);
@@ -306,7 +307,7 @@ pub async fn rekey(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Examines the database: every violation of an invariant goes to standard output, a line each.
+/// Checks the database's invariants, and prints each violation on a line of standard output.
 ///
 /// # Errors
 /// When there is a violation, or the database cannot be examined.

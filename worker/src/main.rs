@@ -1,5 +1,5 @@
-//! The `worker` binary: works by default; `worker doctor` examines the database instead, and `worker
-//! rekey` seals all secrets with the first encryption key.
+//! The `worker` binary. Without arguments it works; `worker doctor` checks the database instead, and `worker rekey`
+//! seals all secrets with the first encryption key.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use worker::config::Config;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit code of a command line that makes no sense.
+/// The exit code for arguments that are not known.
 const EXIT_USAGE: u8 = 2;
 
 #[tokio::main]

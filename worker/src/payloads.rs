@@ -1,5 +1,5 @@
-//! The payloads that a worker has in memory: read after a claim, each event once for all its deliveries, and never more
-//! bytes than there is room for. It does not claim, and it does not send.
+//! The payloads that a worker has in memory. They are read after a claim, each event once for all its deliveries, and
+//! never more bytes than there is room for. This module neither claims nor sends.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,48 +14,49 @@ use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-/// Bytes of payloads that a worker holds at once, at most; above the largest payload that can be configured.
+/// Bytes of payloads that a worker has in memory, at most; more than the largest payload that can be configured.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
-/// Bytes of payloads that are read together after a claim, at most. What does not fit is read delivery by delivery.
+/// Bytes of payloads that are read together after a claim, at most. The other events are read one by one, when their
+/// deliveries begin.
 const PAYLOAD_BYTES_PER_READ_MAX: usize = 4 << 20;
 
-/// An event with the room that its payload takes; the room is free again when the last of its deliveries is done.
+/// An event, and the room that its payload takes. The room is free again when the last of its deliveries is done.
 #[derive(Debug)]
 pub struct HeldEvent {
-    /// The event.
+    /// The event with its payload.
     pub event: ClaimedEvent,
     _room: OwnedSemaphorePermit,
 }
 
-/// What a delivery has of its event when it begins.
+/// The event of a delivery, as far as it has been read when the delivery begins.
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// Everything.
+    /// The event is in memory.
     Held(Arc<HeldEvent>),
-    /// Nothing yet: it did not fit, or could not be read with the others. So many bytes, where that is known.
+    /// The event has not been read: it did not fit, or reading failed. The number is its payload's bytes, if known.
     Later(Option<usize>),
     /// The event does not exist any more.
     Gone,
 }
 
-/// The room for payloads, and the connections by which they are read.
+/// The room for payloads, and the connections over which they are read.
 #[derive(Clone)]
 pub struct Payloads {
-    /// Reads for a whole claim.
+    /// Connections that read the events of a whole claim.
     together: PgPool,
-    /// Reads for single deliveries, so that large payloads keep no claim waiting.
+    /// Connections that read for single deliveries, so that large payloads keep no claim waiting.
     apart: PgPool,
     room: Arc<Semaphore>,
 }
 
 impl Payloads {
-    /// Room for so many bytes. `together` reads for whole claims, `apart` for single deliveries.
+    /// Room for `bytes_max` bytes. `together` reads the events of whole claims, `apart` those of single deliveries.
     #[must_use]
     pub fn new(together: PgPool, apart: PgPool, bytes_max: usize) -> Self {
         Self { together, apart, room: Arc::new(Semaphore::new(bytes_max)) }
     }
 
-    /// Reads the events of a claim, as many as there is room for at this moment; waits for nobody's room.
+    /// Reads the events of a claim, as many as there is room for now; it does not wait for more room.
     pub async fn read(&self, claimed: &[Claimed]) -> HashMap<Uuid, Payload> {
         let mut ids: Vec<_> = claimed.iter().map(|claimed| claimed.event_id).collect();
         ids.sort_unstable();
@@ -83,12 +84,13 @@ impl Payloads {
         }
     }
 
-    /// Reads one event that was left for later, once there is room for it; `None` where it does not exist any more.
+    /// Reads an event that was not read with its claim, once there is room for it; `None` where it does not exist any
+    /// more.
     ///
     /// # Errors
-    /// When the database is away, or there is no room within that time.
+    /// When the database is away, or there is no room before `within` is over.
     pub async fn read_one(&self, id: Uuid, bytes: Option<usize>, within: Duration) -> Result<Option<Arc<HeldEvent>>> {
-        const NO_ROOM: postrider_core::Error = postrider_core::Error::Unavailable("no room for a payload in time");
+        const NO_ROOM: postrider_core::Error = postrider_core::Error::Unavailable("no memory for a payload in time");
         let bytes = match bytes {
             Some(bytes) => bytes,
             None => match payload::read(&self.apart, &[id], 0).await?.remove(&id) {
@@ -111,7 +113,7 @@ impl Payloads {
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         match Arc::clone(&self.room).try_acquire_many_owned(permits) {
             Ok(room) => Payload::Held(Arc::new(HeldEvent { event, _room: room })),
-            // Others took the room meanwhile.
+            // Other deliveries have taken the room meanwhile.
             Err(_) => Payload::Later(Some(bytes)),
         }
     }

@@ -1,6 +1,6 @@
-//! The places of a worker: how many deliveries it may hold at once, and how many each lane holds of them. A lane is
-//! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take a whole
-//! worker: n lanes that hang together hold at most n / (n + 1) of the places; one lane a half, two lanes two thirds.
+//! The places of a worker: how many deliveries it may hold at once, and how many of them each lane holds. A lane is
+//! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take up a whole
+//! worker: n hanging lanes together hold at most n / (n + 1) of the places: one lane half, two lanes two thirds.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// A worker's places.
+/// The places of a worker, taken and free.
 #[derive(Debug)]
 pub struct Places {
     all: usize,
@@ -18,7 +18,7 @@ pub struct Places {
     freed: Notify,
 }
 
-/// A place that is taken; free again when it is dropped, whatever became of its holder.
+/// A place that is taken. It is free again when it is dropped, however its delivery ended.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
@@ -31,23 +31,23 @@ impl Drop for Place {
     }
 }
 
-/// What is free at a moment, and which lanes should not be visited then.
+/// The free places at one moment, and the lanes that should not be visited then.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FreePlaces {
-    /// Free places.
+    /// How many places are free.
     pub count: usize,
-    /// Lanes that hold as many places as are free, or more.
+    /// Lanes that hold as many places as are free, or more; a claim leaves them out.
     pub at_share: Vec<Uuid>,
 }
 
 impl Places {
-    /// So many places, all free.
+    /// A worker's places, all of them free.
     #[must_use]
     pub fn new(all: usize) -> Self {
         Self { all, taken: Mutex::default(), freed: Notify::new() }
     }
 
-    /// What is free now.
+    /// The places that are free now.
     #[must_use]
     pub fn free(&self) -> FreePlaces {
         let taken = self.taken.lock().expect("nothing panics while it is held");
@@ -56,7 +56,7 @@ impl Places {
         FreePlaces { count, at_share: at_share.collect() }
     }
 
-    /// Takes a place for a delivery of this lane.
+    /// Takes a place for a delivery of this lane; the caller has checked that one is free.
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: Uuid) -> Place {
         *self.taken.lock().expect("nothing panics while it is held").entry(lane).or_default() += 1;

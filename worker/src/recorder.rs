@@ -1,5 +1,5 @@
-//! Writes outcomes down, many in one transaction: whatever has come in while the last one was being committed. It
-//! does not decide anything.
+//! Writes outcomes down, many in one transaction: all that arrived while the previous transaction was being committed.
+//! It decides nothing.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,16 +13,16 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::places::Place;
 
-/// Outcomes recorded in one transaction, at most.
+/// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
-/// Batches are this far apart, so that a busy worker's batches grow; an outcome after a rest is not delayed. Nobody
-/// waits for a record but its place.
+/// The shortest time between two batches, so that a busy worker's batches grow. An outcome after a quiet time is
+/// written at once. Only the delivery's place waits for the record.
 const RECORD_PACE: Duration = Duration::from_millis(10);
-/// How long a recorder waits for the database before it tries again. Meanwhile the places of the outcomes it holds
-/// stay taken, so a worker without a database comes to rest by itself.
+/// How long the recorder waits before it tries again after the database failed. Meanwhile the places of its outcomes
+/// stay taken, so a worker without a database stops claiming by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Records until all senders are gone. An outcome's place is given back when it need not be remembered any more.
+/// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be.
 pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
@@ -34,31 +34,31 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
     }
 }
 
-/// All records, but of each delivery only the first; the others stay for the next batch. (A delivery is there twice
-/// when this worker lost its lease and claimed it again.)
+/// Takes the first report of each delivery; further ones stay for the next batch. (There are two reports of one
+/// delivery when this worker lost its lease and claimed it again.)
 fn take_distinct(waiting: &mut Vec<(Report, Place)>) -> Vec<(Report, Place)> {
     let mut seen = HashSet::with_capacity(waiting.len());
     let (mut batch, later) = waiting.drain(..).partition::<Vec<_>, _>(|(record, _)| seen.insert(record.delivery_id));
     *waiting = later;
-    // Neighbours in time are neighbours on disk.
+    // Rows that are close in time are then close on disk.
     batch.sort_unstable_by_key(|(record, _)| record.delivery_id);
     batch
 }
 
-/// Returns when the batch is written, or cannot be for a reason that waiting does not mend.
+/// Returns when the batch is written, or cannot be written for a reason that does not pass by itself.
 async fn persist(pool: &PgPool, batch: &[Report]) {
     loop {
         match record(pool, batch).await {
             Ok(()) => return,
             Err(Error::Unavailable(_)) => tokio::time::sleep(RETRY_PAUSE).await,
             Err(error) if batch.len() == 1 => {
-                // Its lease will expire, and the delivery will be made again.
+                // Its lease will expire, and the delivery will be attempted again.
                 let delivery_id = DeliveryId(batch[0].delivery_id);
                 tracing::error!(?error, %delivery_id, "an outcome could not be recorded");
                 return;
             }
             Err(_) => {
-                // One of them is poison; alone, it harms itself only.
+                // One of the reports makes the statement fail; written alone, it harms no other.
                 for one in batch {
                     Box::pin(persist(pool, std::slice::from_ref(one))).await;
                 }
@@ -68,7 +68,7 @@ async fn persist(pool: &PgPool, batch: &[Report]) {
     }
 }
 
-/// Writes a batch and counts what came of it.
+/// Writes a batch, and counts its results as metrics.
 pub(crate) async fn record(pool: &PgPool, batch: &[Report]) -> Result<()> {
     let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
     metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));

@@ -1,5 +1,5 @@
-//! One HTTP request to a receiver, whatever the receiver does: bounded in time, in bytes and in where it may go. It
-//! cannot fail; what goes wrong is an [`Outcome`]. It knows nothing of retries or the database.
+//! One HTTP request to a receiver, bounded in time, in bytes and in the addresses it may go to, whatever the receiver
+//! does. It cannot fail: a failure is an [`Outcome`]. It knows nothing of retries or the database.
 
 use std::{
     error::Error as StdError,
@@ -34,10 +34,10 @@ use rustls::pki_types::CertificateDer;
 
 use crate::connections::{Body, Connections, causes};
 
-/// What we call ourselves, unless the subscription's owner chose another name.
+/// The `User-Agent` of all requests, unless the subscription's owner chose another.
 const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
-/// Sends attempts over pooled connections.
+/// Sends attempts over connections that are kept for further requests.
 #[derive(Clone)]
 pub struct Sender {
     connections: Connections,
@@ -45,8 +45,8 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that keeps to this policy, trusts these authorities besides those that the machine trusts, and uses no
-    /// connection again that is older than `connection_age_max`.
+    /// A sender that obeys this policy, and trusts these certificate authorities besides the machine's. A connection
+    /// older than `connection_age_max` carries no further request.
     ///
     /// # Errors
     /// When the machine has no usable TLS trust store.
@@ -58,7 +58,7 @@ impl Sender {
         Ok(Self { connections: Connections::new(policy.clone(), authorities, connection_age_max)?, policy })
     }
 
-    /// Makes one attempt.
+    /// Makes one attempt, within the destination's timeout.
     pub async fn send(&self, destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent) -> Outcome {
         let started_at = Utc::now();
         let clock = Instant::now();
@@ -78,7 +78,7 @@ impl Sender {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let target = destination.target_url;
-        // Also what the resolver is never asked for: a host that is an address.
+        // The resolver is never asked about a host that is an address, so the policy is checked here.
         self.policy
             .check(target.as_url())
             .map_err(|blocked| Failure::new(ErrorKind::BlockedTarget, blocked.to_string()))?;
@@ -89,7 +89,8 @@ impl Sender {
         *request.headers_mut() = headers(destination, claimed, event, outcome.started_at);
         let connection = capture_connection(&mut request);
         let timeout = Duration::from_millis(destination.timeout_ms.into());
-        // In a box, because each delivery in flight is a task that would carry all of it from the start.
+        // The exchange is in a box, because each delivery in flight is a task, which would hold all of its memory from
+        // the start.
         let exchange = Box::pin(self.exchange(request, outcome));
         let in_time = tokio::time::timeout(timeout, exchange).await;
         in_time.unwrap_or_else(|_| {
@@ -119,7 +120,7 @@ impl Sender {
             let room = RESPONSE_BODY_BYTES_MAX - response.body.len();
             response.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
-                // Dropping the answer closes the connection: what follows is never read.
+                // The rest of the answer is not read: dropping it closes the connection (over HTTP/2, its stream).
                 response.truncated = true;
                 break;
             }
@@ -132,7 +133,7 @@ impl Sender {
     }
 }
 
-/// The signature's headers, what else tells about this attempt, and the owner's own.
+/// The headers of an attempt: those of the signature, others about this attempt, and the owner's own.
 fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, now: DateTime<Utc>) -> HeaderMap {
     let event_id = EventId(claimed.event_id).to_string();
     let delivery_id = DeliveryId(claimed.delivery_id).to_string();
@@ -150,14 +151,14 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
     for (name, value) in destination.headers.iter() {
-        // Both were checked when they were set.
+        // The name and the value were both checked when they were set.
         if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-            // Whatever it is, it is no log's business, and no compression table's.
+            // The value may be a secret, so it belongs neither in a log nor in a compression table.
             value.set_sensitive(true);
             headers.insert(name, value);
         }
     }
-    // The library would say nothing of a body that is empty, and some servers refuse a POST that says nothing.
+    // hyper would send no length for an empty body, and some servers refuse a POST without one.
     headers.insert(CONTENT_LENGTH, event.payload.len().into());
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
@@ -178,7 +179,7 @@ fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     kept.collect()
 }
 
-/// Tells from the chain of causes what kind of failure it was.
+/// Finds out from the chain of causes which kind of failure an error is.
 fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
     let mut kind = None;
     let mut message = String::new();
@@ -197,7 +198,7 @@ fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
         } else if io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
             kind = kind.or(Some(ErrorKind::Timeout));
         }
-        // The last cause says most; the outer ones name layers.
+        // The innermost cause says most; the outer ones name layers of the library.
         message = cause.to_string();
     }
     let is_connect = error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect);
@@ -205,7 +206,7 @@ fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
     Failure::new(kind, message)
 }
 
-/// A TLS error also hides inside I/O errors, which do not name it as their source.
+/// Whether an error is one of TLS. It may be inside an I/O error that does not name it as its source.
 fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))

@@ -1,4 +1,4 @@
-//! What wakes the dispatcher: notifications from the database, and this worker's own fan-outs.
+//! The bell that wakes the dispatcher: notifications from the database ring it, and this worker's own fan-outs.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -11,16 +11,16 @@ use postrider_core::{
 };
 use tokio::sync::Notify;
 
-/// A bell that remembers one ring.
+/// A bell that remembers one ring until the dispatcher asks.
 #[derive(Debug, Default)]
 pub struct Wake {
     bell: Notify,
-    /// Whether lanes may have been armed behind where the next look would begin.
+    /// Whether lanes may have been armed behind the place where the next claim would begin.
     is_late: AtomicBool,
 }
 
 impl Wake {
-    /// Rings because of a notification.
+    /// Rings for a notification, or because one may have been missed.
     pub fn hear(&self, notice: &Notice<'_>) {
         if matches!(notice, Notice::MayHaveMissed | Notice::Notification(LATE_WAKE_UP)) {
             self.is_late.store(true, Ordering::SeqCst);
@@ -28,7 +28,7 @@ impl Wake {
         self.bell.notify_one();
     }
 
-    /// Rings because lanes were armed by a transaction that took so long.
+    /// Rings because a transaction that took this long has armed lanes.
     pub fn ring(&self, took: Duration) {
         if took > LATE {
             self.is_late.store(true, Ordering::SeqCst);
@@ -36,12 +36,12 @@ impl Wake {
         self.bell.notify_one();
     }
 
-    /// Waits until it has been rung since the last call.
+    /// Waits until the bell has been rung since the last call.
     pub async fn rung(&self) {
         self.bell.notified().await;
     }
 
-    /// Whether the next look has to begin at the very beginning; asked once for each ring.
+    /// Whether the next claim must begin at the first lane; reading it resets it.
     pub fn take_late(&self) -> bool {
         self.is_late.swap(false, Ordering::SeqCst)
     }

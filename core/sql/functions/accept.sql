@@ -1,6 +1,7 @@
--- Stores events, the deliveries that they cause, and the idempotency keys that they came with. An event whose key is
--- known already is not stored, nor are its deliveries; see take_event_keys() for what is answered then. armed has the
--- lanes that need a wake-up; the other lanes were left alone and go to wake() after the commit.
+-- Stores events, the deliveries that they cause, and the idempotency keys that came with them. An event whose key is
+-- known already is not stored, nor are its deliveries; take_event_keys() describes the result for such a key. The
+-- result `armed` has the lanes whose workers need a wake-up. All other lanes were left alone; the caller hands them to
+-- wake() after the commit.
 CREATE OR REPLACE FUNCTION accept(
     new_events new_event[], new_deliveries new_delivery[], keys event_key[], key_ttl_ms bigint, all_or_nothing boolean,
     OUT armed uuid[], OUT known uuid[], OUT known_fingerprints bytea[], OUT known_answers bytea[]
@@ -10,7 +11,7 @@ CREATE OR REPLACE FUNCTION accept(
 AS $$
 DECLARE
     t        constant timestamptz := clock_timestamp();
-    repeated uuid[] := '{}';        -- events that are not stored, because their keys stand for others
+    repeated uuid[] := '{}';        -- events that are not stored, because their keys belong to others
 BEGIN
     armed := '{}';
     IF cardinality(keys) > 0 THEN

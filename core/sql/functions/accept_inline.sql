@@ -1,4 +1,4 @@
--- Stores an event with the one inline delivery that it causes, and where that goes; answers as accept() does.
+-- Stores an event with its one inline delivery and that delivery's destination; returns what accept() returns.
 CREATE OR REPLACE FUNCTION accept_inline(
     new_event new_event, new_delivery new_delivery, keys event_key[], key_ttl_ms bigint,
     target_url text, retry_policy jsonb, timeout_ms integer, secret bytea, headers bytea, signature_scheme text,

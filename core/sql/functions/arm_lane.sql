@@ -1,11 +1,11 @@
--- Makes a lane due at a moment, or at the end of its hold, unless it is armed already: due by then, and not visited
--- since. (A lane that was visited and found empty may be on its way to going idle, even while it is due.) A moment that
--- was to come when it was chosen is scheduled: it is noted in scheduled_at as well, because a visit in between reads
--- only what is due, and what else is scheduled is found only by a visit that has such a note.
+-- Makes a lane due at `moment`, or at the end of its hold, unless it is armed already: due by then, and not visited
+-- since it was armed. (A lane that was visited and found empty may be going idle, even while it is due.) With
+-- `scheduled`, the moment lies in the future; then it is also noted in scheduled_at, because a visit before it reads
+-- only rows that are due, and looks for later ones only where scheduled_at says that there are some.
 --
--- Answers whether the lane was changed; NULL where somebody else has it locked for longer than `patience`, and then it
--- is as it was. To be called in id order. Makes the lane where there is none: of a subscription, or of inline
--- deliveries where lease_ms is given.
+-- Returns whether the lane was changed; NULL if somebody else has it locked for longer than `patience`, and then it is
+-- unchanged. Callers arm lanes in the order of their ids. A lane that does not exist is created: for a subscription, or
+-- for inline deliveries if lease_ms is given.
 CREATE OR REPLACE FUNCTION arm_lane(
     lane_id uuid, subscription_id uuid, moment timestamptz, lease_ms integer, scheduled boolean, patience interval
 ) RETURNS boolean LANGUAGE plpgsql

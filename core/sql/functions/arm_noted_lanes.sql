@@ -1,5 +1,5 @@
--- Arms the lanes that were locked when something was to be noted in them (lanes_to_arm), as far as they are free now.
--- Answers how many notes it dealt with; wakes the workers where there were any.
+-- Arms lanes that were locked when somebody needed to arm them (see lanes_to_arm), as far as they are free now. Returns
+-- the number of notes that it handled, and wakes the workers if there were any.
 CREATE OR REPLACE FUNCTION arm_noted_lanes(notes_max integer) RETURNS integer LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan

@@ -1,4 +1,4 @@
--- Raises what is wrong with an event that is published by SQL. The limits are those of POST /events.
+-- Raises an error if an event that is published by SQL breaks a rule. The limits are the same as for POST /events.
 CREATE OR REPLACE FUNCTION check_publication(
     event_type text, payload jsonb, tenant text, metadata jsonb, idempotency_key text, ordering_key text,
     deliver_at timestamptz, expires_at timestamptz, t timestamptz

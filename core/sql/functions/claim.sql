@@ -1,10 +1,10 @@
--- Leases due deliveries, lane by lane in the order in which the lanes became due, which is round robin.
---   lanes_max   lanes visited at most
+-- Leases due deliveries, lane by lane. Lanes are visited in the order in which they became due, which is round robin.
+--   lanes_max   lanes that are visited, at most
 --   rows_max    the caller's free places; n lanes take at most n of every n + 1 of them, a lone lane half
 --   skip        lanes that already hold as many of the caller's places as are free
---   lanes_from  where the caller's look along the lanes begins; '-infinity' for a sweep
---   only_lane   the one lane to visit, where a claim of all has failed; otherwise NULL
--- It answers no payloads: the visited lanes stay locked until the last row of the answer is sent.
+--   lanes_from  only lanes that became due at this time or later are visited; '-infinity' for a sweep
+--   only_lane   the only lane to visit, after a claim of all lanes has failed; otherwise NULL
+-- The result has no payloads, because the visited lanes stay locked until its last row is sent.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
@@ -29,7 +29,7 @@ DECLARE
     leases   integer[] := '{}';
     tids     tid[] := '{}';
 BEGIN
-    -- A claim that a crash of the database undoes is only delivered again.
+    -- This need not wait for the disk: if a crash of the database undoes a claim, the deliveries are only made again.
     PERFORM set_config('synchronous_commit', 'off', true);
 
     visits := ARRAY(
@@ -43,7 +43,7 @@ BEGIN
     END IF;
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
-    -- Locked rows stay where they are, so their place finds them, however many dead versions they have.
+    -- Locked rows do not move, so they are found by their ctid, however many dead versions they have.
     FOR visit IN SELECT l.ctid AS tid, l AS lane FROM lanes l WHERE l.ctid = ANY (visits) LOOP
         lane := visit.lane;
         is_sweep := lane.swept_at < t - lane_resweep() OR lane.drained_at <= t - lane_linger();

@@ -1,5 +1,5 @@
--- Creates the partitions of the UTC days first..last that do not exist yet; answers how many it made. Safe to run
--- from many processes at once. ATTACH instead of CREATE … PARTITION OF, because the latter would lock out ingest.
+-- Creates the missing partitions of the UTC days first..last; returns how many it made. Many processes may run it at
+-- once. It uses ATTACH, because CREATE … PARTITION OF would lock out ingest.
 CREATE OR REPLACE FUNCTION ensure_partitions(first date, last date) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     parent  text;
@@ -14,7 +14,7 @@ BEGIN
             CONTINUE WHEN to_regclass(format('%I.%I', current_schema(), part)) IS NOT NULL;
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING STORAGE)', part, parent);
             IF parent = 'deliveries' THEN
-                -- Room on each page for the one HOT update that every delivery gets.
+                -- This leaves room on each page for the one HOT update that every delivery gets.
                 EXECUTE format('ALTER TABLE %I SET (fillfactor = 85)', part);
             END IF;
             EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, part,

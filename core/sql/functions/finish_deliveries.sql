@@ -1,6 +1,6 @@
--- The part of record_outcomes() that writes the end of deliveries into their records; ids and statuses are the batch's,
--- position by position. The bounds let the partitions that cannot hold these deliveries be left out before any is
--- opened.
+-- The part of record_outcomes() that stores the end of deliveries in their records. `ids` and `statuses` are those of
+-- the whole batch, position by position. The bounds `low` and `high` let Postgres skip the partitions that cannot hold
+-- these deliveries, before it opens any.
 CREATE OR REPLACE FUNCTION finish_deliveries(
     finished uuid[], ids uuid[], statuses delivery_status[], t timestamptz
 ) RETURNS void LANGUAGE plpgsql AS $$

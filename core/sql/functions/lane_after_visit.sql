@@ -1,6 +1,6 @@
--- A lane as a visit leaves it: when it is next worth looking at, never later than its next delivery is due (too early
--- costs a look). `taken` rows were leased of the `quantum` that the visit might take, the last of them due at last_due.
--- Called by claim() only, with its settings.
+-- Returns a lane as a visit must leave it: due when the next visit may find something, and never later than its next
+-- delivery. (A visit too early only costs a look.) The visit has leased `taken` rows, of at most `quantum`; the last of
+-- them was due at last_due. Only claim() calls this, with its settings.
 CREATE OR REPLACE FUNCTION lane_after_visit(
     lane lanes, taken bigint, last_due timestamptz, quantum integer, t timestamptz
 ) RETURNS lanes LANGUAGE plpgsql AS $$

@@ -1,6 +1,6 @@
--- Locks the rows of a lane that are due, the earliest first and a quantum at most, passing by what somebody else has
--- locked. lost has the deliveries among them whose leases have expired. A look that is no sweep begins at the lane's
--- floor, behind the dead versions of what was taken before. Called by claim() only, with its settings.
+-- Locks the due rows of a lane, the earliest first and at most a quantum, skipping rows that somebody else has locked.
+-- The result `lost` has the deliveries among them whose leases have expired. Unless it is a sweep, it starts at the
+-- lane's floor, behind the dead versions of rows that were taken before. Only claim() calls this, with its settings.
 CREATE OR REPLACE FUNCTION lock_due_rows(
     lane lanes, is_sweep boolean, quantum integer, t timestamptz,
     OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT lost uuid[]

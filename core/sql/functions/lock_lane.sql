@@ -1,5 +1,5 @@
--- Locks the newest version of a lane and answers its place. Where somebody else has it locked, waits for as long as
--- `patience`, and answers NULL after that. NULL also where there is no such lane.
+-- Locks the newest version of a lane and returns its ctid. If somebody else has it locked, waits for `patience`, and
+-- then returns NULL. Returns NULL also if there is no such lane.
 CREATE OR REPLACE FUNCTION lock_lane(lane_id uuid, patience interval) RETURNS tid LANGUAGE plpgsql AS $$
 DECLARE
     place tid;

@@ -1,4 +1,4 @@
--- Logs leases that were lost with their workers, each as an attempt of which nobody knows the end.
+-- Logs leases whose workers never reported back, each as an attempt whose outcome nobody knows.
 CREATE OR REPLACE FUNCTION log_lost_leases(delivery_ids uuid[], lease_ms integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO attempts (delivery_id, number, started_at, error_kind, error)

@@ -1,6 +1,6 @@
--- publish(): an event from SQL, inside the caller's own transaction. What it stores a worker fans out after the commit;
--- a rollback leaves nothing. It runs with the rights of the owner and its own search_path, so a caller needs no right
--- but to call it; core/sql/publisher_role.sql makes the role that has this one and nothing else.
+-- publish(): accepts an event from SQL, inside the caller's own transaction. A worker fans the event out after the
+-- commit; a rollback leaves nothing. The function runs with its owner's rights and its own search_path, so a caller
+-- needs only the right to call it. core/sql/publisher_role.sql creates a role that has this right and no other.
 CREATE OR REPLACE FUNCTION publish(
     event_type text, payload jsonb, tenant text DEFAULT 'default', metadata jsonb DEFAULT NULL,
     idempotency_key text DEFAULT NULL, ordering_key text DEFAULT NULL,
@@ -34,7 +34,7 @@ DO $$
 DECLARE
     publish constant text := 'publish(text, jsonb, text, jsonb, text, text, timestamptz, timestamptz)';
 BEGIN
-    -- pg_temp last: otherwise a caller's temporary table would be found first.
+    -- pg_temp comes last: otherwise a caller's temporary table would be found before ours.
     EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', publish, current_schema());
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', publish);
 END $$;

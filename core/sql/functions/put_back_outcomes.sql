@@ -1,6 +1,7 @@
--- The part of record_outcomes() that puts deliveries back into the queue, and tells their lanes: of an earlier row that
--- is due, and of a rest that the receiver asked for, also by outcomes that finished their deliveries (`finished`, with
--- the lane of each). Lanes are locked in the order of their ids. Answers the deliveries that were put back.
+-- The part of record_outcomes() that puts deliveries back into the queue, and updates their lanes: a lane must be due
+-- for the earliest row put back, and must rest as long as its receiver asked. Outcomes that finished their deliveries
+-- may ask for a rest too (`finished`, with the lane of each in `finished_in`). Lanes are locked in the order of their
+-- ids. Returns the deliveries that were put back.
 CREATE OR REPLACE FUNCTION put_back_outcomes(
     outcomes outcome[], finished uuid[], finished_in uuid[], t timestamptz
 ) RETURNS uuid[] LANGUAGE plpgsql AS $$
@@ -50,7 +51,7 @@ BEGIN
         put_back := put_back || lane.deliveries;
         place := lock_lane(lane.id, patience);
         IF place IS NULL THEN
-            -- Nobody's outcomes wait for one lane for long: the workers note it in the lane when it is free.
+            -- No batch waits long for one lane: the note lets a worker update the lane as soon as it is free.
             patience := interval '0';
             INSERT INTO lanes_to_arm (lane_id, moment, is_scheduled, rests_until)
             VALUES (lane.id, coalesce(lane.due_at, 'infinity'), true, lane.rests_until);

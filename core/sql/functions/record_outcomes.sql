@@ -1,5 +1,5 @@
--- Writes outcomes down, in one durable transaction, and answers the deliveries it applied to: a lease that was lost
--- meanwhile changes nothing. One delivery may stand in a batch only once. A success touches no lane.
+-- Writes outcomes down in one durable transaction, and returns the deliveries that were changed; an outcome whose lease
+-- was lost meanwhile changes nothing. A batch may contain each delivery only once. A success touches no lane.
 CREATE OR REPLACE FUNCTION record_outcomes(outcomes outcome[]) RETURNS uuid[] LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan

@@ -1,14 +1,14 @@
--- Stores deliveries of events that are there, or come in the same transaction, and arms their lanes; answers the lanes
--- it armed: only those need a wake-up. A lane that is armed is read and not locked, which is what lets ingest and
--- claims run beside each other; the price is a race that wake() and the second look of claim() settle.
+-- Stores deliveries of events that exist or are stored in the same transaction, and arms their lanes. Returns the lanes
+-- that it armed: only those need a wake-up. A lane that is armed already is read but not locked, so that ingest and
+-- claims do not wait for each other. This permits a race, which wake() and the second visit of claim() resolve.
 --
--- A lane that somebody else has locked is not waited for. Nothing is lost by that: wake() tries again after the commit;
--- and unless the lane was drained so lately that its second look comes after this transaction, a row in lanes_to_arm
--- tells the workers, should this process die before.
+-- A lane that somebody else has locked is not waited for. Nothing is lost by that: wake() tries again after the commit.
+-- If this process dies before that, the lane's second visit finds the delivery where the lane was drained a moment ago;
+-- for any other lane, a row in lanes_to_arm tells the workers.
 --
--- is_replay says whether they are made later than their events because somebody asked; replay is the replay of a range
--- that makes them, if one does. Replays lock every lane: nobody calls wake() for them, and their transactions may last
--- longer than the linger.
+-- is_replay says that somebody asked for these deliveries after their events were accepted; replay is the replay of a
+-- range that makes them, if one does. For replays every lane is locked: nobody calls wake() for them, and their
+-- transactions may last longer than the linger.
 CREATE OR REPLACE FUNCTION store_deliveries(new_deliveries new_delivery[], is_replay boolean, replay uuid)
 RETURNS uuid[] LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
@@ -19,7 +19,7 @@ DECLARE
     armed uuid[] := '{}';
     lane  record;
     was_armed boolean;
-    -- Whoever replays may wait; what takes events in may not: one lane that somebody holds would stop everybody's.
+    -- A replay may wait. Ingest may not, because one lane that somebody holds would then stop the ingest of all.
     patience constant interval := CASE WHEN is_replay THEN interval '5 seconds' ELSE interval '0' END;
 BEGIN
     INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, replay_of, is_replay, replay_id, created_at)
@@ -29,8 +29,8 @@ BEGIN
     INSERT INTO queue (delivery_id, event_id, lane_id, due_at)
     SELECT i.id, i.event_id, i.lane_id, greatest(i.due_at, t) FROM unnest(new_deliveries) i;
 
-    -- Of each lane the earliest that is due by now, and the earliest that is due later: that one needs a note in the
-    -- lane whatever its state.
+    -- For each lane, the earliest delivery that is due by now, and the earliest that is due later. The later one must
+    -- be noted in the lane whatever the lane's state.
     FOR lane IN
         SELECT DISTINCT ON (i.lane_id, i.due_at > t) i.lane_id AS id, i.subscription_id, i.lease_ms, i.due_at,
                coalesce(i.due_at > t, false) AS is_scheduled, l.drained_at

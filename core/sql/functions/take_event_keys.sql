@@ -1,8 +1,8 @@
--- Takes the idempotency keys of new events, in order. Two that come with one key at once wait for each other; keys are
--- locked before lanes. Of a key that is known already, known has the event that it stands for, known_fingerprints what
--- was asked then, and known_answers what was answered: as many places as there are keys, NULL where a key is new.
--- repeated has the new events that are not to be stored, because their keys stand for others. With all_or_nothing, a
--- key that stands for something else undoes everything (SQLSTATE PR409).
+-- Takes the idempotency keys of new events, in the order of the keys. Two transactions with the same key wait for each
+-- other; keys are locked before lanes. The arrays of the result have one place for each key, NULL where the key is new.
+-- Where it is known, `known` has its event, known_fingerprints the fingerprint of the first request, and known_answers
+-- the answer to it. `repeated` has the new events that must not be stored, because their keys belong to others. With
+-- all_or_nothing, a key that was used for a different request undoes everything (SQLSTATE PR409).
 CREATE OR REPLACE FUNCTION take_event_keys(
     keys event_key[], key_ttl_ms bigint, all_or_nothing boolean,
     OUT known uuid[], OUT known_fingerprints bytea[], OUT known_answers bytea[], OUT repeated uuid[]
@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION take_event_keys(
 AS $$
 DECLARE
     t   constant timestamptz := clock_timestamp();
-    won uuid[];                   -- events whose keys are theirs
+    won uuid[];                   -- new events whose keys were not known
 BEGIN
     WITH winners AS (
         INSERT INTO idempotency_keys AS k (tenant_id, key, fingerprint, event_id, answer, expires_at)
@@ -40,6 +40,6 @@ BEGIN
         SELECT FROM unnest(keys) WITH ORDINALITY AS i (event_id, tenant_id, key, fingerprint, answer, n)
          WHERE known_fingerprints[i.n] <> i.fingerprint)
     THEN
-        RAISE EXCEPTION 'a key stands for something else' USING ERRCODE = 'PR409';
+        RAISE EXCEPTION 'an idempotency key has been used for another request' USING ERRCODE = 'PR409';
     END IF;
 END $$;

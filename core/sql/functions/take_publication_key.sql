@@ -1,6 +1,6 @@
--- Takes the idempotency key of an event that is published by SQL. Answers NULL, or the event that the key stands for
--- already. Waits for another transaction that is using the same key at this moment. A caller's transaction may be long,
--- so these keys have a namespace of their own: no HTTP request ever waits for one.
+-- Takes the idempotency key of an event that is published by SQL. Returns NULL if the key is new, or else the event
+-- that the key belongs to. Waits for another transaction that is using the same key. The caller's transaction may be
+-- long, so these keys have a namespace of their own, and no HTTP request ever waits for one.
 CREATE OR REPLACE FUNCTION take_publication_key(
     tenant text, idempotency_key text, asked bytea, new_event_id uuid, t timestamptz
 ) RETURNS uuid LANGUAGE plpgsql AS $$

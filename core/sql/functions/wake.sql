@@ -1,11 +1,11 @@
--- Sends the workers a wake-up, on a connection of its own and after the commit: a NOTIFY inside the ingest
--- transaction would make commits queue for one global lock. Before that it looks once more at the lanes that accept()
--- left alone, by one delivery of each: one that still waits while its lane is not due has been passed by, and its lane
--- is armed again. So the race costs no latency, and the second look only has to catch an api that died in between.
--- Losing either in a crash loses nothing but time, hence no wait for the disk.
+-- Wakes the workers after a commit, over a separate connection: a NOTIFY inside the ingest transaction would make
+-- commits queue for one global lock. Before that, it looks again at the lanes that accept() left alone, by one delivery
+-- of each. If that delivery still waits while its lane is not due, the claims have missed it, and the lane is armed
+-- again. So the race costs no latency, and the second visit only has to help if an api process died in between. If a
+-- crash undoes this only time is lost, so it does not wait for the disk.
 --
--- It waits for no lane: `locked` has the deliveries whose lanes somebody else has in hand at the moment; call again for
--- them. is_late says that lanes were armed a while ago: workers then look from the beginning.
+-- It waits for no lane: `locked` has the deliveries whose lanes somebody else has locked at the moment; the caller
+-- calls again for them. is_late says that lanes were armed a while ago: workers then start at the first lane.
 CREATE OR REPLACE FUNCTION wake(
     armed boolean, is_late boolean, unarmed_deliveries uuid[], OUT notified boolean, OUT locked uuid[]
 ) LANGUAGE plpgsql
@@ -26,7 +26,7 @@ BEGIN
          CROSS JOIN LATERAL (SELECT x.lane_id FROM queue x
                               WHERE x.delivery_id = i.delivery_id AND x.lease_token IS NULL
                                 AND x.due_at <= t OFFSET 0) q
-         -- One that is locked may be passed by at this very moment.
+         -- A lane that is locked may be finishing a visit that missed the delivery.
          WHERE coalesce((SELECT l.due_at > greatest(t, l.held_until) OR l.xmax <> '0'::xid FROM lanes l
                           WHERE l.id = q.lane_id ORDER BY l.revision DESC LIMIT 1), true)
          ORDER BY q.lane_id

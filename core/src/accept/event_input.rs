@@ -1,5 +1,5 @@
-//! What a producer says of an event, and how that becomes a [`NewEvent`], with every broken rule named. The bounds of
-//! an event stand here, or with the type of the part that they are of.
+//! The input for an event as a producer sends it, and how it becomes a [`NewEvent`], with every broken rule reported.
+//! The bounds of an event are defined here, or beside the type of the part that they limit.
 
 use std::collections::BTreeMap;
 
@@ -11,49 +11,49 @@ use crate::{
     validation::{self, Problems},
 };
 
-/// Days that an event may be scheduled ahead, at most; it may expire as many days after that.
+/// How many days ahead an event may be scheduled, at most. It may expire as many days after that.
 const SCHEDULED_DAYS_MAX: i64 = 366;
 /// Bytes of a content type, at most.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Characters of an ordering key, at most.
 const ORDERING_KEY_CHARACTERS_MAX: usize = KEY_CHARACTERS_MAX;
 
-/// What a producer says of an event, before it is checked.
+/// An event as a producer describes it, before it is checked.
 #[derive(Clone, Debug)]
 pub struct EventInput {
-    /// The tenant whose event it is. That the producer may act for the tenant has been checked.
+    /// The tenant to which the event belongs. The caller has checked that the producer may act for this tenant.
     pub tenant_id: String,
-    /// Its type; [`crate::event::event_type::EVENT_TYPE_DEFAULT`] where absent.
+    /// The event's type; [`crate::event::event_type::EVENT_TYPE_DEFAULT`] where absent.
     pub event_type: Option<String>,
     /// The payload's content type; a valid header value.
     pub content_type: String,
     /// The payload, byte for byte.
     pub payload: Bytes,
-    /// The producer's notes.
+    /// The producer's notes on the event, which filters can ask for.
     pub metadata: BTreeMap<String, String>,
-    /// The producer's own id for it, by which it is recognized when it comes again.
+    /// The producer's own id for the event. An event with the same id is recognized as the same event.
     pub id: Option<String>,
-    /// Events with the same ordering key are to be kept in order.
+    /// Events with the same ordering key are to be delivered in order.
     pub ordering_key: Option<String>,
-    /// When it is to be delivered; at once where absent or past.
+    /// When the event is to be delivered; at once where absent or in the past.
     pub deliver_at: Option<DateTime<Utc>>,
     /// The moment at which deliveries that have not succeeded are canceled.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What an event is measured by.
+/// The limits that apply to an event at the moment of its request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// Bytes of a payload, at most.
     pub payload_bytes_max: usize,
-    /// The time.
+    /// The present time.
     pub now: DateTime<Utc>,
-    /// Whether the same was asked before, so that its times may have passed.
+    /// Whether the same event was accepted before; then its times may lie in the past.
     pub is_repeated: bool,
 }
 
 impl EventInput {
-    /// An event that says nothing but these.
+    /// An event without a type, metadata, ids or times.
     #[must_use]
     pub fn new(tenant_id: String, content_type: String, payload: Bytes) -> Self {
         Self {
@@ -69,12 +69,13 @@ impl EventInput {
         }
     }
 
-    /// Whether it expires at a moment that has passed. Only then is it worth asking whether it came before.
+    /// Whether the event expires at a moment that has passed. Only then is it worth asking whether it was accepted
+    /// before.
     pub(crate) fn has_expired(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// Checks everything at once. The event causes no delivery yet, and has no key.
+    /// Checks all fields at once. The resulting event causes no delivery yet, and has no idempotency key.
     ///
     /// # Errors
     /// Every broken rule.
@@ -111,7 +112,7 @@ impl EventInput {
     }
 }
 
-/// Checks when an event is to be delivered and until when.
+/// Checks the times at which an event is to be delivered and at which it expires.
 fn check_times(
     deliver_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
@@ -140,7 +141,7 @@ fn check_times(
 mod tests {
     use super::*;
 
-    /// A change of a valid input, and the fields whose rules it breaks.
+    /// A change to a valid input, and the fields whose rules the change breaks.
     type Case = (fn(&mut EventInput, DateTime<Utc>), &'static [&'static str]);
 
     #[test]

@@ -1,6 +1,6 @@
-//! Ingest: an event is posted to one subscription, which has decided who may do so. It is stored also where the
-//! subscription does not want it or is disabled: a provider that relays its webhooks should not see errors because of a
-//! filter.
+//! Ingest: an event is posted to one subscription, and that subscription decides who may post. The event is stored even
+//! if the subscription does not want it or is disabled, because a provider that relays its webhooks should not see
+//! errors because of a filter.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -22,33 +22,34 @@ use crate::{
     subscription::{State, Subscription},
 };
 
-/// What the fingerprint of an event begins with. Kept keys hold fingerprints, so it does not change.
+/// The label with which an ingest fingerprint begins. Stored keys hold fingerprints, so it must never change.
 const LABEL: &[u8] = b"POST /webhooks/ingest";
 
-/// What is posted to a subscription.
+/// A request to a subscription's ingest.
 #[derive(Clone, Debug)]
 pub struct Posted {
     /// The event's type; [`crate::event::event_type::EVENT_TYPE_DEFAULT`] where absent.
     pub event_type: Option<String>,
     /// The payload's content type; [`CONTENT_TYPE_DEFAULT`] where absent.
     pub content_type: Option<String>,
-    /// Events with the same ordering key are to be kept in order.
+    /// Events with the same ordering key are to be delivered in order.
     pub ordering_key: Option<String>,
     /// The payload, byte for byte.
     pub payload: Bytes,
 }
 
-/// By what a request is recognized when it is sent again.
+/// The two keys by which a repeated request is recognized.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestKeys<'a> {
-    /// The idempotency key that its sender chose.
+    /// The idempotency key that the sender chose, if it sent one.
     pub chosen: Option<&'a str>,
-    /// What its signature says that it is ([`crate::trust::inbound_signature::Verified`]).
+    /// The identity that the request's signature proves ([`crate::trust::inbound_signature::Verified`]), if it was
+    /// signed.
     pub signed: Option<&'a str>,
 }
 
 impl Acceptor {
-    /// Stores what is posted to a subscription, and the delivery to it where the subscription wants the event.
+    /// Stores an event that is posted to a subscription, and a delivery to it if the subscription wants the event.
     ///
     /// # Errors
     /// Every broken rule; a key that was used for something else; or unavailable.
@@ -89,8 +90,8 @@ fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// The key under which a request that is sent again is found: the sender's own, or what the signature says. The
-/// sender's is not signed, so it cannot stand where a signature has to keep replays out.
+/// The key under which a repeated request is found: the sender's own key, or the one from the signature. The sender's
+/// key is not covered by the signature, so it cannot take that one's place where a signature must keep replays out.
 fn key_of(subscription: SubscriptionId, keys: IngestKeys<'_>) -> std::result::Result<Option<String>, String> {
     match (keys.chosen, keys.signed) {
         (None, None) => Ok(None),

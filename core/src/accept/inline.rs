@@ -1,5 +1,5 @@
-//! Inline deliveries: an event for one URL, without a subscription. What a subscription would say comes with the event
-//! and keeps the same bounds.
+//! Inline deliveries: an event for one URL, without a subscription. The settings that a subscription would hold come
+//! with the event, and have the same bounds.
 
 use std::collections::BTreeMap;
 
@@ -28,29 +28,29 @@ use crate::{
     validation::Problems,
 };
 
-/// What the fingerprint of a request begins with. Kept keys hold fingerprints, so it does not change.
+/// The label with which a request's fingerprint begins. Stored keys hold fingerprints, so it must never change.
 const LABEL: &[u8] = b"POST /deliveries";
 
-/// Where an inline delivery is to go and how, before it is checked. What is absent means the default. It holds secrets,
-/// so it has no `Debug` form.
+/// Where an inline delivery is to go and how, before it is checked. An absent field means the default. It holds
+/// secrets, so it has no `Debug` form.
 #[derive(Clone)]
 pub struct InlineInput {
-    /// Where it goes.
+    /// The URL to which the event is sent.
     pub target_url: String,
-    /// What it is signed with; unsigned where absent.
+    /// The secret that signs the attempts; they are unsigned where it is absent.
     pub secret: Option<String>,
-    /// How it is signed.
+    /// The way in which attempts are signed.
     pub signature_scheme: Option<SignatureScheme>,
-    /// Headers that are sent with each attempt.
+    /// Headers that are sent with each attempt, besides Postrider's own.
     pub headers: BTreeMap<String, String>,
-    /// When it is tried again.
+    /// When a failed attempt is repeated, and how often.
     pub retry_policy: Option<RetryPolicyInput>,
-    /// Milliseconds an attempt may take.
+    /// Milliseconds that one attempt may take.
     pub timeout_ms: Option<u32>,
 }
 
 impl InlineInput {
-    /// Checks everything at once.
+    /// Checks all fields at once.
     fn parse(self, policy: &TargetPolicy) -> std::result::Result<InlineDelivery, Problems> {
         let mut problems = Problems::default();
         let target_url = problems.take("target_url", TargetUrl::parse(&self.target_url, policy));

@@ -1,5 +1,5 @@
-//! Publishing: an event goes to every subscription of its tenant that wants it. It is stored with all its deliveries
-//! before anybody is told; of many events all are stored or none.
+//! Publishing: an event goes to every subscription of its tenant that wants it. The event is stored with all its
+//! deliveries before the producer is answered. Of several events in one request, all are stored or none.
 
 use chrono::{DateTime, Utc};
 
@@ -16,24 +16,24 @@ use crate::{
     validation::Problems,
 };
 
-/// Events that are published together, at most.
+/// Events in one request, at most.
 const EVENTS_MAX: usize = 1000;
-/// What the fingerprint of an event begins with. Kept keys hold fingerprints, so it does not change.
+/// The label with which a single event's fingerprint begins. Stored keys hold fingerprints, so it must never change.
 const ONE: &[u8] = b"POST /events";
-/// What the fingerprint of many events begins with.
+/// The label with which the fingerprint of an event in a batch begins. It must never change either.
 const MANY: &[u8] = b"POST /events/batch";
 
-/// The key that came with a request, as it is one event's.
+/// The idempotency key that came with a request, as it applies to one event.
 #[derive(Clone, Copy)]
 enum Key<'a> {
-    /// The request is the event.
+    /// The request is this one event.
     OfOne(&'a str),
-    /// The event stands at a place among others, which all belong to what was asked.
+    /// The event is at this place in a batch; `asked` is the fingerprint of the whole batch.
     OfMany { text: &'a str, place: usize, asked: Fingerprint },
 }
 
 impl Acceptor {
-    /// Publishes an event. `key` came with the request, and counts where the event has no id of its own.
+    /// Publishes an event. `key` came with the request; it counts only where the event has no id of its own.
     ///
     /// # Errors
     /// Every broken rule; too large where too many subscriptions want it; a key that was used for something else; or
@@ -46,7 +46,7 @@ impl Acceptor {
         accepted.into_iter().next().ok_or_else(|| Error::internal("nothing was stored"))
     }
 
-    /// Publishes many events, all of them or none; answers each in its place.
+    /// Publishes many events, all of them or none. The answers are in the order of the events.
     ///
     /// # Errors
     /// As [`Self::publish`].
@@ -70,7 +70,7 @@ impl Acceptor {
         self.fan_out_and_store(checked).await
     }
 
-    /// Checks an event and its key; broken rules are noted, those of the event with their path behind `at`.
+    /// Checks an event and its key. Broken rules are added to the problems, their field paths behind `at`.
     async fn check(
         &self,
         event: EventInput,
@@ -101,7 +101,7 @@ impl Acceptor {
         Ok(event.map(|event| NewEvent { key, ..event }))
     }
 
-    /// Works out who wants the events, and stores them with all their deliveries.
+    /// Finds the subscriptions that want the events, and stores the events with all their deliveries.
     async fn fan_out_and_store(&self, mut events: Vec<NewEvent>) -> Result<Vec<AcceptedEvent>> {
         let mut caused = 0;
         for event in &mut events {
@@ -123,13 +123,14 @@ impl Acceptor {
     }
 }
 
-/// What is wrong with a key, and who gave it.
+/// Why a key is not valid, and which field it came from.
 enum KeyProblem {
     OfTheEvent(String),
     OfTheRequest(String),
 }
 
-/// The key under which an event is remembered. The event's own id decides where both are there: it says more.
+/// The key under which an event is remembered. Where both are present, the event's own id wins: it identifies the
+/// event, and not only the request.
 fn key_of(event: &EventInput, key: Option<Key<'_>>) -> std::result::Result<Option<EventKey>, KeyProblem> {
     let of_request = |namespace, text: &str| idempotency::key(namespace, text).map_err(KeyProblem::OfTheRequest);
     let (text, fingerprint) = match (&event.id, key) {

@@ -1,5 +1,5 @@
-//! API keys: who may do what, for which tenant. A key's text is shown once and kept nowhere; the database has its
-//! SHA-256, which is also what it is looked up by.
+//! API keys: who may do what, for which tenant. A key's text is shown once and stored nowhere. The database holds its
+//! SHA-256 digest, by which the key is found.
 
 use std::{
     collections::HashMap,
@@ -28,26 +28,26 @@ use crate::{
     trust::seal::Keyring,
 };
 
-/// What every key begins with.
+/// The prefix of every key's text.
 pub const PREFIX: &str = "pr_";
-/// Random bytes of a key.
+/// Random bytes in a key: 256 bits cannot be guessed.
 const KEY_BYTES: usize = 32;
-/// Characters of a key by which people recognize it.
+/// Leading characters of a key that are stored, so that people recognize it.
 const HINT_CHARACTERS: usize = 9;
-/// Keys kept in memory, at most; those that are nobody's count too.
+/// Keys kept in memory, at most. Digests that belong to no key count too.
 const KEYS_MAX: u64 = 50_000;
 
 /// SHA-256 of a key's text.
 pub type Digest = [u8; 32];
 
-/// The digest by which a key is known.
+/// The digest under which the key with this text is stored.
 #[must_use]
 pub fn digest(text: &str) -> Digest {
     Sha256::digest(text).into()
 }
 
 text_enum! {
-    /// What a key is good for.
+    /// What a key allows its holder to do.
     pub enum Scope {
         /// Everything, API keys and the audit log included.
         Admin = "admin",
@@ -61,7 +61,7 @@ text_enum! {
 }
 
 impl Scope {
-    /// Whether a key with this scope may do what asks for that one.
+    /// Whether a key with this scope may do what requires the scope `asked`.
     #[must_use]
     pub fn includes(self, asked: Self) -> bool {
         match self {
@@ -72,28 +72,28 @@ impl Scope {
     }
 }
 
-/// A key, without its text.
+/// A stored API key. Its text is not known.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// Its id.
+    /// Identifies the key in the API; it is not secret.
     pub id: KeyId,
-    /// Whose things it opens; `None` for everybody's.
+    /// The only tenant whose things the key gives access to; `None` means every tenant.
     pub tenant_id: Option<String>,
-    /// A name for people.
+    /// A name by which people recognize the key.
     pub name: Name,
-    /// What it is good for.
+    /// What the key allows its holder to do.
     pub scopes: Vec<Scope>,
-    /// Its first characters.
+    /// The first nine characters of the key's text, by which people recognize it.
     pub hint: String,
-    /// Requests a second that post events with it.
+    /// How many requests a second may post events with the key; `None` means no limit.
     pub rate_limit: Option<RateLimit>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// From when on it opens nothing any more.
+    /// When the key stops working; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was last used, about a minute late.
+    /// When the key was last used; it is written about once a minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
+    /// When the key was revoked; it has not worked since.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -110,15 +110,15 @@ impl ApiKey {
 /// A key about to be created.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// Whose things it opens; `None` for everybody's.
+    /// The only tenant whose things the key gives access to; `None` means every tenant.
     pub tenant_id: Option<String>,
-    /// A name for people.
+    /// A name by which people recognize the key.
     pub name: Name,
-    /// What it is good for.
+    /// What the key allows its holder to do.
     pub scopes: Vec<Scope>,
-    /// Requests a second that post events with it.
+    /// How many requests a second may post events with the key; `None` means no limit.
     pub rate_limit: Option<RateLimit>,
-    /// From when on it opens nothing any more.
+    /// When the key stops working; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -135,7 +135,8 @@ struct Row {
     revoked_at: Option<DateTime<Utc>>,
 }
 
-/// The statement that reads whole keys, for a condition with its arguments: the columns stand here once.
+/// The statement that reads whole keys, completed by a condition with its arguments, so that the columns are listed
+/// once.
 macro_rules! select_keys {
     ($condition:tt, $($arguments:tt)*) => {
         sqlx::query_as!(
@@ -168,7 +169,8 @@ impl TryFrom<Row> for ApiKey {
     }
 }
 
-/// Creates a key; or answers what was answered when this was asked before. `answer` makes the answer that is kept.
+/// Creates a key, or returns the stored answer where the same request was made before. `answer` makes the answer that
+/// is stored with the idempotency key.
 pub async fn create(
     pool: &PgPool,
     keyring: &Keyring,
@@ -207,7 +209,7 @@ pub async fn create(
     Ok(Creation::Now((key, text)))
 }
 
-/// Keys, the newest first, revoked ones included; of one tenant, or all.
+/// Lists the keys of one tenant, or of all, the newest first; revoked ones are included.
 pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<Vec<ApiKey>> {
     let rows = select_keys!(
         "WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
@@ -220,7 +222,7 @@ pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<
     rows.fetch_all(pool).await?.into_iter().map(ApiKey::try_from).collect()
 }
 
-/// Makes a key open nothing any more, from now on and everywhere; once is enough. Answers it and its digest.
+/// Revokes a key in all processes, from now on; revoking it again changes nothing. Returns the key and its digest.
 pub async fn revoke(pool: &PgPool, actor: Actor, id: KeyId) -> Result<(ApiKey, Digest)> {
     let mut transaction = pool.begin().await?;
     let before = fetch(&mut transaction, id).await?;
@@ -256,7 +258,7 @@ async fn note(
     audit::record(connection, NewEntry { tenant_id, actor, action, target_id: key.id.to_string(), before, after }).await
 }
 
-/// Keys in memory, by the digest of their text, and when each was last used.
+/// API keys in memory by the digest of their text, and the time when each was last used.
 #[derive(Clone)]
 pub struct ApiKeyCache {
     pool: PgPool,
@@ -265,16 +267,16 @@ pub struct ApiKeyCache {
 }
 
 impl ApiKeyCache {
-    /// An empty one.
+    /// An empty cache over the keys in this database.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         Self { pool, by_digest: AnnouncedCache::new(KEYS_MAX, |_| 1), used: Arc::default() }
     }
 
-    /// The key with this text, if there is one and it is valid at that moment; notes that it was used.
+    /// The key with this text, if there is one and it is valid at `now`. Notes that the key was used.
     ///
     /// # Errors
-    /// When it has to be loaded and cannot be.
+    /// When the key has to be loaded and the database is away.
     pub async fn get(&self, text: &str, now: DateTime<Utc>) -> Result<Option<Arc<ApiKey>>> {
         let digest = digest(text);
         let load = async {
@@ -289,7 +291,7 @@ impl ApiKeyCache {
         Ok(valid)
     }
 
-    /// Drops what a change touches.
+    /// Drops the keys that a change touches.
     pub async fn invalidate(&self, change: &changes::Change) {
         match change {
             changes::Change::ApiKey(digest) => self.by_digest.remove(digest).await,
@@ -298,7 +300,7 @@ impl ApiKeyCache {
         }
     }
 
-    /// Writes down when keys were last used, since the last call.
+    /// Stores the times of use that were noted since the last call.
     pub async fn write_down_uses(&self) -> Result<()> {
         let used = std::mem::take(&mut *self.used.lock().expect("nothing panics while it is held"));
         if used.is_empty() {

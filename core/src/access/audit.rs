@@ -1,5 +1,5 @@
-//! The audit log: who changed what. An entry is written in the transaction of the change it tells of, and never
-//! changed; it holds no secret.
+//! The audit log: who changed what. An entry is written in the same transaction as the change that it describes, is
+//! never changed afterwards, and holds no secret.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -12,17 +12,17 @@ use crate::{
     page::{Page, Span},
 };
 
-/// Days that entries are kept.
+/// Days for which entries are kept.
 pub const KEPT_DAYS: i32 = 365;
 
-/// Who did it.
+/// Who made a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// Somebody with an API key.
     Key(KeyId),
     /// Somebody with the key from the environment.
     AdminKey,
-    /// Nobody: Postrider itself.
+    /// No person: Postrider itself.
     Postrider,
 }
 
@@ -36,60 +36,60 @@ impl std::fmt::Display for Actor {
     }
 }
 
-/// A change, about to be written down.
+/// A change that is about to be written into the audit log.
 #[derive(Debug)]
 pub struct NewEntry<'a> {
-    /// Whose thing was changed; `None` where it is no single tenant's.
+    /// The tenant whose thing was changed; `None` where it belongs to no single tenant.
     pub tenant_id: Option<&'a str>,
-    /// Who did it.
+    /// Who made the change.
     pub actor: Actor,
-    /// What was done, as in `subscription.created`.
+    /// The kind of change, such as `subscription.created`.
     pub action: &'static str,
-    /// To what: an id.
+    /// The id of the thing that was changed.
     pub target_id: String,
-    /// As it was; without secrets.
+    /// The thing before the change, without secrets, where there was one.
     pub before: Option<Value>,
-    /// As it is; without secrets.
+    /// The thing after the change, without secrets, where there is one.
     pub after: Option<Value>,
 }
 
-/// An entry.
+/// An entry of the audit log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its id.
+    /// The entry's id: a UUIDv7, so entries sort by time.
     pub id: Uuid,
-    /// When.
+    /// When the change was made, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// Whose thing was changed.
+    /// The tenant whose thing was changed; `None` where it belongs to no single tenant.
     pub tenant_id: Option<String>,
-    /// Who did it.
+    /// Who made the change: the id of an API key, `admin_key` or `postrider`.
     pub actor: String,
-    /// What was done.
+    /// The kind of change, such as `subscription.created`.
     pub action: String,
-    /// To what.
+    /// The id of the thing that was changed.
     pub target_id: String,
-    /// As it was.
+    /// The thing before the change, without secrets, where there was one.
     pub before: Option<Value>,
-    /// As it is.
+    /// The thing after the change, without secrets, where there is one.
     pub after: Option<Value>,
 }
 
-/// Which entries a list shows.
+/// Which entries a list shows; an absent field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only entries of this tenant.
     pub tenant_id: Option<String>,
-    /// Only what this one did.
+    /// Only changes that this actor made.
     pub actor: Option<String>,
-    /// Only this action.
+    /// Only changes of this kind.
     pub action: Option<String>,
-    /// Only what was done to this.
+    /// Only changes of the thing with this id.
     pub target_id: Option<String>,
-    /// Only of this time.
+    /// Only entries of this span of time.
     pub span: Span,
 }
 
-/// Writes a change down; it counts when the transaction commits.
+/// Writes a change into the audit log; the entry stays only if the transaction commits.
 pub async fn record(connection: &mut PgConnection, change: NewEntry<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO audit_log (id, tenant_id, actor, action, target_id, before, after)
@@ -107,7 +107,7 @@ pub async fn record(connection: &mut PgConnection, change: NewEntry<'_>) -> Resu
     Ok(())
 }
 
-/// Entries, the newest first.
+/// Lists entries, the newest first.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Vec<Entry>> {
     let (first, end) = filter.span.ids();
     let entries = sqlx::query_as!(
@@ -131,7 +131,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Vec<Entr
     Ok(entries.fetch_all(pool).await?)
 }
 
-/// Removes entries that are older than they are kept; answers how many.
+/// Removes entries older than [`KEPT_DAYS`]; returns how many.
 pub async fn retire(pool: &PgPool) -> Result<u64> {
     let retired =
         sqlx::query!("DELETE FROM audit_log WHERE id < uuid_floor(now() - make_interval(days => $1))", KEPT_DAYS);

@@ -1,5 +1,5 @@
-//! Rate limits at the way in, smooth: a bucket that holds what a second allows and fills all the time (GCRA). The rule
-//! is pure; the buckets are in memory, so every process counts by itself.
+//! Rate limits of ingest, applied smoothly: each limit is a bucket that holds one second's requests and refills all the
+//! time (GCRA). The rule is pure. The buckets are in memory, so every process counts by itself.
 
 use std::{
     hash::Hash,
@@ -9,14 +9,14 @@ use std::{
 
 use moka::sync::Cache;
 
-/// Requests a second that a limit can admit, at most.
+/// Requests a second that a limit may allow, at most.
 const PER_SECOND_MAX: u32 = 100_000;
-/// Buckets kept, at most: one that is forgotten begins full.
+/// Buckets in memory, at most. A bucket that was forgotten starts full again.
 const BUCKETS_MAX: u64 = 100_000;
-/// A bucket that nobody has asked for so long is full again and need not be kept.
+/// How long an unused bucket stays in memory. By then it is full again, so nothing is lost when it goes.
 const BUCKET_IDLE: Duration = Duration::from_secs(10);
 
-/// A limit: requests a second, and as many at once.
+/// A limit: so many requests a second, and as many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit(u32);
 
@@ -33,39 +33,39 @@ impl RateLimit {
         }
     }
 
-    /// The limit that was valid when it was stored.
+    /// Wraps a limit that was checked before it was stored.
     pub(crate) fn from_stored(per_second: i32) -> Self {
         Self(per_second.unsigned_abs())
     }
 
-    /// Its stored form.
+    /// The form in which the limit is stored.
     pub(crate) fn stored(self) -> i32 {
         i32::try_from(self.0).unwrap_or(i32::MAX)
     }
 
-    /// Requests a second.
+    /// Requests that the limit allows in a second.
     #[must_use]
     pub fn per_second(self) -> u32 {
         self.0
     }
 }
 
-/// How things stand after a request has asked.
+/// The state of a limit after a request has asked for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitState {
-    /// The limit: so many a second, and so many at once.
+    /// The limit: so many requests a second, and as many at once.
     pub per_second: u32,
     /// Requests that would be admitted at this moment.
     pub remaining: u32,
-    /// When there is room for at least one; zero where there is.
+    /// How long until at least one request is admitted; zero where one is now.
     pub wait: Duration,
-    /// When the bucket is full again.
+    /// How long until the bucket is full again.
     pub full_after: Duration,
     /// Whether this request was admitted.
     pub is_admitted: bool,
 }
 
-/// Buckets by what they limit.
+/// The buckets of many limits, each under its key.
 pub struct RateLimits<K> {
     buckets: Cache<K, Arc<Mutex<Duration>>>,
     epoch: Instant,
@@ -86,7 +86,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> Default for RateLimits<K> {
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> RateLimits<K> {
-    /// Asks for one request.
+    /// Asks whether one more request under this key is admitted.
     pub fn ask(&self, key: K, limit: RateLimit) -> LimitState {
         let bucket = self.buckets.get_with(key, Arc::default);
         let mut full_at = bucket.lock().expect("nothing panics while it is held");
@@ -96,7 +96,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> RateLimits<K> {
     }
 }
 
-/// The rule: each request moves the moment at which the bucket is full by its share of a second, and is admitted while
+/// The rule: each request moves the moment at which the bucket is full by its share of a second. It is admitted while
 /// that moment is less than a second away.
 fn ask(full_at: &mut Duration, now: Duration, per_second: u32) -> LimitState {
     const FULL: Duration = Duration::from_secs(1);

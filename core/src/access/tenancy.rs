@@ -1,5 +1,5 @@
-//! Whose is it: the tenant of every thing that has an id. What has one owner keeps it for ever, so asking before acting
-//! is as good as asking while acting.
+//! The tenant of every thing that has an id. A thing keeps its tenant for ever, so a check before an action is as good
+//! as a check during it.
 
 use sqlx::PgPool;
 
@@ -9,12 +9,12 @@ use crate::{
     validation,
 };
 
-/// The tenant of those who have only one.
+/// The tenant of those who never name one.
 pub const TENANT_DEFAULT: &str = "default";
 /// Characters of a tenant's id, at most.
 const TENANT_CHARACTERS_MAX: usize = 64;
 
-/// Checks the id of a tenant; any text of a bounded length is one.
+/// Checks a tenant's id: any text of 1 to 64 characters without control characters.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -22,12 +22,12 @@ pub fn check_tenant(id: &str) -> std::result::Result<(), String> {
     validation::text(id, TENANT_CHARACTERS_MAX)
 }
 
-/// A thing that somebody owns.
+/// The id of a thing that belongs to a tenant.
 pub trait Owned: Copy + Send {
-    /// What it is called, in an error.
+    /// The noun for such a thing in an error, such as `subscription`.
     const WHAT: &'static str;
 
-    /// Its tenant; `None` where it is no single tenant's. Not found where there is no such thing.
+    /// The thing's tenant; `None` where it belongs to no single tenant. An error where there is no such thing.
     fn tenant(self, pool: &PgPool) -> impl Future<Output = Result<Option<String>>> + Send;
 }
 

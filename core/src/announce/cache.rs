@@ -17,13 +17,13 @@ use crate::{
     database::{ANSWER_TIMEOUT, in_time},
 };
 
-/// How long an entry is believed without an announcement: bounds what a lost one can do.
+/// How long an entry is used without being loaded again: it bounds the harm of an announcement that was lost.
 const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// Values by key, each loaded when it is first asked for.
 pub struct AnnouncedCache<K, V> {
     entries: Cache<K, V>,
-    /// Counts announcements, so that a load that was overtaken by one is not kept.
+    /// Counts announcements. A value is not kept if the count changed while it was being loaded: it may be outdated.
     announcements: Arc<AtomicU64>,
 }
 
@@ -35,7 +35,7 @@ impl<K, V> Clone for AnnouncedCache<K, V> {
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> AnnouncedCache<K, V> {
-    /// An empty one that keeps values up to a weight in all.
+    /// An empty cache whose values together have at most the weight `weight_max`.
     #[must_use]
     pub fn new(weight_max: u64, weigh: impl Fn(&V) -> u32 + Send + Sync + 'static) -> Self {
         let entries = Cache::builder()
@@ -46,10 +46,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
         Self { entries, announcements: Arc::default() }
     }
 
-    /// The value, loaded where it is not there. Concurrent misses load it once.
+    /// The value under this key, loaded if it is not there. Concurrent callers share one load.
     ///
     /// # Errors
-    /// When it has to be loaded and cannot be.
+    /// When the value has to be loaded and cannot be.
     pub async fn get(&self, key: &K, load: impl Future<Output = Result<V>>) -> Result<V> {
         if let Some(entry) = self.entries.get(key).await {
             return Ok(entry);
@@ -59,7 +59,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
             self.entries.try_get_with(key.clone(), Box::pin(in_time(ANSWER_TIMEOUT, load))).await.map_err(|error| {
                 match &*error {
                     Error::Unavailable(why) => Error::Unavailable(why),
-                    // Shared by all who waited for it, so only its words can go on.
+                    // The error is shared by all who waited for the load, so only its text can be passed on.
                     other => {
                         Error::internal(std::error::Error::source(other).map_or(other.to_string(), ToString::to_string))
                     }
@@ -71,7 +71,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
         loaded
     }
 
-    /// Drops one value.
+    /// Drops the value under this key.
     pub async fn remove(&self, key: &K) {
         self.announcements.fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate(key).await;

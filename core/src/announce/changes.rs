@@ -1,26 +1,26 @@
-//! Hearing of changes: the database announces every change of what processes keep in memory, on one channel.
+//! Listening for changes: the database announces on one channel every change to what processes keep in memory.
 
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::announce::notify::{Notice, listen};
 
-/// What the channel's name ends in.
+/// The suffix of the channel's name, behind the schema.
 pub const CHANNEL: &str = "changes";
 
-/// What has changed.
+/// What has changed since it was last loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A subscription of a tenant.
+    /// A tenant's subscription.
     Subscription {
-        /// Which.
+        /// The subscription that changed.
         id: Uuid,
-        /// Whose.
+        /// The tenant to which it belongs.
         tenant_id: String,
     },
     /// An API key, by the digest of its text.
     ApiKey([u8; 32]),
-    /// Nobody knows: announcements may have been missed.
+    /// Possibly everything: announcements may have been missed.
     Anything,
 }
 
@@ -44,9 +44,9 @@ impl Change {
     }
 }
 
-/// Tells of every change for as long as the task lives.
+/// Calls `on_change` for every change, for as long as the task lives.
 pub async fn follow<F: Future<Output = ()>>(pool: PgPool, channel: String, on_change: impl Fn(Change) -> F) {
-    // Unbounded, but drained at once: dropping what has changed takes no I/O.
+    // Unbounded, but emptied at once: dropping outdated values takes no I/O.
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let listener = listen(pool, channel, move |notice| {
         let _ = sender.send(match notice {

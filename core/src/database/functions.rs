@@ -1,18 +1,18 @@
-//! The SQL functions of `sql/functions`, embedded in the binaries and installed where their text has changed. Which
-//! tables and types they need is the migrations' matter, which run before.
+//! The SQL functions of `core/sql/functions`, embedded in the binaries and installed when their text has changed. The
+//! migrations, which run before, make the tables and types that the functions need.
 
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-/// Every function: its name and its text.
+/// Every function: its name and the text of its file.
 static FUNCTIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/functions.rs"));
 
-/// Makes the role that may call `publish()`, where it is not there.
+/// The statement that creates the role that may only call `publish()`, unless the role exists.
 const PUBLISHER_ROLE: &str = include_str!("../../sql/publisher_role.sql");
 
-/// Installs what has changed, each file in a transaction of its own. To be called under the lock of the migrations. A
-/// text that a newer version of Postrider has installed stays: an older process that starts beside newer ones works
-/// with it.
+/// Installs the functions that have changed, each file in a transaction of its own. The caller holds the lock of the
+/// migrations. A text that a newer version of Postrider has installed stays: an older process that starts beside newer
+/// ones works with it.
 pub(super) async fn install(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for (name, text) in FUNCTIONS {
         let digest = Sha256::digest(text);
@@ -43,7 +43,7 @@ pub(super) async fn install(connection: &mut PgConnection) -> Result<(), sqlx::E
     Ok(())
 }
 
-/// Major, minor and patch of this version of Postrider.
+/// This version of Postrider as major, minor and patch number.
 fn version() -> Vec<i32> {
     env!("CARGO_PKG_VERSION").split(['.', '-', '+']).take(3).filter_map(|part| part.parse().ok()).collect()
 }

@@ -1,5 +1,5 @@
-//! Sessions that are of no more use, and waits that nobody would end: a server that was promoted, demoted, frozen or
-//! cut off is found out before a caller pays for it.
+//! Finds sessions that no longer work, and ends waits that would last too long: a server that was promoted, demoted,
+//! frozen or cut off is noticed before a caller suffers from it.
 
 use std::{
     sync::{
@@ -16,10 +16,10 @@ use crate::{Error, Result, error::is_outage};
 
 /// How long the test of a session may take.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long all sessions are tested before use after one of them has failed.
+/// How long all sessions are tested before each use, after one of them has failed.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);
 
-/// When, in milliseconds since the process began, sessions are trusted again.
+/// Until when sessions are suspected, in milliseconds since the process began.
 static SUSPECTED_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 fn millis_of_process() -> u64 {
@@ -27,20 +27,20 @@ fn millis_of_process() -> u64 {
     u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Has all sessions of this process tested before they are used, for a while: one of them has just failed, and so may
-/// others that were opened to the same server.
+/// For a while, all sessions of this process are tested before they are used: one of them has just failed, and others
+/// that were opened to the same server may have failed too.
 pub fn suspect_sessions() {
     let until = millis_of_process() + u64::try_from(SUSPECTED_FOR.as_millis()).unwrap_or(u64::MAX);
     SUSPECTED_UNTIL.fetch_max(until, Ordering::Relaxed);
 }
 
-/// Whether all sessions are to be tested at the moment.
+/// Whether sessions must be tested before use at this moment.
 pub(super) fn sessions_are_suspected() -> bool {
     let until = SUSPECTED_UNTIL.load(Ordering::Relaxed);
     until > 0 && millis_of_process() < until
 }
 
-/// Whether a session answers, and can write.
+/// Whether the session answers and can write.
 pub(super) async fn is_of_use(connection: &mut PgConnection) -> bool {
     let test = sqlx::query_scalar!(
         r#"SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS "writes!""#
@@ -48,10 +48,10 @@ pub(super) async fn is_of_use(connection: &mut PgConnection) -> bool {
     matches!(tokio::time::timeout(TEST_TIMEOUT, test.fetch_one(connection)).await, Ok(Ok(true)))
 }
 
-/// Whether the database answers, and can be written to.
+/// Checks that the database answers and accepts writes.
 ///
 /// # Errors
-/// Unavailable where it does not, or cannot.
+/// Unavailable where it does not answer, or accepts no writes.
 pub async fn ping(pool: &PgPool) -> Result<()> {
     const READ_ONLY: Error = Error::Unavailable("the database takes no writes at the moment");
     in_time(ACQUIRE_TIMEOUT, async {
@@ -61,12 +61,12 @@ pub async fn ping(pool: &PgPool) -> Result<()> {
     .await
 }
 
-/// Gives work on the database up after a while: a server that was frozen or cut off says nothing, and TCP alone would
-/// wait for a quarter of an hour. Every wait for the database that is not a single statement of the queue goes through
-/// here.
+/// Waits for work on the database, and gives up after `limit`: a server that was frozen or cut off says nothing, and
+/// TCP alone would wait for a quarter of an hour. Every wait for the database that is not a single statement of the
+/// queue goes through here.
 ///
 /// # Errors
-/// As the work; unavailable where it takes longer.
+/// The error of the work; unavailable where it takes longer than `limit`.
 pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         suspect_sessions();
@@ -75,7 +75,7 @@ pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) 
 }
 
 impl From<sqlx::Error> for Error {
-    /// Tells a database that is away (a retry helps) from a statement that is wrong (a retry does not).
+    /// Distinguishes a database that is away (a retry helps) from a statement that is wrong (a retry does not help).
     fn from(error: sqlx::Error) -> Self {
         if is_outage(&error) {
             suspect_sessions();

@@ -1,5 +1,6 @@
 //! Dead letters: deliveries that ran out of attempts or were refused for good, until somebody retries them, marks them
-//! resolved, or purges the list. Purging forgets the entry in this list; the delivery and its log stay until retention.
+//! resolved, or purges the list. A purge removes only the entry in this list; the delivery and its attempts stay until
+//! retention removes them.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -13,45 +14,46 @@ use crate::{
     page::{EXAMINED_MAX, Found, Page},
 };
 
-/// Dead letters that one bulk call retries or purges, at most; the caller calls again while it counts so many.
+/// Dead letters that one bulk call retries or purges, at most. The caller calls again for as long as the answer is this
+/// number.
 pub const BULK_MAX: i64 = 10_000;
 
-/// A dead letter.
+/// An entry in the list of dead letters.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// The delivery that died.
+    /// The delivery that became a dead letter.
     pub delivery: Delivery,
-    /// When it died.
+    /// When the delivery became a dead letter.
     pub dead_at: DateTime<Utc>,
-    /// When somebody marked it resolved.
+    /// When somebody marked it resolved; `None` while it still needs attention.
     pub resolved_at: Option<DateTime<Utc>>,
 }
 
-/// Whether dead letters that were marked resolved are meant too.
+/// Whether a list or a bulk call includes dead letters that were marked resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolved {
-    /// Only those that still want attention.
+    /// Only dead letters that still need attention.
     Excluded,
-    /// All of them.
+    /// All dead letters.
     Included,
 }
 
-/// Which dead letters are meant.
+/// Which dead letters a list shows or a bulk call changes; an absent field means no restriction.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only dead letters of this tenant.
     pub tenant_id: Option<String>,
-    /// Only this subscription's.
+    /// Only dead letters of this subscription.
     pub subscription: Option<SubscriptionId>,
-    /// Only those that died at this time or later.
+    /// Only deliveries that became dead letters at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Only those that died before this time.
+    /// Only deliveries that became dead letters before this time.
     pub until: Option<DateTime<Utc>>,
-    /// Whether resolved ones are meant too.
+    /// Whether those that were marked resolved are included.
     pub resolved: Resolved,
 }
 
-/// Dead letters, by the newest delivery first.
+/// Lists dead letters, the newest delivery first.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<DeadLetter>> {
     let rows = sqlx::query!(
         r#"WITH looked_at AS MATERIALIZED (
@@ -79,7 +81,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
     let entries: Vec<_> = rows.into_iter().filter(|row| !row.last).collect();
     let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
     let deliveries = delivery::views(pool, &ids).await?;
-    // Both are in the same order; a delivery that retention has just removed is missing from the second.
+    // Both lists have the same order; a delivery that retention has just removed is missing from the second one.
     let mut deliveries = deliveries.into_iter().peekable();
     let letters = entries.into_iter().filter_map(|entry| {
         let delivery = deliveries.next_if(|delivery| delivery.id.0 == entry.id)?;
@@ -88,7 +90,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
     Ok(Found { items: letters.collect(), examined_to })
 }
 
-/// One dead letter.
+/// Reads one dead letter.
 pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     let entry = sqlx::query!("SELECT created_at, resolved_at FROM dead_letters WHERE delivery_id = $1", id.0);
     let entry = entry.fetch_optional(pool).await?.ok_or(Error::NotFound("dead letter"))?;
@@ -96,7 +98,7 @@ pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     Ok(DeadLetter { delivery, dead_at: entry.created_at, resolved_at: entry.resolved_at })
 }
 
-/// Marks one resolved; once is enough.
+/// Marks a dead letter resolved; doing so again changes nothing.
 pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
         .execute(pool)
@@ -104,8 +106,8 @@ pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     get(pool, id).await
 }
 
-/// Puts dead letters back for a fresh round of attempts, the oldest first and [`BULK_MAX`] at most, and answers how
-/// many. Those whose event or subscription is gone are left.
+/// Puts dead letters back into the queue for a fresh round of attempts, the oldest first and [`BULK_MAX`] at most;
+/// returns how many. Those whose event or subscription is gone stay in the list.
 pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<usize> {
     let mut transaction = pool.begin().await?;
     let ids = sqlx::query_scalar!(
@@ -135,7 +137,7 @@ pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<
     Ok(reopened)
 }
 
-/// Forgets dead letters that died before a time, [`BULK_MAX`] at most, and answers how many.
+/// Removes entries that match the filter from the list, [`BULK_MAX`] at most; returns how many.
 pub async fn purge(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<u64> {
     let mut transaction = pool.begin().await?;
     let purged = sqlx::query!(
@@ -160,7 +162,7 @@ pub async fn purge(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<u64> 
     Ok(count)
 }
 
-/// Writes into the audit log what was done to many at once.
+/// Writes a bulk change into the audit log.
 async fn note(
     connection: &mut PgConnection,
     actor: Actor,

@@ -1,4 +1,4 @@
-//! Where and how an attempt is made, whoever said so: a subscription or an inline delivery.
+//! Where and how an attempt is made. A subscription decides it, or else the request that made an inline delivery.
 
 use crate::{
     queue::retry_policy::RetryPolicy,
@@ -9,22 +9,22 @@ use crate::{
 /// Where and how an attempt is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
-    /// Where it goes.
+    /// The URL to which the request is sent.
     pub target_url: &'a TargetUrl,
-    /// What it is signed with; unsigned where there is nothing.
+    /// The secrets that sign the attempt; it is unsigned where there are none.
     pub secrets: Option<&'a SigningSecrets>,
-    /// How it is signed.
+    /// The way in which the attempt is signed.
     pub signature_scheme: SignatureScheme,
-    /// Sent besides Postrider's own.
+    /// Headers that are sent besides Postrider's own.
     pub headers: &'a CustomHeaders,
-    /// When to try again.
+    /// When a failed attempt is repeated, and how often.
     pub retry_policy: &'a RetryPolicy,
-    /// Milliseconds it may take.
+    /// Milliseconds that the attempt may take.
     pub timeout_ms: u32,
 }
 
 impl<'a> Destination<'a> {
-    /// A subscription's.
+    /// The destination that a subscription's settings describe.
     #[must_use]
     pub fn of(subscription: &'a Subscription) -> Self {
         let settings = &subscription.settings;

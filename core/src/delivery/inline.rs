@@ -1,5 +1,5 @@
-//! Inline deliveries: an event owed to one URL, without a subscription. Everything that a subscription would say about
-//! it comes with the request, and is kept beside the delivery for as long as that lives.
+//! Inline deliveries: an event that goes to one URL, without a subscription. The settings that a subscription would
+//! hold come with the request, and are stored beside the delivery for as long as it exists.
 
 use std::time::{Duration, Instant};
 
@@ -30,35 +30,35 @@ use crate::{
 /// Where an inline delivery goes and how.
 #[derive(Clone, Debug)]
 pub struct InlineDelivery {
-    /// Where it goes.
+    /// The URL to which the event is sent.
     pub target_url: TargetUrl,
-    /// What it is signed with; unsigned where there is nothing.
+    /// The secrets that sign the attempts; they are unsigned where there are none.
     pub secrets: Option<SigningSecrets>,
-    /// How it is signed.
+    /// The way in which attempts are signed.
     pub signature_scheme: SignatureScheme,
-    /// Sent with each attempt, besides Postrider's own.
+    /// Headers that are sent with each attempt, besides Postrider's own.
     pub headers: CustomHeaders,
-    /// When to try again.
+    /// When a failed attempt is repeated, and how often.
     pub retry_policy: RetryPolicy,
-    /// How long an attempt may take.
+    /// How long one attempt may take.
     pub timeout: Timeout,
 }
 
-/// What became of an inline delivery.
+/// The result of storing an inline delivery.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// What became of its event.
+    /// Whether its event was new or repeated.
     pub accepted: Accepted,
-    /// Its lane.
+    /// The lane in which the delivery waits.
     pub lane_id: Uuid,
-    /// Lanes that were armed, which owe a wake-up.
+    /// Lanes that this call armed; their workers still need a wake-up.
     pub armed: Vec<Uuid>,
-    /// How long storing it took.
+    /// How long the statement took.
     pub took: Duration,
 }
 
 impl InlineDelivery {
-    /// Where and how an attempt is made.
+    /// The destination of this delivery's attempts.
     #[must_use]
     pub fn destination(&self) -> Destination<'_> {
         Destination {
@@ -71,8 +71,8 @@ impl InlineDelivery {
         }
     }
 
-    /// The lane it waits in: one for each tenant, origin (RFC 6454) and timeout, because a lane has one length of
-    /// leases.
+    /// The lane in which the delivery waits. There is one lane for each tenant, origin (RFC 6454) and timeout, because
+    /// all leases of a lane last equally long.
     fn lane(&self, tenant_id: &str) -> Uuid {
         let origin = self.target_url.as_url().origin().ascii_serialization();
         let digest = Sha256::digest(format!("{origin} {} {tenant_id}", self.timeout.ms()));
@@ -81,7 +81,7 @@ impl InlineDelivery {
     }
 }
 
-/// Stores an event that is owed to one URL. When it returns well, it is on disk.
+/// Stores an event that goes to one URL. When this returns without an error, the event is on disk.
 pub async fn accept(
     pool: &PgPool,
     keyring: &Keyring,
@@ -134,7 +134,7 @@ pub async fn accept(
     Ok(Stored { accepted: accepted?, lane_id, armed: row.armed, took: started.elapsed() })
 }
 
-/// Where an inline delivery goes and how; `None` where it is not one, or gone.
+/// Where an inline delivery goes and how; `None` where the delivery is not inline, or was removed.
 pub async fn get(pool: &PgPool, keyring: &Keyring, id: DeliveryId) -> Result<Option<InlineDelivery>> {
     let row = sqlx::query!(
         r#"SELECT target_url, retry_policy AS "retry_policy: Json<RetryPolicy>", timeout_ms, secret, headers,

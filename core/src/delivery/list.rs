@@ -1,6 +1,6 @@
-//! Lists of deliveries: the page's ids from whichever index knows most of what is asked, by a bounded look, then their
-//! views. What is asked of the event is a scalar subquery, because an EXISTS may be planned as a join that reads all
-//! events.
+//! Lists of deliveries. The page's ids come from the index that fits the filter best, by a scan of a bounded number of
+//! rows; their details are read afterwards. A condition on the event is a scalar subquery, because an EXISTS may be
+//! planned as a join that reads all events.
 
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
@@ -13,34 +13,34 @@ use crate::{
     page::{EXAMINED_MAX, Found, Page, Span},
 };
 
-/// Which deliveries a list shows.
+/// Which deliveries a list shows; an absent field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only deliveries of this tenant.
     pub tenant_id: Option<String>,
-    /// Only this subscription's.
+    /// Only deliveries to this subscription.
     pub subscription: Option<SubscriptionId>,
-    /// Only those of this event.
+    /// Only deliveries of this event.
     pub event: Option<EventId>,
-    /// Only those that this replay made.
+    /// Only deliveries that this replay made.
     pub replay: Option<ReplayId>,
-    /// Only those that stand so.
+    /// Only deliveries in this status.
     pub status: Option<Status>,
-    /// Only those of events of exactly this type.
+    /// Only deliveries of events of exactly this type.
     pub event_type: Option<EventType>,
-    /// Only those of events with these entries in their metadata.
+    /// Only deliveries of events with these entries in their metadata.
     pub metadata: Option<Metadata>,
-    /// Only those that came to be in this time.
+    /// Only deliveries that were stored in this span of time.
     pub span: Span,
 }
 
-/// Deliveries, the newest first.
+/// Lists deliveries, the newest first.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Delivery>> {
     let rows = match (filter.event, filter.status) {
         (Some(event), _) => of_event(pool, event, filter, page).await?,
         (None, None | Some(Status::Succeeded | Status::Canceled)) => of_all(pool, filter, page).await?,
         (None, Some(Status::DeadLetter)) => dead(pool, filter, page).await?,
-        // The queue does not know tenants, and nobody should learn of another's backlog by a cursor.
+        // The queue does not know tenants, and a cursor must not tell one tenant of another's backlog.
         (None, Some(Status::Pending | Status::InFlight))
             if filter.tenant_id.is_some() && filter.subscription.is_none() =>
         {
@@ -54,7 +54,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
 
 type Rows = Vec<(Uuid, bool)>;
 
-/// From the records themselves.
+/// A page from the table of all deliveries.
 async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let asks_more = filter.status.is_some() || filter.event_type.is_some() || filter.metadata.is_some();
@@ -93,7 +93,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
 
-/// From the side table of dead letters.
+/// A page from the side table of dead letters.
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let rows = sqlx::query!(
@@ -128,7 +128,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
 
-/// From the queue, which knows whether a worker is at one.
+/// A page from the queue, which knows whether a worker is attempting a delivery.
 async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let rows = sqlx::query!(
@@ -165,8 +165,8 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
 
-/// Of one event: those that were made with it stand together in the primary key; its replays have an index. What else
-/// is asked of the event itself can only be true for all of them or none.
+/// A page of one event's deliveries. Those that were made with the event stand together in the primary key; its replays
+/// have an index. A condition on the event itself holds for all of them or for none.
 async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let (with_it, up_to) = event.delivery_ids();

@@ -1,6 +1,6 @@
-//! The outbox: events that were published by SQL, in transactions of somebody else's. After the commit a worker fans
-//! them out, which is the same as accepting them, and takes them off. A fan-out that is too wide for one transaction is
-//! done in parts; the mark where it stands is written with each part.
+//! The outbox: events that somebody's own transaction published by SQL. After its commit a worker fans them out, which
+//! does the same as accepting them, and removes them from the outbox. A fan-out that is too wide for one transaction is
+//! done in parts; each part stores how far the fan-out has come.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,23 +22,23 @@ use crate::{
     subscription::cache::SubscriptionCache,
 };
 
-/// What the channel's name ends in on which publications are announced.
+/// The suffix of the channel on which publications are announced.
 pub const CHANNEL: &str = "outbox";
-/// Events taken at once, at most.
+/// Events that one step takes, at most.
 const EVENTS_PER_STEP_MAX: i64 = 32;
-/// How long one with which something is wrong is left alone.
+/// How long an event that cannot be fanned out is left alone, so that the others are not held up.
 const RETRY_AFTER_SECONDS: f64 = 30.0;
-/// Deliveries made in one transaction, at most.
+/// Deliveries that one transaction makes, at most.
 const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 
-/// What one step came to.
+/// The result of one step.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// Events that were fanned out, or a part of one.
+    /// Events that were fanned out, wholly or in part; zero means that none are waiting.
     pub events: usize,
-    /// Lanes that were armed, which owe a wake-up.
+    /// Lanes that this step armed; their workers still need a wake-up.
     pub armed: Vec<Uuid>,
-    /// A delivery of each lane that something was put into.
+    /// For each lane into which deliveries were put, one of those deliveries.
     pub stored: BTreeMap<Uuid, Uuid>,
 }
 
@@ -54,14 +54,14 @@ struct Row {
     fanned_out_to: Option<Uuid>,
 }
 
-/// Fans out what waits, in one transaction that many workers may run at once: no two take the same event. Nothing is
-/// left where it answers no events. `pool` is of [`crate::database::Session::FanOut`].
+/// Fans out waiting events in one transaction. Many workers may do so at once; no two take the same event. A result
+/// without events means that nothing is left. `pool` is of [`crate::database::Session::FanOut`].
 ///
-/// One with which something is wrong is left alone for a while, so that it does not stop the others.
+/// An event that cannot be fanned out is left alone for a while, so that it does not stop the others.
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
     let mut first = None;
     match step_of(pool, cache, EVENTS_PER_STEP_MAX, &mut first).await {
-        // Whatever it is: what cannot be done together may be done one by one.
+        // Whatever the error is: events that fail together may succeed one by one.
         Err(error) => tracing::warn!(?error, "a fan-out failed"),
         done => return done,
     }
@@ -82,9 +82,9 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
     }
 }
 
-/// A step of so many events at most; `first` tells the first that it came to.
+/// Makes one step of at most `events_max` events; `first` becomes the first event that it found.
 async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
-    // Those that another worker has in its hands are left out, and nothing stays locked.
+    // Events that another worker is fanning out are skipped. The locks end with this statement.
     let waiting = sqlx::query!(
         "SELECT event_id, tenant_id FROM outbox
           WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
@@ -95,8 +95,8 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, firs
     if waiting.is_empty() {
         return Ok(Step::default());
     }
-    // Read before the transaction begins: nobody holds one connection while waiting for another. They are read after
-    // the events were seen, so that they know every subscription that is older than an event.
+    // Audiences are read before the transaction begins, because nobody holds one connection while waiting for another.
+    // They are read after the events were found, so that they contain every subscription that is older than an event.
     let mut audiences = HashMap::new();
     for row in &waiting {
         if !audiences.contains_key(&row.tenant_id) {
@@ -111,14 +111,14 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, firs
             Ok(step)
         }
         Err(error) => {
-            // Waited for, so that what was taken is free for the next look.
+            // The rollback is awaited, so that the next step can take these events.
             transaction.rollback().await?;
             Err(error)
         }
     }
 }
 
-/// Stores those of the events that nobody else has taken meanwhile, in the order of their ids.
+/// Stores the deliveries of those events that no other worker has taken meanwhile, in the order of the events' ids.
 async fn take(
     transaction: &mut sqlx::PgTransaction<'_>,
     ids: &[Uuid],
@@ -149,7 +149,7 @@ async fn take(
         } else if whole.is_empty() {
             return store_part(transaction, begun_to, event, wanting).await;
         } else {
-            break; // The next step begins with it.
+            break; // The next step begins with this event.
         }
     }
     if whole.is_empty() {
@@ -162,7 +162,7 @@ async fn take(
     Ok(Step { events: whole.len(), armed, stored: stored(&whole) })
 }
 
-/// Stores the next part of a wide fan-out: the first together with the event, the others by themselves.
+/// Stores the next part of a wide fan-out. The first part also stores the event.
 async fn store_part(
     transaction: &mut sqlx::PgTransaction<'_>,
     begun_to: Option<Uuid>,

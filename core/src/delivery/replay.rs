@@ -1,7 +1,7 @@
-//! Replays: a person asks for a fresh delivery of what has been. A replay is a new delivery that points to what it
-//! replays; what it replays stays as it is. Of one delivery or one event it is made at once
-//! ([`crate::delivery::replay_now`]); of a subscription's range it is a thing of its own, with progress, a rate and an
-//! end, and stands here ([`crate::delivery::replay_walk`] makes it go on).
+//! Replays: a person asks for an event to be delivered again. A replay is a new delivery that refers to the old one;
+//! the old one stays as it is. A replay of one delivery or one event is made at once ([`crate::delivery::replay_now`]).
+//! A replay of a subscription's time range is an object with progress, a rate and an end. It is defined here, and
+//! [`crate::delivery::replay_walk`] makes its steps.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -20,30 +20,30 @@ use crate::{
     trust::seal::Keyring,
 };
 
-/// Deliveries a second that a replay makes, at most and by default.
+/// Deliveries a second that a replay may make, at most.
 pub const RATE_MAX: u32 = 1000;
-/// Deliveries a second where nothing is said.
+/// Deliveries a second that a replay makes where no rate is given.
 pub const RATE_DEFAULT: u32 = 100;
-/// Deliveries that a cancellation calls off in one transaction, at most.
+/// Deliveries that one transaction cancels, at most, when a replay is canceled.
 const CANCELED_AT_ONCE_MAX: usize = 5_000;
 
 text_enum! {
-    /// What is replayed: how an event stands with the subscription.
+    /// The state of an event with the subscription, by which a replay chooses events.
     pub enum ReplayedStatus {
         /// Its delivery succeeded.
         Succeeded = "succeeded",
-        /// Its delivery was given up.
+        /// Its delivery became a dead letter.
         DeadLetter = "dead_letter",
-        /// Its delivery was called off.
+        /// Its delivery was canceled.
         Canceled = "canceled",
-        /// The subscription wants it and there is no delivery: it came before the subscription, or while that was
-        /// disabled.
+        /// The subscription wants the event, but there is no delivery: the event was accepted before the subscription
+        /// existed, or while it was disabled.
         Missed = "missed",
     }
 }
 
 text_enum! {
-    /// What a replay is walking through.
+    /// The rows that a replay is reading.
     pub enum Walk {
         /// The subscription's deliveries.
         Deliveries = "deliveries",
@@ -53,13 +53,13 @@ text_enum! {
 }
 
 impl Walk {
-    /// What a replay of these statuses walks through first. Where more than missed events are asked for, the events
-    /// follow the deliveries.
+    /// The rows that a replay of these statuses reads first. Where it asks for missed events and others, the events
+    /// come after the deliveries.
     fn first(statuses: &[ReplayedStatus]) -> Self {
         if statuses == [ReplayedStatus::Missed] { Self::Events } else { Self::Deliveries }
     }
 
-    /// What a replay of these statuses walks through when it has come to the end of this; `None` for nothing more.
+    /// The rows that a replay of these statuses reads after these; `None` where it is at its end.
     pub(crate) fn next(self, statuses: &[ReplayedStatus]) -> Option<Self> {
         match self {
             Self::Deliveries if statuses.contains(&ReplayedStatus::Missed) => Some(Self::Events),
@@ -68,7 +68,7 @@ impl Walk {
     }
 }
 
-/// The statuses that were valid when they were stored.
+/// Parses statuses that were valid when they were stored.
 pub(crate) fn stored_statuses(words: &[String]) -> Result<Vec<ReplayedStatus>> {
     words.iter().map(|word| word.parse().map_err(|why: String| Error::internal(why))).collect()
 }
@@ -76,66 +76,66 @@ pub(crate) fn stored_statuses(words: &[String]) -> Result<Vec<ReplayedStatus>> {
 text_enum! {
     /// How far a replay has come.
     pub enum State {
-        /// It goes on.
+        /// Its next step is to come.
         Running = "running",
-        /// Everything has been looked at.
+        /// Its whole range has been read.
         Completed = "completed",
-        /// Somebody has stopped it, or its subscription was deleted or disabled.
+        /// Somebody has canceled it, or its subscription was deleted or disabled.
         Canceled = "canceled",
     }
 }
 
-/// A range about to be replayed.
+/// A replay that is about to be created.
 #[derive(Clone, Debug)]
 pub struct NewReplay {
-    /// To whom.
+    /// The subscription to which events are delivered again.
     pub subscription_id: SubscriptionId,
-    /// From when on.
+    /// The beginning of the range, which is part of it.
     pub since: DateTime<Utc>,
-    /// Until when.
+    /// The end of the range, which is not part of it.
     pub until: DateTime<Utc>,
-    /// Of which types; empty means every type.
+    /// Only events whose types match one of these patterns; an empty list means every type.
     pub event_types: EventTypePatterns,
-    /// Of which status; never empty.
+    /// Only events in one of these states with the subscription; never empty.
     pub statuses: Vec<ReplayedStatus>,
-    /// Deliveries a second, at most.
+    /// Deliveries a second that the replay makes, at most.
     pub rate_per_second: u32,
 }
 
-/// A replay of a range.
+/// A replay of a range, and how far it has come.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// Its id.
+    /// Identifies the replay; its deliveries refer to it.
     pub id: ReplayId,
-    /// Whose it is.
+    /// The tenant to which the replay belongs.
     pub tenant_id: String,
-    /// To whom.
+    /// The subscription to which events are delivered again.
     pub subscription_id: Uuid,
-    /// From when on.
+    /// The beginning of the range, which is part of it.
     pub since: DateTime<Utc>,
-    /// Until when.
+    /// The end of the range, which is not part of it.
     pub until: DateTime<Utc>,
-    /// Of which types; empty means every type.
+    /// Only events whose types match one of these patterns; an empty list means every type.
     pub event_types: EventTypePatterns,
-    /// Of which status.
+    /// Only events in one of these states with the subscription.
     pub statuses: Vec<ReplayedStatus>,
-    /// Deliveries a second, at most.
+    /// Deliveries a second that the replay makes, at most.
     pub rate_per_second: i32,
-    /// How far it has come.
+    /// Whether the replay goes on.
     pub state: State,
-    /// Deliveries and events looked at.
+    /// Deliveries and events that the replay has read.
     pub examined_count: i64,
-    /// Deliveries made.
+    /// Deliveries that the replay has made.
     pub replayed_count: i64,
-    /// Part of the range that has been looked at, 0 to 1.
+    /// The share of the range that has been read, from 0 to 1.
     pub progress: f64,
-    /// When it was asked for.
+    /// When the replay was created.
     pub created_at: DateTime<Utc>,
-    /// When it came to its end.
+    /// When the replay was completed or canceled.
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// Creates a replay of a range; a worker begins with it within a second.
+/// Creates a replay of a range; a worker makes its first step within a second.
 ///
 /// # Errors
 /// A conflict where the subscription is disabled.
@@ -186,12 +186,12 @@ pub async fn create(
     Ok(Creation::Now(replay))
 }
 
-/// One replay.
+/// Reads one replay.
 pub async fn get(pool: &PgPool, id: ReplayId) -> Result<Replay> {
     fetch(&mut *pool.acquire().await?, id).await
 }
 
-/// Replays, the newest first.
+/// Lists replays, the newest first.
 pub async fn list(
     pool: &PgPool,
     tenant_id: Option<&str>,
@@ -214,8 +214,8 @@ pub async fn list(
     fetch_many(&mut connection, &ids).await
 }
 
-/// Stops a replay: no further delivery is made, and those that it has made and that are still waiting are called off.
-/// Stopping one that is at its end changes nothing.
+/// Cancels a replay: it makes no further delivery, and those that it has made and that still wait are canceled. For a
+/// replay that has ended, nothing changes.
 pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay> {
     let mut transaction = pool.begin().await?;
     let canceled = sqlx::query!(
@@ -232,10 +232,10 @@ pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay>
     Ok(replay)
 }
 
-/// Calls off deliveries of a replay that are waiting; answers how many.
+/// Cancels one batch of the replay's waiting deliveries; returns how many.
 async fn cancel_waiting(pool: &PgPool, id: ReplayId) -> Result<usize> {
     let mut transaction = pool.begin().await?;
-    // The queue's row is locked first, as everywhere.
+    // The queue row is locked before the delivery's record, as everywhere.
     let canceled_ids = sqlx::query_scalar!(
         "DELETE FROM queue
           WHERE delivery_id IN (SELECT q.delivery_id
@@ -306,7 +306,7 @@ async fn fetch_many(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<R
     rows.collect()
 }
 
-/// The part of the range that has been looked at; where both deliveries and events are walked, each is a half.
+/// The share of the range that has been read. Where both deliveries and events are read, each counts for a half.
 fn progress(
     state: State,
     statuses: &[ReplayedStatus],
@@ -319,7 +319,7 @@ fn progress(
     }
     let span = Span { since: Some(since), until: Some(until) };
     let (Some(first), Some(end)) = span.ids() else { return 0.0 };
-    // In whole seconds, which fit.
+    // Whole seconds since 1970, which fit into 32 bits.
     let seconds = |id: Uuid| f64::from(u32::try_from((id.as_u128() >> 80) / 1000).unwrap_or(u32::MAX));
     let walked = ((seconds(position) - seconds(first)) / (seconds(end) - seconds(first)).max(1.0)).clamp(0.0, 1.0);
     match (walking, Walk::first(statuses).next(statuses)) {

@@ -1,4 +1,4 @@
-//! Replays that are made at once: of one delivery, or of one event to those who want it.
+//! Replays that are made at once: of one delivery, or of one event to the subscriptions that want it.
 
 use std::collections::HashMap;
 
@@ -26,20 +26,20 @@ use crate::{
     trust::seal::Keyring,
 };
 
-/// Which subscriptions an event is replayed to.
+/// The subscriptions to which an event is replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
-    /// All that want it now.
+    /// All subscriptions that want the event now.
     All,
-    /// Those that want it now and have no delivery of it.
+    /// Subscriptions that want the event now and have no delivery of it.
     Missing,
 }
 
-/// Makes a fresh delivery of what a finished delivery delivered, to the same place; answers its id. Where it was a dead
-/// letter, that is resolved.
+/// Makes a new delivery of the same event to the place where a finished delivery went; returns the new id. If the old
+/// one is a dead letter, it is marked resolved.
 ///
 /// # Errors
-/// A conflict where it is not finished, or where its event or its subscription is gone.
+/// A conflict where the delivery is not finished, or where its event or its subscription is gone.
 pub async fn of_delivery(
     pool: &PgPool,
     keyring: &Keyring,
@@ -47,7 +47,7 @@ pub async fn of_delivery(
     idempotent: Option<&IdempotentRequest>,
     answer: impl Fn(DeliveryId) -> Vec<u8>,
 ) -> Result<Creation<DeliveryId>> {
-    // Read before the transaction begins: nobody holds one connection while waiting for another.
+    // The delivery is read before the transaction begins: nobody holds one connection while waiting for another.
     let replayed = delivery::get(pool, id).await?;
     let mut transaction = pool.begin().await?;
     if let Some(answer) = idempotency::begin(&mut transaction, keyring, idempotent).await? {
@@ -72,7 +72,7 @@ pub async fn of_delivery(
         }
         None => copy_inline(&mut transaction, keyring, id, fresh).await?,
     };
-    // Before the lane, as everybody who locks both.
+    // The dead letter is locked before the lane, in the order that everybody uses.
     sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
         .execute(&mut *transaction)
         .await?;
@@ -82,7 +82,7 @@ pub async fn of_delivery(
     Ok(Creation::Now(fresh))
 }
 
-/// Makes fresh deliveries of an event; answers their ids.
+/// Makes new deliveries of an event; returns their ids.
 ///
 /// # Errors
 /// A conflict where the event has expired.
@@ -146,11 +146,11 @@ pub async fn of_event(
 struct Lane {
     id: Uuid,
     subscription: Option<SubscriptionId>,
-    /// Of a lane of inline deliveries.
+    /// The timeout of an inline delivery, which decides its lane; `None` for a delivery to a subscription.
     timeout: Option<Timeout>,
 }
 
-/// Stores replays of one event, and wakes the workers when the transaction commits.
+/// Stores replays of one event; the workers are woken when the transaction commits.
 async fn store_deliveries(
     connection: &mut PgConnection,
     tenant_id: &str,
@@ -174,7 +174,8 @@ async fn store_deliveries(
     queue::call_workers(connection).await
 }
 
-/// Copies where an inline delivery goes to another; its secrets are sealed anew, because they belong to one delivery.
+/// Copies an inline delivery's destination to another delivery. Secrets are sealed anew, because each sealed text opens
+/// for one delivery only.
 async fn copy_inline(
     connection: &mut PgConnection,
     keyring: &Keyring,

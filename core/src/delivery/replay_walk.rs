@@ -1,8 +1,8 @@
-//! How a replay of a range goes on, a step at a time: look at the next rows, make deliveries of those that are meant,
-//! note the place, in one transaction. A worker that dies in the middle leaves it where the last step ended, so nothing
-//! is doubled and nothing left out.
+//! The steps of a replay of a range. One step reads the next rows, makes deliveries of those that were asked for, and
+//! stores how far it has come, all in one transaction. If a worker dies in the middle, the replay goes on after the
+//! last complete step, so no event is replayed twice and none is left out.
 //!
-//! Deliveries are walked by the subscription's index; where missed events are asked for, the tenant's events follow.
+//! Deliveries are read by the subscription's index; where missed events are asked for, the tenant's events follow.
 
 use std::time::Duration;
 
@@ -29,14 +29,14 @@ use crate::{
     subscription::store::interest,
 };
 
-/// Rows that one step looks at, at most.
+/// Rows that one step reads, at most.
 const EXAMINED_PER_STEP_MAX: u16 = 1000;
-/// How long a replay whose step has failed rests.
+/// How long a replay rests after one of its steps failed.
 const RETRY_AFTER_SECONDS: f64 = 10.0;
-/// Deliveries that one step makes are due within this time: the shorter, the sooner a cancellation shows.
+/// Milliseconds of work that one step makes due: the shorter, the sooner a cancellation takes effect.
 const STEP_MS: i64 = 500;
 
-/// A replay whose next step is due; its row is locked.
+/// A replay whose next step is due; its row stays locked until the transaction ends.
 struct Due {
     id: Uuid,
     tenant_id: String,
@@ -82,18 +82,18 @@ impl TryFrom<DueRow> for Due {
     }
 }
 
-/// What a step has looked at.
+/// The rows that a step has read.
 struct Looked {
-    /// Of which event a delivery is made, and which delivery that replays.
+    /// Events to deliver again, each with the delivery that is replayed; `None` for a missed event.
     chosen: Vec<(Uuid, Option<Uuid>)>,
     examined: usize,
-    /// The last row looked at; `None` where there was none.
+    /// The last row that was read; `None` where there was none.
     position: Option<Uuid>,
-    /// Whether nothing is left to walk.
+    /// Whether no rows are left to read.
     at_end: bool,
 }
 
-/// Makes the next step of a replay that is due, if one is; answers how many deliveries it made. `pool` is of
+/// Makes the next step of one replay that is due, if there is one; returns how many deliveries it made. `pool` is of
 /// [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
     let mut transaction = pool.begin().await?;
@@ -120,7 +120,7 @@ pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
         }
         Err(error) => {
             transaction.rollback().await?;
-            // It rests for a while, because others wait behind it.
+            // The replay rests for a while, because other replays wait behind it.
             sqlx::query!(
                 "UPDATE replays SET next_step_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
                 id,
@@ -134,14 +134,14 @@ pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
 }
 
 async fn go_on(transaction: &mut PgConnection, due: &Due) -> Result<usize> {
-    // Two replays of one subscription take turns, so that each sees what the other has made.
+    // Two replays of one subscription take turns, so that each sees the deliveries that the other has made.
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended('replay ' || $1::text, 0))",
         due.subscription_id.to_string()
     )
     .fetch_one(&mut *transaction)
     .await?;
-    // Not from the cache: nobody holds one connection while waiting for another.
+    // The cache is not used here: nobody holds one connection while waiting for another.
     let Some(interest) = interest(transaction, SubscriptionId(due.subscription_id)).await? else {
         finish(transaction, due, State::Canceled).await?;
         return Ok(0);
@@ -192,9 +192,9 @@ async fn finish(connection: &mut PgConnection, due: &Due, state: State) -> Resul
     Ok(())
 }
 
-/// The next events that the subscription was owed, by the first delivery of each. How an event stands with the
-/// subscription is told by the latest delivery of it, which may be a replay that was not called off; one whose event is
-/// gone or has expired stands in no way.
+/// Reads the next deliveries of the subscription that are not themselves replays, one for each event. The event's state
+/// with the subscription is the status of its latest delivery, which may be a replay that was not canceled. An event
+/// that is gone or has expired is not chosen.
 async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: usize) -> Result<Looked> {
     let statuses: Vec<_> = due.statuses.iter().map(ToString::to_string).collect();
     let rows = sqlx::query!(
@@ -234,7 +234,7 @@ async fn look_at_deliveries(connection: &mut PgConnection, due: &Due, make_max: 
     Ok(looked)
 }
 
-/// The next of the tenant's events that the subscription wants now and has no delivery of.
+/// Reads the tenant's next events, and chooses those that the subscription wants now and has no delivery of.
 async fn look_at_events(
     connection: &mut PgConnection,
     due: &Due,
@@ -275,11 +275,11 @@ async fn look_at_events(
         }
         let event_type: EventType = row.event_type.parse().map_err(Error::internal)?;
         let metadata = row.metadata.map(|metadata| metadata.0).unwrap_or_default();
-        // A payload may be large: it is read only where a filter looks at it and nothing else speaks against it.
+        // A payload may be large, so it is read only where a filter needs it and every other condition holds.
         let payload = if interest.filters.payload.is_some() {
             match event::payload(&mut *connection, EventId(row.id)).await {
                 Ok((_, payload)) => payload,
-                // Retention has removed the event just now.
+                // Retention has removed the event a moment ago.
                 Err(Error::NotFound(_)) => continue,
                 Err(error) => return Err(error),
             }
@@ -297,7 +297,7 @@ async fn look_at_events(
     Ok(looked)
 }
 
-/// Makes deliveries, due one after the other at the replay's rate, and wakes the workers when the transaction commits.
+/// Makes deliveries, due one after the other at the replay's rate; the workers are woken when the transaction commits.
 async fn store_deliveries(connection: &mut PgConnection, due: &Due, chosen: &[(Uuid, Option<Uuid>)]) -> Result<()> {
     if chosen.is_empty() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Who wants an event: the rule, the index over a tenant's subscriptions that makes it fast, and the explanation of one
-//! case. It does not load anything.
+//! Which subscriptions want an event: the rule, the index over a tenant's subscriptions that makes it fast, and the
+//! explanation for one subscription. It loads nothing from the database.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -14,45 +14,45 @@ use crate::{
     id::SubscriptionId,
 };
 
-/// Payload filters that are evaluated between two other things that a thread does, at most.
+/// Payload filters that may be evaluated on a thread before other work on it would suffer.
 const PAYLOAD_FILTERS_FAST_MAX: usize = 16;
 
-/// What filters look at. The payload is parsed when the first of them asks.
+/// The parts of an event that filters check. The payload is parsed only when a filter asks for it.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// The event's type.
+    /// The type that patterns are compared with.
     pub event_type: &'a EventType,
-    /// Its metadata.
+    /// The metadata that filters are compared with.
     pub metadata: &'a Metadata,
     payload: &'a [u8],
     parsed: OnceLock<Option<Value>>,
 }
 
 impl<'a> Facts<'a> {
-    /// The facts of an event.
+    /// Facts of an event; the payload is not parsed yet.
     #[must_use]
     pub fn new(event_type: &'a EventType, metadata: &'a Metadata, payload: &'a [u8]) -> Self {
         Self { event_type, metadata, payload, parsed: OnceLock::new() }
     }
 
-    /// The payload as JSON; `None` where it is something else.
+    /// The payload as JSON; `None` where it is not JSON.
     fn json(&self) -> Option<&Value> {
         self.parsed.get_or_init(|| serde_json::from_slice(self.payload).ok()).as_ref()
     }
 }
 
-/// What a subscription wants.
+/// The events that one subscription wants.
 #[derive(Clone, Debug)]
 pub struct Interest {
-    /// Whose interest it is.
+    /// The subscription that wants them.
     pub id: SubscriptionId,
-    /// Which types.
+    /// Patterns of the event types; an empty list means every type.
     pub event_types: EventTypePatterns,
-    /// What else it asks.
+    /// Conditions on metadata and payload.
     pub filters: Filters,
 }
 
-/// Whether an event of these facts is wanted.
+/// Whether a subscription with these patterns and filters wants the event.
 #[must_use]
 pub fn wants(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts<'_>) -> bool {
     event_types.match_any(facts.event_type) && passes(filters, facts)
@@ -63,7 +63,7 @@ fn passes(filters: &Filters, facts: &Facts<'_>) -> bool {
         && filters.payload.as_ref().is_none_or(|filter| facts.json().is_some_and(|payload| filter.matches(payload)))
 }
 
-/// Everything that a subscription asks of an event, and whether it holds.
+/// Every condition that a subscription puts on an event, and whether it holds.
 #[must_use]
 pub fn explain(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts<'_>) -> Vec<Check> {
     let patterns = event_types.to_texts();
@@ -89,20 +89,20 @@ pub fn explain(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts
     checks
 }
 
-/// A tenant's subscriptions, by what they want.
+/// A tenant's subscriptions, indexed by the event types that they want.
 #[derive(Debug, Default)]
 pub struct Audience {
     interests: Vec<Interest>,
-    /// Places of those that name a type exactly.
+    /// For each type, the places of the interests that name it exactly.
     exactly: HashMap<EventType, Vec<usize>>,
-    /// How many look at the payload.
+    /// How many interests have a filter on the payload.
     payload_filters: usize,
-    /// Places of those that have a pattern for more than one type, or none at all.
+    /// Places of the interests that have a pattern for more than one type, or no pattern at all.
     widely: Vec<usize>,
 }
 
 impl Audience {
-    /// Puts interests in order.
+    /// Builds the index over these interests.
     #[must_use]
     pub fn new(interests: Vec<Interest>) -> Self {
         let mut audience = Self::default();
@@ -123,7 +123,7 @@ impl Audience {
         audience
     }
 
-    /// How many subscriptions it has.
+    /// How many subscriptions there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.interests.len()
@@ -135,13 +135,13 @@ impl Audience {
         self.payload_filters > PAYLOAD_FILTERS_FAST_MAX
     }
 
-    /// Whether it has none.
+    /// Whether there are no subscriptions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.interests.is_empty()
     }
 
-    /// Who wants an event of these facts.
+    /// The subscriptions that want an event with these facts.
     pub fn wanting<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = SubscriptionId> + 's {
         let exactly = self.exactly.get(facts.event_type).into_iter().flatten().map(|place| &self.interests[*place]);
         let widely = self.widely.iter().map(|place| &self.interests[*place]);

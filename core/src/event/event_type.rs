@@ -10,7 +10,7 @@ pub const EVENT_TYPE_CHARACTERS_MAX: usize = 128;
 /// Patterns of one subscription or one replay, at most.
 pub const PATTERNS_MAX: usize = 100;
 
-/// The type of an event whose producer named none.
+/// The type of an event for which the producer named none.
 pub const EVENT_TYPE_DEFAULT: &str = "webhook.received";
 
 const SHAPE: &str = "must be segments of letters, digits, `_` and `-` joined by dots, at most 128 characters long";
@@ -20,7 +20,7 @@ const SHAPE: &str = "must be segments of letters, digits, `_` and `-` joined by 
 pub struct EventType(String);
 
 impl EventType {
-    /// Its text.
+    /// The type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -47,20 +47,20 @@ impl FromStr for EventType {
     }
 }
 
-/// What a subscription wants: one type exactly, everything below a prefix (`order.*`, one or more segments), or
-/// everything (`*`).
+/// A pattern by which a subscription names event types: one type exactly, all types below a prefix (`order.*`, one or
+/// more segments), or every type (`*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventTypePattern {
-    /// `*`
+    /// `*`: every type.
     Any,
-    /// `order.*`; holds `order.`
+    /// `order.*`: every type below `order`; holds `order.`.
     Below(String),
-    /// `order.created`
+    /// `order.created`: only this type.
     Exactly(EventType),
 }
 
 impl EventTypePattern {
-    /// The one type that it means, where it means only one.
+    /// The type that the pattern names, if it matches only one.
     #[must_use]
     pub fn exact(&self) -> Option<&EventType> {
         match self {
@@ -69,7 +69,7 @@ impl EventTypePattern {
         }
     }
 
-    /// Whether an event of this type is wanted.
+    /// Whether the pattern matches this type.
     #[must_use]
     pub fn matches(&self, event_type: &EventType) -> bool {
         match self {
@@ -105,12 +105,12 @@ impl fmt::Display for EventTypePattern {
     }
 }
 
-/// The patterns of the event types that somebody wants, [`PATTERNS_MAX`] at most. No pattern at all means every type.
+/// The patterns of the event types that a subscription wants, [`PATTERNS_MAX`] at most. An empty list means every type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventTypePatterns(Vec<EventTypePattern>);
 
 impl EventTypePatterns {
-    /// Checks each pattern, and how many there are.
+    /// Checks each pattern, and that there are not too many.
     ///
     /// # Errors
     /// What is wrong, each broken rule with the place of its pattern.
@@ -123,25 +123,26 @@ impl EventTypePatterns {
         problems.none_or(Self(patterns))
     }
 
-    /// The patterns that were valid when they were stored.
+    /// Parses patterns that were valid when they were stored.
     pub(crate) fn from_stored(texts: &[String]) -> crate::Result<Self> {
         let patterns = texts.iter().map(|text| text.parse().map_err(|why: String| crate::Error::internal(why)));
         patterns.collect::<crate::Result<_>>().map(Self)
     }
 
-    /// The texts of the patterns.
+    /// The patterns as text, in their order.
     #[must_use]
     pub fn to_texts(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()
     }
 
-    /// Whether an event of this type is wanted.
+    /// Whether one of the patterns matches this type; always so where there are none.
     #[must_use]
     pub fn match_any(&self, event_type: &EventType) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| pattern.matches(event_type))
     }
 
-    /// The types that are wanted, where each pattern names exactly one; `None` where more types are wanted than named.
+    /// The named types, if each pattern names exactly one; `None` where a pattern matches more, or there are no
+    /// patterns.
     #[must_use]
     pub fn exact(&self) -> Option<Vec<&EventType>> {
         if self.0.is_empty() { None } else { self.0.iter().map(EventTypePattern::exact).collect() }

@@ -1,12 +1,12 @@
-//! Filters: what a subscription asks of an event besides its type. Metadata must be equal, key by key; the payload is
-//! held against conditions with operators over JSON paths. A filter is parsed once, when it is set.
+//! Filters: the conditions that a subscription puts on an event besides its type. Metadata must be equal, key by key.
+//! The payload is checked with operators over JSON paths. A filter is parsed once, when it is set.
 //!
 //! A condition is an object. A key names a member of the payload: `total`, `order.total`, `items.0.sku`, or as a JSON
 //! pointer (RFC 6901) `/order/total`. Its value is what the member must equal, or an object: of operators (`$eq $ne $gt
 //! $gte $lt $lte $in $nin $exists $startsWith $endsWith`), of further members, or of both. `$and`, `$or` (arrays of
-//! conditions) and `$not` (one condition) stand anywhere. All entries of an object must hold. An array satisfies what
-//! one of its items does, of which the first [`VALUES_MAX`] are looked at; `$ne`, `$nin` and `$not` hold where their
-//! opposite does not, so also where nothing is there.
+//! conditions) and `$not` (one condition) may stand anywhere. All entries of an object must hold. An array satisfies a
+//! condition if one of its first [`VALUES_MAX`] items does. `$ne`, `$nin` and `$not` hold where their opposite does
+//! not, so also where the member is absent.
 
 mod parser;
 
@@ -17,28 +17,29 @@ use serde_json::{Map, Number, Value};
 
 use crate::event::{filter::parser::parse, metadata::Metadata};
 
-/// Values of a payload that one condition looks at, at most: of a longer array, the first ones.
+/// Values of a payload that one condition checks, at most: of a longer array, the first ones.
 pub const VALUES_MAX: usize = 1000;
 /// Characters of a value that an explanation shows, at most.
 const SHOWN_CHARACTERS_MAX: usize = 200;
 
-/// What a subscription asks of an event besides its type.
+/// The conditions that a subscription puts on an event besides its type.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters {
-    /// Entries that the event's metadata must have.
+    /// Entries that the event's metadata must contain.
     pub metadata: Metadata,
-    /// What its payload must be like.
+    /// Conditions on the event's payload; `None` means any payload.
     pub payload: Option<PayloadFilter>,
 }
 
 impl Filters {
-    /// Whether nothing is asked.
+    /// Whether there are no conditions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.metadata.is_empty() && self.payload.is_none()
     }
 
-    /// Their stored form, `{"metadata": {…}, "payload": {…}}`; `None` where nothing is asked.
+    /// The form in which the filters are stored, `{"metadata": {…}, "payload": {…}}`; `None` where there are no
+    /// conditions.
     #[must_use]
     pub fn to_json(&self) -> Option<Value> {
         let mut json = Map::new();
@@ -52,7 +53,7 @@ impl Filters {
         (!json.is_empty()).then_some(Value::Object(json))
     }
 
-    /// The filters that were valid when they were stored.
+    /// Parses filters that were valid when they were stored.
     ///
     /// # Errors
     /// When the value is not what [`Self::to_json`] makes.
@@ -63,7 +64,7 @@ impl Filters {
     }
 }
 
-/// Conditions on a JSON payload.
+/// Conditions on a payload, which must be JSON to fulfill them.
 #[derive(Clone, Debug)]
 pub struct PayloadFilter {
     source: Value,
@@ -76,14 +77,14 @@ impl PartialEq for PayloadFilter {
     }
 }
 
-/// One thing that was asked, and whether it holds.
+/// One condition, and whether it holds for an event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
-    /// What was asked: the path and the operator, as in `payload.order.total $gte 100`.
+    /// The condition: path and operator, as in `payload.order.total $gte 100`.
     pub rule: String,
-    /// Whether it holds.
+    /// Whether the event fulfills the condition.
     pub holds: bool,
-    /// What was found there; shortened.
+    /// The value that the event has there, shortened; `None` where there is none.
     pub found: Option<String>,
 }
 
@@ -119,24 +120,24 @@ impl PayloadFilter {
     /// Parses a filter.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// What is wrong, and at which path.
     pub fn parse(source: &Value) -> Result<Self, String> {
         Ok(Self { source: source.clone(), condition: parse(source)? })
     }
 
-    /// The filter as it was written.
+    /// The filter as the subscription's owner wrote it.
     #[must_use]
     pub fn source(&self) -> &Value {
         &self.source
     }
 
-    /// Whether a payload fulfils it.
+    /// Whether a payload fulfills the filter.
     #[must_use]
     pub fn matches(&self, payload: &Value) -> bool {
         self.condition.holds(payload)
     }
 
-    /// Each of its conditions, and whether it holds. What stands below `$or` and `$not` is told as one.
+    /// Each condition, and whether it holds. All conditions below one `$or` or `$not` are reported as one.
     #[must_use]
     pub fn explain(&self, payload: &Value) -> Vec<Check> {
         let mut checks = Vec::new();
@@ -178,7 +179,7 @@ impl Condition {
     }
 }
 
-/// Everything that a path leads to: one value, none, or several where it goes through an array.
+/// Collects all values at a path: one, none, or several where the path goes through an array.
 fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
     if found.len() >= VALUES_MAX {
         return;
@@ -247,7 +248,7 @@ impl Test {
     }
 }
 
-/// Equal as JSON values; numbers by their value, so 1 is 1.0.
+/// Whether two JSON values are equal; numbers are compared by value, so 1 equals 1.0.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(_), Value::Number(_)) => compare(one, other) == Some(Ordering::Equal),
@@ -262,7 +263,7 @@ fn same(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Numbers with numbers, strings with strings (by code points, so RFC 3339 times in UTC sort); nothing else.
+/// Orders two numbers, or two strings by code points (so RFC 3339 times in UTC sort); `None` for any other pair.
 fn compare(one: &Value, other: &Value) -> Option<Ordering> {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => match (whole(one), whole(other)) {

@@ -1,7 +1,8 @@
-//! Idempotency keys: a request that is sent again with its key gets the answer it got, and does nothing again. The key
-//! is stored in the transaction of what was asked, so there is no moment at which one exists without the other.
+//! Idempotency keys: a request that is repeated with its key gets the same answer, and nothing happens twice. The key
+//! is stored in the same transaction as the effect of the request, so neither ever exists without the other.
 //!
-//! Of events, keys and answers go through `accept()` with the batch; of anything else through [`IdempotentRequest`].
+//! The keys of events are stored by `accept()`, together with the batch; all other keys go through
+//! [`IdempotentRequest`].
 
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -10,13 +11,13 @@ use crate::{Error, Result, id::SubscriptionId, trust::seal::Keyring, validation}
 
 /// Characters of a key, at most.
 pub const KEY_CHARACTERS_MAX: usize = 255;
-/// Expired keys removed in one go, at most.
+/// Expired keys that one statement removes, at most.
 const RETIRED_AT_ONCE_MAX: i64 = 10_000;
 
-/// SHA-256 of what was asked.
+/// SHA-256 of a request, by which a repeated request is told from a different one.
 pub type Fingerprint = [u8; 32];
 
-/// The fingerprint of a request's parts. Each part goes in with its length, so that no two requests look alike.
+/// The fingerprint of a request's parts. The length of each part is hashed too, so that no two requests look alike.
 #[must_use]
 pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
     let mut hash = Sha256::new();
@@ -27,23 +28,23 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint
     hash.finalize().into()
 }
 
-/// Where a key comes from. Each has names of its own: so what stores many events at once never waits for a key that
-/// somebody holds in a longer transaction. (Those of `publish()` begin with `sql:`.)
+/// The source of a key. Each source has a namespace of its own, so that a statement which stores many events never
+/// waits for a key that another request holds in a longer transaction. (Keys of `publish()` begin with `sql:`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyNamespace {
-    /// The `Idempotency-Key` of a request that posts events.
+    /// The `Idempotency-Key` of a request that posts one event.
     EventHeader,
-    /// The `Idempotency-Key` of a request that posts many events, for the one at this place.
+    /// The `Idempotency-Key` of a request that posts many events, for the event at this place.
     BatchHeader(usize),
-    /// The id that a producer gave its event.
+    /// The id that a producer gave to its event.
     EventId,
-    /// The `Idempotency-Key` of a request that creates something else.
+    /// The `Idempotency-Key` of a request that creates anything else.
     Header,
-    /// What a signature says that its request is, for this subscription: sent again, it is the same.
+    /// The identity that a signed request to this subscription's ingest proves; it is the same for a repeated request.
     Signature(SubscriptionId),
 }
 
-/// A valid key, as it is stored.
+/// Checks a key's text and returns the key in the form in which it is stored.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -58,30 +59,31 @@ pub fn key(namespace: KeyNamespace, text: &str) -> std::result::Result<String, S
     })
 }
 
-/// A creation that is to happen once.
+/// A request to create something, which must have its effect only once.
 #[derive(Clone, Debug)]
 pub struct IdempotentRequest {
-    /// Whose key it is.
+    /// The tenant to which the key belongs.
     pub tenant_id: String,
-    /// From [`key`].
+    /// The key in its stored form, from [`key`].
     pub key: String,
-    /// What is asked.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// Seconds that the key is remembered.
+    /// Seconds for which the key is remembered.
     pub ttl_seconds: u32,
 }
 
-/// What came of a creation.
+/// The result of an idempotent creation.
 #[derive(Debug)]
 pub enum Creation<T> {
-    /// It has happened now.
+    /// The thing was created now.
     Now(T),
-    /// It had happened before, and this was the answer.
+    /// The thing was created before; this is the stored answer.
     Before(Vec<u8>),
 }
 
-/// Takes the key, if there is one; answers what was answered before. Waits for another transaction that has the key in
-/// its hands. Where there is no answer yet, go on, and [`finish`] in the same transaction.
+/// Takes the key, if there is one. Returns the stored answer where the request was made before. Waits for another
+/// transaction that is using the same key. Without a stored answer, the caller goes on, and calls [`finish`] in the
+/// same transaction.
 ///
 /// # Errors
 /// When the key has been used for something else.
@@ -96,7 +98,7 @@ pub async fn begin(
     }
 }
 
-/// Stores the answer, sealed, if there is a key.
+/// Stores the sealed answer, if there is a key.
 pub async fn finish(
     connection: &mut PgConnection,
     keyring: &Keyring,
@@ -152,7 +154,7 @@ impl IdempotentRequest {
     }
 }
 
-/// Whether a key is remembered: then what was asked with it is not checked against the present time again.
+/// Whether a key is remembered; then its request is not checked against the present time again.
 pub async fn is_known(pool: &PgPool, tenant_id: &str, key: &str) -> Result<bool> {
     let known = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM idempotency_keys
@@ -163,7 +165,7 @@ pub async fn is_known(pool: &PgPool, tenant_id: &str, key: &str) -> Result<bool>
     Ok(known.fetch_one(pool).await?)
 }
 
-/// Forgets keys that have expired; answers how many.
+/// Removes keys that have expired; returns how many.
 pub async fn retire(pool: &PgPool) -> Result<u64> {
     let mut retired = 0;
     loop {

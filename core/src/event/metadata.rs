@@ -1,4 +1,4 @@
-//! Metadata: notes of an event's producer or of a subscription's owner, as texts by key. Postrider only compares them.
+//! Metadata: notes of an event's producer or a subscription's owner, as texts under keys. Postrider only compares them.
 
 use std::{collections::BTreeMap, ops::Deref};
 
@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::validation;
 
-/// Entries, at most.
+/// Entries of one object, at most.
 pub const ENTRIES_MAX: usize = 50;
 /// Characters of a key, at most.
 pub const KEY_CHARACTERS_MAX: usize = 64;
 /// Characters of a value, at most.
 pub const VALUE_CHARACTERS_MAX: usize = 512;
 
-/// Valid metadata. Its serialized form is the map; deserializing is for what was valid when it was stored.
+/// Valid metadata. It is serialized as a plain map; deserializing is only for metadata that was checked before it was
+/// stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Metadata(BTreeMap<String, String>);
@@ -39,7 +40,7 @@ impl Metadata {
         Ok(Self(entries))
     }
 
-    /// The entries, by their keys.
+    /// The entries, sorted by key.
     #[must_use]
     pub fn into_entries(self) -> BTreeMap<String, String> {
         self.0

@@ -1,5 +1,5 @@
-//! An event about to be stored, with the deliveries it causes and the key by which it is recognized. This is the one
-//! form in which events reach the database, whoever brings them; what a producer says is checked in
+//! An event that is about to be stored, with the deliveries that it causes and its idempotency key. Events reach the
+//! database in this form only, whichever way they came; a producer's input is checked in
 //! [`crate::accept::event_input`].
 
 use bytes::Bytes;
@@ -16,75 +16,75 @@ use crate::{
     id::{DeliveryId, EventId, SubscriptionId},
 };
 
-/// Deliveries that one request may cause, at most: what one transaction of ingest can store in its time.
+/// Deliveries that one request may cause, at most: as many as one ingest transaction can store within its time limit.
 pub const DELIVERIES_PER_REQUEST_MAX: usize = 25_000;
-/// Bytes of a UUID, as ids stand in a kept answer.
+/// Bytes of a UUID, the form of ids in a stored answer.
 const ID_BYTES: usize = 16;
 
-/// An event about to be accepted, with all that it causes.
+/// An event that is about to be stored, with everything that it causes.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Its id.
+    /// The event's id, which the deliveries made with it share in part.
     pub id: EventId,
     /// The tenant whose event it is.
     pub tenant_id: String,
-    /// Its type.
+    /// The type by which subscriptions choose events.
     pub event_type: EventType,
-    /// The subscription it was posted to, where it was posted to one.
+    /// The subscription to which the event was posted; `None` where it was published or is inline.
     pub posted_to: Option<SubscriptionId>,
     /// The payload's content type; a valid header value.
     pub content_type: String,
     /// The payload, byte for byte as it arrived.
     pub payload: Bytes,
-    /// Its producer's notes.
+    /// The producer's notes on the event.
     pub metadata: Metadata,
-    /// Its producer's own id for it.
+    /// The producer's own id for the event, if it gave one.
     pub external_id: Option<String>,
-    /// Events with the same ordering key are to be kept in order.
+    /// Events with the same ordering key are to be delivered in order.
     pub ordering_key: Option<String>,
-    /// When its deliveries are due; `None` for at once.
+    /// When the event's deliveries are due; `None` means at once.
     pub deliver_at: Option<DateTime<Utc>>,
-    /// The moment at which deliveries that have not succeeded are canceled.
+    /// When deliveries that have not succeeded are canceled; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The key by which it is recognized when it comes again.
+    /// The key by which a repeated event is recognized, if there is one.
     pub key: Option<EventKey>,
-    /// The deliveries it causes.
+    /// The deliveries that the event causes.
     pub deliveries: Vec<NewDelivery>,
 }
 
-/// An idempotency key of an event.
+/// The idempotency key of an event.
 #[derive(Clone, Debug)]
 pub struct EventKey {
-    /// The key, from [`crate::event::idempotency::key`].
+    /// The key in its stored form, from [`crate::event::idempotency::key`].
     pub text: String,
-    /// The fingerprint of what was asked.
+    /// The fingerprint of the request, so that a different request with the same key is refused.
     pub fingerprint: Fingerprint,
-    /// What is answered, besides the ids of the event and its deliveries.
+    /// How the event is accepted. It is stored with the key, so that a repeated request gets the same answer.
     pub verdict: Verdict,
 }
 
-/// A delivery about to be accepted with its event.
+/// A delivery that is about to be stored with its event.
 #[derive(Clone, Copy, Debug)]
 pub struct NewDelivery {
-    /// Its id.
+    /// The delivery's id, which begins like its event's.
     pub id: DeliveryId,
     /// The subscription to which the event is delivered.
     pub subscription_id: SubscriptionId,
 }
 
-/// What happens with an event that is stored. A published event is always pending, whether somebody wants it or not.
+/// Whether a stored event will be delivered. A published event is always pending, even if no subscription wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It will be delivered.
+    /// The event will be delivered.
     Pending,
-    /// The subscription it was posted to does not want it.
+    /// The subscription to which the event was posted does not want it.
     Filtered,
-    /// The subscription it was posted to is disabled.
+    /// The subscription to which the event was posted is disabled.
     Disabled,
 }
 
 impl Verdict {
-    /// Its stored form, the first byte of a kept answer.
+    /// The first byte of a stored answer.
     const fn byte(self) -> u8 {
         match self {
             Self::Pending => 0,
@@ -103,23 +103,23 @@ impl Verdict {
     }
 }
 
-/// The answer to an event, as it is kept with the event's key: the verdict and the ids of the deliveries.
+/// The answer to a producer, as it is stored with the event's key: the verdict and the ids of the deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptAnswer {
-    /// What happens with the event.
+    /// Whether the event will be delivered.
     pub verdict: Verdict,
     /// The deliveries that the event caused.
     pub delivery_ids: Vec<DeliveryId>,
 }
 
 impl KeptAnswer {
-    /// Its stored form.
+    /// The form in which the answer is stored.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let ids = self.delivery_ids.iter().flat_map(|id| *id.0.as_bytes());
         std::iter::once(self.verdict.byte()).chain(ids).collect()
     }
 
-    /// The answer in a stored form; `None` where there is none in it.
+    /// Parses a stored answer; `None` where the bytes are not one.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (verdict, ids) = bytes.split_first()?;
         let ids = ids.chunks_exact(ID_BYTES).filter_map(|id| uuid::Uuid::from_slice(id).ok());
@@ -128,8 +128,7 @@ impl KeptAnswer {
 }
 
 impl NewEvent {
-    /// An event of these facts with a fresh id, which causes no delivery yet. Whatever else is known of it, the caller
-    /// adds.
+    /// A new event with a fresh id, which causes no delivery yet. The caller fills in the other fields.
     #[must_use]
     pub fn new(tenant_id: String, event_type: EventType, content_type: String, payload: Bytes) -> Self {
         Self {
@@ -149,24 +148,24 @@ impl NewEvent {
         }
     }
 
-    /// What filters look at.
+    /// The parts of the event that filters check.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
         Facts::new(&self.event_type, &self.metadata, &self.payload)
     }
 
-    /// Makes it cause a delivery to each of these subscriptions, and to no other.
+    /// Sets the event's deliveries: one to each of these subscriptions.
     pub fn deliver_to(&mut self, subscriptions: impl IntoIterator<Item = SubscriptionId>) {
         let delivery = |subscription_id| NewDelivery { id: DeliveryId::of(self.id), subscription_id };
         self.deliveries = subscriptions.into_iter().map(delivery).collect();
         self.deliveries.sort_unstable_by_key(|delivery| delivery.id);
     }
 
-    /// Makes it cause a delivery to everybody in the audience who wants it. `caused` is how many deliveries the request
-    /// has caused already.
+    /// Sets the event's deliveries: one to each subscription in the audience that wants the event. `caused` is the
+    /// number of deliveries that the request has caused already.
     ///
     /// # Errors
-    /// When they are more than one request may cause.
+    /// When the request would cause more than [`DELIVERIES_PER_REQUEST_MAX`].
     pub fn fan_out(&mut self, audience: &Audience, caused: usize) -> Result<()> {
         let wanting: Vec<_> = audience.wanting(&self.facts()).take(DELIVERIES_PER_REQUEST_MAX + 1).collect();
         if caused + wanting.len() > DELIVERIES_PER_REQUEST_MAX {
@@ -178,7 +177,7 @@ impl NewEvent {
         Ok(())
     }
 
-    /// The ids of the deliveries it causes.
+    /// The ids of the deliveries that the event causes.
     #[must_use]
     pub fn delivery_ids(&self) -> Vec<DeliveryId> {
         self.deliveries.iter().map(|delivery| delivery.id).collect()

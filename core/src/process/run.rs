@@ -1,4 +1,4 @@
-//! The life of one of our processes, from its environment to its exit code.
+//! Runs one of our processes, from reading its environment to its exit code.
 
 use std::{fmt::Display, process::ExitCode};
 
@@ -8,18 +8,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::{config::Environment, telemetry};
 
-/// The exit code of a process that was configured wrongly.
+/// The exit code of a process whose configuration is wrong.
 const EXIT_CONFIGURATION: u8 = 2;
 
-/// Reads the configuration, starts logs and metrics, runs until the work ends by itself or because it was told to stop.
-/// All mistakes of the configuration go to standard error, and nothing is started then.
+/// Reads the configuration, starts logs and metrics, and runs until the work ends by itself or a signal stops it. If
+/// the configuration is wrong, all mistakes go to standard error, and nothing is started.
 pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
     parse: impl FnOnce(Environment) -> Result<C, Vec<String>>,
     work: impl FnOnce(C, Option<PrometheusHandle>, CancellationToken) -> F,
 ) -> ExitCode {
     let mut env = Environment::of_process();
     telemetry::init_logs(&mut env);
-    // Every connection is a file descriptor, and what shells hand on is often no more than 1024 of them.
+    // Every connection is a file descriptor, and shells often allow no more than 1024 of them.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of file descriptors could not be raised");
     }
@@ -51,6 +51,6 @@ async fn cancel_on_signal(stop: CancellationToken) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("told to stop");
+    tracing::info!("received the signal to stop");
     stop.cancel();
 }

@@ -1,4 +1,4 @@
-//! Logs and metrics of a process: how both are switched on, once, in its main function.
+//! Logs and metrics of a process, both started once in its main function.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -7,10 +7,10 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::process::config::Environment;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line, for machines.
     Json,
@@ -19,11 +19,11 @@ pub enum LogFormat {
 /// Buckets of the duration histograms, in seconds.
 const DURATION_BUCKETS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0];
-/// How often what has been recorded is folded together.
+/// How often recorded metrics are condensed, so that they do not pile up in memory.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Reads `POSTRIDER_LOG` (a filter such as `info,worker=debug`) and `POSTRIDER_LOG_FORMAT` and starts logging to
-/// standard error.
+/// Starts logging to standard error, as `POSTRIDER_LOG` (a filter such as `info,worker=debug`) and
+/// `POSTRIDER_LOG_FORMAT` say.
 pub fn init_logs(env: &mut Environment) -> Option<()> {
     let filter = env.parse("POSTRIDER_LOG", "info,sqlx::postgres::notice=warn,poem::server=warn", |text| {
         EnvFilter::try_new(text).map_err(|error| error.to_string())
@@ -43,8 +43,8 @@ pub fn init_logs(env: &mut Environment) -> Option<()> {
     Some(())
 }
 
-/// Starts recording metrics, and a task that keeps what is recorded small where nobody asks for it; the handle renders
-/// them in the Prometheus text format.
+/// Starts recording metrics, and a task that condenses them even if nobody reads them. The handle renders the metrics
+/// in the Prometheus text format.
 ///
 /// # Panics
 /// When the process records metrics already, or outside a runtime.

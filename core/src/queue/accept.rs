@@ -1,5 +1,5 @@
-//! Accepting: the one statement that stores a batch of events with the deliveries they cause and the idempotency keys
-//! they came with, and what it answers.
+//! Accepting: the one statement that stores a batch of events, with the deliveries that they cause and their
+//! idempotency keys, and the result of that statement.
 
 use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
@@ -11,21 +11,21 @@ use crate::{
     queue::rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
 };
 
-/// What became of an event that was accepted.
+/// What happened to an event that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is stored, with its deliveries.
+    /// The event is stored now, with its deliveries.
     New,
-    /// It was there already, under this id, and this was answered.
+    /// An event with the same key was stored before, and nothing is stored now.
     Repeated {
-        /// The event that its key stands for.
+        /// The event that was stored with the key.
         event_id: EventId,
-        /// What was answered.
+        /// The answer that the first request got.
         answer: KeptAnswer,
     },
 }
 
-/// The key of an event has been used for something else, so the event is not stored.
+/// The event's key has been used for a different request, so the event is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyReused;
 
@@ -35,25 +35,25 @@ impl From<KeyReused> for Error {
     }
 }
 
-/// Whether events that come together are stored together or not at all.
+/// Whether events of one request may be stored without each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Atomicity {
-    /// Each event is its own caller's: one whose key has been used for something else does not concern the others.
+    /// Each event is stored by itself: if its key was used for a different request, the others are stored all the same.
     PerEvent,
-    /// All are one caller's: such a key undoes everything.
+    /// All events are stored or none: one key that was used for a different request undoes everything.
     AllOrNothing,
 }
 
-/// What a batch came to.
+/// The result of storing a batch.
 #[derive(Clone, Debug)]
 pub struct AcceptedBatch {
-    /// Lanes that were armed, which owe a wake-up.
+    /// Lanes that the statement armed; their workers still need a wake-up.
     pub armed: Vec<Uuid>,
-    /// What became of each event, in order.
+    /// What happened to each event, in the order of the events.
     pub accepted: Vec<std::result::Result<Accepted, KeyReused>>,
 }
 
-/// What became of an event whose key was known.
+/// The result for an event whose key was known before.
 pub(crate) fn repeated(
     asked: &EventKey,
     known: Option<Uuid>,
@@ -71,7 +71,7 @@ pub(crate) fn repeated(
     }
 }
 
-/// Stores events with the deliveries that they cause and their keys; when it has committed, they are safe.
+/// Stores events with their deliveries and keys in one statement. They are safe once it has committed.
 pub async fn accept<'e>(
     executor: impl Executor<'e, Database = Postgres>,
     events: &[&NewEvent],
@@ -107,16 +107,16 @@ pub async fn accept<'e>(
     Ok(AcceptedBatch { armed: row.armed, accepted: accepted.collect() })
 }
 
-/// Why deliveries are stored.
+/// The reason for which deliveries are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// They come with their event, or complete its fan-out.
+    /// They were stored with their event, or complete its fan-out.
     Event,
-    /// Somebody asked for them later; the replay of a range that makes them, if one does.
+    /// Somebody asked for a replay; the id is that of the replay of a range, if it is one.
     Replay(Option<Uuid>),
 }
 
-/// Stores deliveries of events that are stored, in the caller's transaction; answers the lanes that were armed.
+/// Stores deliveries of events that are already stored, in the caller's transaction; returns the lanes that were armed.
 pub(crate) async fn store_deliveries(
     connection: &mut PgConnection,
     deliveries: Vec<NewDeliveryRow<'_>>,
@@ -131,7 +131,7 @@ pub(crate) async fn store_deliveries(
     Ok(armed.fetch_one(connection).await?)
 }
 
-/// Whether an error says that a key of a whole has been used for something else.
+/// Whether `accept()` undid everything because one of the keys was used for a different request.
 pub(crate) fn is_key_reused(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("PR409"))
 }

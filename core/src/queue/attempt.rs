@@ -1,4 +1,4 @@
-//! One HTTP try of a delivery: what came of it, and the log of all tries. A failure of the receiver is a value here.
+//! One HTTP try of a delivery: its outcome, and the log of all attempts. A failure of the receiver is a value here.
 
 use std::time::Duration;
 
@@ -9,34 +9,34 @@ use crate::{Result, id::DeliveryId, text_enum::text_enum};
 
 /// Bytes of a response body that are read and kept; the rest is not read.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
-/// Response headers kept, at most, and bytes of each value.
+/// Response headers kept for one attempt, at most.
 pub const RESPONSE_HEADERS_MAX: usize = 64;
 /// Bytes of a kept response header's value, at most.
 pub const RESPONSE_HEADER_BYTES_MAX: usize = 1024;
 
-/// Characters of what is told of a failure, at most: a receiver has a say in it, for example by its certificate.
+/// Characters of a failure's message, at most: a receiver can influence the message, for example by its certificate.
 pub const FAILURE_CHARACTERS_MAX: usize = 1000;
 
 text_enum! {
-    /// Why an attempt failed.
+    /// The kinds of reasons for which an attempt fails.
     pub enum ErrorKind {
-        /// The receiver answered, and not with 2xx.
+        /// The receiver answered with a status other than 2xx.
         HttpStatus = "http_status",
-        /// No complete answer in time.
+        /// No complete answer arrived in time.
         Timeout = "timeout",
         /// The host's name did not resolve.
         Dns = "dns",
-        /// No connection.
+        /// No connection could be made.
         Connect = "connect",
-        /// No trust: the TLS handshake failed.
+        /// The TLS handshake failed, for example because the certificate is not trusted.
         Tls = "tls",
         /// The target is, or resolves to, an address that deliveries may not go to.
         BlockedTarget = "blocked_target",
-        /// The connection broke, or what came back is not HTTP.
+        /// The connection broke, or the answer was not HTTP.
         Protocol = "protocol",
         /// The worker was told to stop while the request was under way.
         Shutdown = "shutdown",
-        /// The worker itself was short of something: file descriptors, or room to look names up. Does not count.
+        /// The worker lacked something: file descriptors, or room for another DNS look-up. The attempt does not count.
         WorkerBusy = "worker_busy",
         /// The event has been removed, by retention or by hand.
         PayloadGone = "payload_gone",
@@ -44,7 +44,8 @@ text_enum! {
 }
 
 impl ErrorKind {
-    /// Whether the attempt failed through our own fault: then it is repeated at once and costs the delivery nothing.
+    /// Whether the attempt failed through a fault of ours: then it is repeated soon and does not count for the
+    /// delivery.
     #[must_use]
     pub fn is_our_fault(self) -> bool {
         match self {
@@ -61,17 +62,17 @@ impl ErrorKind {
     }
 }
 
-/// Why an attempt failed, with words for a person.
+/// Why an attempt failed, with a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its kind.
+    /// The kind of reason, by which Postrider decides what follows.
     pub kind: ErrorKind,
-    /// What happened, without secrets; cut off where it is too long.
+    /// What happened, without secrets; shortened to [`FAILURE_CHARACTERS_MAX`].
     pub message: String,
 }
 
 impl Failure {
-    /// A failure of that kind.
+    /// A failure of this kind, its message shortened if need be.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let mut message: String = message.into();
@@ -82,31 +83,31 @@ impl Failure {
     }
 }
 
-/// What the receiver answered.
+/// The receiver's answer, as far as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Response {
     /// HTTP status, 100 to 999.
     pub status_code: u16,
-    /// The first headers, in order.
+    /// The first headers, in their order.
     pub headers: Vec<(String, String)>,
-    /// The head of the body.
+    /// The beginning of the body.
     pub body: Vec<u8>,
-    /// Whether there was more of it.
+    /// Whether the body was longer.
     pub truncated: bool,
 }
 
-/// What came of an attempt. `failure` is `None` exactly when the receiver answered 2xx, and whole.
+/// The outcome of an attempt. `failure` is `None` exactly when the receiver sent a complete 2xx answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// When the request began, by the worker's clock.
     pub started_at: DateTime<Utc>,
-    /// From then until the answer was read or the attempt failed.
+    /// How long it took until the answer was read or the attempt failed.
     pub duration: Duration,
-    /// The answer, where one arrived.
+    /// The receiver's answer, if one arrived.
     pub response: Option<Response>,
-    /// Why it counts as failed.
+    /// Why the attempt failed; `None` for a success.
     pub failure: Option<Failure>,
-    /// How long the receiver asked to be left alone, with 429 or 503.
+    /// How long the receiver asked to be left alone, in an answer with 429 or 503.
     pub retry_after: Option<Duration>,
 }
 
@@ -126,7 +127,7 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     Some((date - now).to_std().unwrap_or_default())
 }
 
-/// A number of seconds, rounded up; the largest one where it is too large.
+/// Parses a number of seconds, rounded up; a number that is too large becomes the largest one.
 fn parse_seconds(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
@@ -136,31 +137,31 @@ fn parse_seconds(text: &str) -> Option<u64> {
     Some(whole.parse().unwrap_or(u64::MAX).saturating_add(is_more.into()))
 }
 
-/// A logged attempt.
+/// An attempt in the log.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// 1 is the first.
+    /// Number of the attempt; 1 is the first.
     pub number: i32,
-    /// When the request began.
+    /// When the request began, by the worker's clock.
     pub started_at: DateTime<Utc>,
-    /// Milliseconds; `None` where the worker died before it could measure.
+    /// How long the attempt took in milliseconds; `None` where the worker died before it could measure.
     pub duration_ms: Option<i32>,
-    /// HTTP status, where an answer arrived.
+    /// The HTTP status; `None` where no answer arrived.
     pub status_code: Option<i16>,
-    /// The word of an [`ErrorKind`], or `lease_lost`; `None` for a success.
+    /// A word of [`ErrorKind`], or `lease_lost`; `None` for a success.
     pub error_kind: Option<String>,
-    /// What happened.
+    /// Why the attempt failed, in words for a person; `None` for a success.
     pub error: Option<String>,
     /// The first response headers: name and value pairs.
     pub response_headers: Option<sqlx::types::Json<Vec<(String, String)>>>,
-    /// The head of the response body.
+    /// The beginning of the response body.
     pub response_body: Option<Vec<u8>>,
-    /// Whether there was more of it.
+    /// Whether the response body was longer.
     pub response_truncated: bool,
 }
 
-/// All attempts of a delivery, first to last. There are never more than a few more than
-/// [`crate::queue::retry_policy::ATTEMPTS_MAX`] a round.
+/// All attempts of a delivery, from the first to the last. A round of the retry policy has few more than
+/// [`crate::queue::retry_policy::ATTEMPTS_MAX`].
 pub async fn list(pool: &PgPool, delivery: DeliveryId) -> Result<Vec<Attempt>> {
     let attempts = sqlx::query_as!(
         Attempt,

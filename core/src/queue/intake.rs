@@ -1,7 +1,7 @@
-//! Group commit: one writer takes whatever events are waiting and stores them in one transaction; each caller is
-//! answered after that commit. There is no timer: a lone event waits for nobody, and batches grow by themselves while
-//! a commit is under way. After a commit the workers are woken by a connection of its own ([`crate::queue::waker`]).
-//! It does not count the bytes of what waits: payloads carry with them what they take of the caller's own limit.
+//! Group commit: one writer takes all waiting events and stores them in one transaction; each caller is answered after
+//! that commit. There is no timer: a lone event waits for no others, and batches grow by themselves while a commit is
+//! under way. After a commit the workers are woken over a separate connection ([`crate::queue::waker`]). Nothing here
+//! counts the bytes of waiting events: each payload keeps its share of its caller's own byte limit.
 
 use std::{
     sync::Arc,
@@ -24,27 +24,27 @@ use crate::{
     upkeep::partition,
 };
 
-/// Requests that may wait for the writer.
+/// Requests that may wait for the writer; further ones are refused.
 pub const REQUESTS_WAITING_MAX: usize = 4096;
 /// Requests written in one transaction, at most.
 const REQUESTS_PER_BATCH_MAX: usize = 256;
-/// Bytes of payload above which a transaction takes no further request in: what a slow network carries well within
+/// Bytes of payload after which a transaction takes in no further request: a slow network must carry them well within
 /// [`crate::database::ANSWER_TIMEOUT`].
 const BYTES_PER_BATCH: usize = 4 << 20;
-/// Deliveries above which a transaction takes no further request in, so that one wide fan-out does not make others wait
-/// for more than itself.
+/// Deliveries after which a transaction takes in no further request, so that other requests wait for at most one wide
+/// fan-out.
 const DELIVERIES_PER_BATCH: usize = 2048;
 
 const FULL: Error = Error::Unavailable("too many events are waiting to be stored; try again in a moment");
 
-/// The way in for events.
+/// Takes in events and hands them to the writer.
 #[derive(Clone)]
 pub struct Intake {
     requests: mpsc::Sender<Request>,
     waker: Arc<Waker>,
 }
 
-/// One caller's events, stored together or not at all.
+/// The events of one request.
 struct Request {
     events: Vec<NewEvent>,
     reply: oneshot::Sender<Result<Vec<Accepted>>>,
@@ -71,8 +71,9 @@ struct Writer {
 }
 
 impl Intake {
-    /// An intake and the tasks that make it work; they end when the intake is dropped, after what waits is stored.
-    /// `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`.
+    /// Starts the tasks that store events and wake workers. They end when the intake is dropped, after waiting events
+    /// are stored. `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for
+    /// `key_ttl_seconds`.
     #[must_use]
     pub fn start(ingest: PgPool, wake: PgPool, key_ttl_seconds: u32) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
@@ -82,18 +83,19 @@ impl Intake {
         let intake = Self { requests, waker: Arc::clone(&waker) };
         let writer = tokio::spawn(async move {
             writer.run(waiting).await;
-            // The last wake-up is sent before the process ends.
+            // The waker sends its last wake-up before the process ends.
             waker.close();
             let _ = calling.await;
         });
         (intake, writer)
     }
 
-    /// Stores one caller's events with what they owe. When it returns well, they are on disk.
+    /// Stores the events of one request with the deliveries that they cause. When this returns without an error, they
+    /// are on disk.
     ///
     /// # Errors
-    /// At once where too many requests are waiting; after the fact where the database is away or refuses, or where a
-    /// key has been used for something else: then none of the events is stored.
+    /// At once where too many requests are waiting. After the attempt to store where the database is away or refuses,
+    /// or where a key has been used for a different request; then none of the events is stored.
     pub async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>> {
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request { events, reply }).map_err(|_| FULL)?;
@@ -102,8 +104,8 @@ impl Intake {
 }
 
 impl Intake {
-    /// Wakes the workers for deliveries that were stored otherwise: the lanes that were armed, and lanes with what was
-    /// put there.
+    /// Tells the waker about deliveries that were stored outside the intake: the lanes that were armed, and pairs of a
+    /// lane and a delivery that was stored in it.
     pub fn note_stored(&self, armed: &[Uuid], took: Duration, stored: impl Iterator<Item = (Uuid, Uuid)>) {
         self.waker.note_stored(armed, took, stored);
     }
@@ -117,7 +119,7 @@ impl Writer {
             while let Some(first) = rest.next() {
                 let (mut deliveries, mut bytes) = (first.deliveries(), first.bytes());
                 let mut batch = vec![first];
-                // A whole is undone as a whole, so nobody else's events are in its transaction.
+                // An all-or-nothing request is undone as a whole, so it gets a transaction of its own.
                 if batch[0].atomicity() == Atomicity::PerEvent {
                     while deliveries < DELIVERIES_PER_BATCH
                         && bytes < BYTES_PER_BATCH
@@ -133,12 +135,12 @@ impl Writer {
         }
     }
 
-    /// Stores a batch and answers everybody in it.
+    /// Stores a batch and answers every request in it.
     async fn write(&self, mut batch: Vec<Request>) {
         match self.store(&batch).await {
             Ok(accepted) => answer(batch, accepted),
             Err(error) if is_outage(&error) || batch.len() == 1 => refuse(batch, &error),
-            // One row is poison; alone, it fails its own caller only.
+            // Some row makes the statement fail; stored alone, it fails only its own request.
             Err(_) => {
                 batch.reverse();
                 while let Some(one) = batch.pop() {
@@ -157,7 +159,7 @@ impl Writer {
         }
     }
 
-    /// Stores a batch; where partitions are missing, because nobody made them ahead of time, they are made first.
+    /// Stores a batch. Where partitions are missing, because nobody made them ahead of time, they are made first.
     async fn store(&self, batch: &[Request]) -> std::result::Result<Vec<Stored>, sqlx::Error> {
         match self.store_once(batch).await {
             Err(error) if is_missing_partition(&error) => {
@@ -169,7 +171,7 @@ impl Writer {
         }
     }
 
-    /// One transaction; afterwards the lanes it touched are handed to the waker.
+    /// Stores a batch in one transaction, and tells the waker which lanes it touched.
     async fn store_once(&self, batch: &[Request]) -> std::result::Result<Vec<Stored>, sqlx::Error> {
         let events: Vec<_> = batch.iter().flat_map(|request| &request.events).collect();
         metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
@@ -182,7 +184,7 @@ impl Writer {
     }
 }
 
-/// What became of one event of a batch that is stored.
+/// The result for one event of a stored batch.
 type Stored = std::result::Result<Accepted, KeyReused>;
 
 fn answer(batch: Vec<Request>, stored: Vec<Stored>) {

@@ -1,6 +1,6 @@
-//! What a worker delivers: the events of claimed deliveries. They are read after the claim has committed, so that no
-//! lane is locked while payloads travel; one event is read once, however many deliveries it has, and never more bytes
-//! at once than the caller has room for.
+//! Reading the events of claimed deliveries. They are read after the claim has committed, so that no lane is locked
+//! while payloads travel. An event is read once, however many deliveries it has, and never more bytes at once than the
+//! caller has room for.
 
 use std::{
     collections::HashMap,
@@ -14,33 +14,33 @@ use uuid::Uuid;
 
 use crate::{Result, database::bounded};
 
-/// An event as a worker delivers it.
+/// An event in the form in which workers deliver it.
 #[derive(Clone, Debug)]
 pub struct ClaimedEvent {
-    /// Its type.
+    /// The type by which subscriptions chose the event.
     pub event_type: String,
     /// The media type of its payload.
     pub content_type: String,
-    /// Byte for byte what was accepted.
+    /// The payload, byte for byte as it was accepted.
     pub payload: Bytes,
-    /// When it was accepted.
+    /// When the event was accepted, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// When nobody wants it any more, by this process's steady clock; in the past where it has expired.
+    /// When the event expires, by this process's steady clock; in the past where it has expired already.
     pub expires_at: Option<Instant>,
 }
 
-/// What reading an event came to.
+/// The result of reading one event.
 #[derive(Clone, Debug)]
 pub enum Read {
-    /// The event.
+    /// The event with its payload.
     Event(ClaimedEvent),
-    /// It did not fit among the others; its payload has so many bytes.
+    /// The payload did not fit into the remaining bytes; it has this many.
     TooLarge(usize),
 }
 
-/// Reads events by their ids, in that order, for as long as their payloads are at most `bytes_max` in all: the first
-/// that does not fit and those after it are answered as too large. An event that does not exist any more is not in the
-/// answer.
+/// Reads events by their ids, in this order, while their payloads have at most `bytes_max` bytes in all. The first that
+/// does not fit and all after it are returned as too large. An event that does not exist any more is absent from the
+/// result.
 pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashMap<Uuid, Read>> {
     let rows = sqlx::query!(
         r#"SELECT e.id AS "id!", e.event_type AS "event_type!", e.content_type AS "content_type!",

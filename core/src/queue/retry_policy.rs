@@ -1,5 +1,5 @@
-//! What follows an attempt: the retry schedule of a subscription, its bounds, and the one rule that applies it. Pure:
-//! time and chance are handed in.
+//! What follows an attempt: the retry schedule of a subscription, its bounds, and the one rule that applies it. The
+//! rule is pure: time and randomness are arguments.
 
 use std::time::Duration;
 
@@ -11,52 +11,53 @@ use crate::{
     validation::Problems,
 };
 
-/// Attempts of one delivery, at most, whatever its policy.
+/// Attempts of one delivery in one round, at most, whatever its policy says.
 pub const ATTEMPTS_MAX: u16 = 100;
 /// Seconds between two attempts, at most: 7 days.
 const DELAY_SECONDS_MAX: u32 = 7 * 24 * 3600;
-/// What a wait may be multiplied by for the next one, at most.
+/// The factor by which each wait may grow over the one before, at most.
 const FACTOR_MAX: f64 = 10.0;
-/// How far a `Retry-After` is believed: 24 hours.
+/// The longest `Retry-After` that is honored: 24 hours.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
-/// What is added to each delay at random, at most: a tenth of it, so that receivers are not hit in step. Never less
-/// than the delay itself.
+/// The largest random addition to a delay, as a share of it, so that retries do not hit a receiver all at once. A delay
+/// is never shortened.
 const JITTER_SHARE: f64 = 0.1;
-/// Lost leases (a worker died or stalled while sending) beyond the policy's attempts before a delivery that may be
-/// what kills the workers is given up.
+/// How many leases may be lost (a worker died or stalled while sending) beyond the policy's attempts. After that the
+/// delivery is given up, because it may be what kills the workers.
 const LEASES_LOST_MAX: u16 = 3;
 
 /// Seconds between the attempts of the default schedule, from the Standard Webhooks recommendation: 10 attempts over
 /// about 75 hours.
 pub const DEFAULT_DELAYS_SECONDS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 
-/// When a failed delivery is tried again, and how often. Deserializing is for what was valid when it was stored.
+/// When a failed delivery is tried again, and how often. Deserializing is for policies that were checked before they
+/// were stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     schedule: Schedule,
     client_errors: ClientErrors,
 }
 
-/// A retry policy as somebody wants it, before it is checked: either `delays_seconds`, or all of the next four, or
-/// none of them for the default schedule.
+/// A retry policy as its owner sends it, before it is checked: either `delays_seconds`, or all of the next four fields,
+/// or none of them for the default schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicyInput {
-    /// One wait after each failed attempt but the last, in seconds.
+    /// The waits in seconds, one after each failed attempt but the last.
     pub delays_seconds: Option<Vec<u32>>,
     /// Attempts in all, the first included.
     pub max_attempts: Option<u16>,
-    /// The first wait, in seconds.
+    /// The wait after the first failed attempt, in seconds.
     pub initial_seconds: Option<u32>,
-    /// What each wait is multiplied by for the next one.
+    /// The factor by which each wait is longer than the one before.
     pub factor: Option<f64>,
     /// The longest wait, in seconds.
     pub max_seconds: Option<u32>,
-    /// What a 4xx answer means.
+    /// Whether a 4xx answer is worth a retry.
     pub client_errors: ClientErrors,
 }
 
 impl RetryPolicyInput {
-    /// Checks everything at once.
+    /// Checks all fields at once.
     ///
     /// # Errors
     /// Every broken rule.
@@ -85,17 +86,18 @@ impl RetryPolicyInput {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// One wait after each failed attempt but the last, in seconds.
+    /// The waits in seconds, one after each failed attempt but the last.
     Delays(Vec<u32>),
-    /// `initial_seconds`, then each time `factor` as long, never longer than `max_seconds`.
+    /// The first wait is `initial_seconds`; each next one is `factor` times as long, but never longer than
+    /// `max_seconds`.
     Exponential {
         /// Attempts in all, the first included.
         max_attempts: u16,
-        /// The first wait.
+        /// The wait after the first failed attempt, in seconds.
         initial_seconds: u32,
-        /// What each wait is multiplied by; at least 1.
+        /// The factor by which each wait is longer than the one before; at least 1.
         factor: f64,
-        /// The longest wait.
+        /// The longest wait, in seconds.
         max_seconds: u32,
     },
 }
@@ -130,13 +132,13 @@ impl Schedule {
     }
 }
 
-/// Whether a 4xx answer (other than 408, 409, 425 and 429, which speak of the moment) is worth a retry.
+/// Whether a 4xx answer is worth a retry. (408, 409, 425 and 429 always are, because they describe a passing state.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientErrors {
-    /// Retried like any failure: receivers answer 404 and 401 during their own deployments.
+    /// It is retried like any failure: receivers answer 404 and 401 during their own deployments.
     Retry,
-    /// Final: the delivery becomes a dead letter at once.
+    /// It is final: the delivery becomes a dead letter at once.
     GiveUp,
 }
 
@@ -147,19 +149,20 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The waits between attempts.
+    /// The waits between the attempts.
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// What a 4xx answer means.
+    /// Whether a 4xx answer is worth a retry.
     #[must_use]
     pub fn client_errors(&self) -> ClientErrors {
         self.client_errors
     }
 
-    /// The policy to store: none where it is the default, so that a better default reaches those who never chose.
+    /// The policy in the form in which it is stored: the default is stored as none, so that a better default reaches
+    /// those who never chose.
     #[must_use]
     pub fn stored(&self) -> Option<Json<&Self>> {
         Some(self).filter(|policy| **policy != Self::default()).map(Json)
@@ -191,24 +194,25 @@ impl RetryPolicy {
     }
 }
 
-/// What becomes of a delivery after an attempt.
+/// What happens to a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The receiver has it.
+    /// The receiver has accepted the delivery.
     Done,
-    /// Try again after this wait.
+    /// The delivery is tried again.
     Retry {
         /// How long this delivery waits.
         after: Duration,
-        /// How long its whole lane rests, where the receiver asked for it.
+        /// How long all deliveries of the lane wait, where the receiver asked for it.
         lane_rests: Option<Duration>,
     },
-    /// It becomes a dead letter.
+    /// The delivery becomes a dead letter.
     GiveUp {
-        /// How long its whole lane rests, where the receiver asked for it.
+        /// How long all deliveries of the lane wait, where the receiver asked for it.
         lane_rests: Option<Duration>,
     },
-    /// It becomes a dead letter, and the receiver wants nothing more: the subscription is disabled.
+    /// The delivery becomes a dead letter, and its subscription is disabled, because the receiver is gone for good
+    /// (410).
     GiveUpAndDisable,
 }
 
@@ -239,7 +243,7 @@ pub fn next_step(policy: &RetryPolicy, attempt: u16, outcome: &Outcome, jitter: 
     Next::Retry { after: scheduled.max(lane_rests.unwrap_or_default()), lane_rests }
 }
 
-/// Whether an attempt should not be made at all, because earlier ones took their workers down with them.
+/// Whether no further attempt should be made, because earlier ones may have killed their workers.
 #[must_use]
 pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
     attempt > policy.max_attempts() + LEASES_LOST_MAX

@@ -1,5 +1,5 @@
-//! What the hot SQL functions take: rows of composite types, one array of each. The types stand in
-//! `migrations/0003_queue.sql`; fields have their order.
+//! The arguments of the hot SQL functions: rows of composite types, one array of each. The types are defined in
+//! `migrations/0003_queue.sql`; the fields of these structs have the same order.
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -19,7 +19,7 @@ use crate::{
     id::DeliveryId,
 };
 
-/// Says which type of the database a struct is.
+/// Tells sqlx the name of the composite type that a struct is encoded as.
 macro_rules! composite {
     ($row:ident, $name:literal) => {
         impl Type<Postgres> for $row<'_> {
@@ -36,7 +36,7 @@ macro_rules! composite {
     };
 }
 
-/// `new_event`.
+/// A row of the composite type `new_event`.
 #[derive(Encode)]
 pub(crate) struct NewEventRow<'a> {
     id: Uuid,
@@ -55,7 +55,7 @@ pub(crate) struct NewEventRow<'a> {
 composite!(NewEventRow, "new_event");
 
 impl<'a> NewEventRow<'a> {
-    /// The event itself. `is_inline` where it is for one URL only.
+    /// The row of an event; `is_inline` where the event is for one URL only.
     pub(crate) fn of(event: &'a NewEvent, is_inline: bool) -> Self {
         Self {
             id: event.id.0,
@@ -74,7 +74,7 @@ impl<'a> NewEventRow<'a> {
     }
 }
 
-/// `event_key`.
+/// A row of the composite type `event_key`.
 #[derive(Encode)]
 pub(crate) struct EventKeyRow<'a> {
     event_id: Uuid,
@@ -86,7 +86,7 @@ pub(crate) struct EventKeyRow<'a> {
 composite!(EventKeyRow, "event_key");
 
 impl<'a> EventKeyRow<'a> {
-    /// The key that an event came with, if it came with one, and the deliveries that are answered.
+    /// The row of the key with which the event came, if it has one. `deliveries` become part of the stored answer.
     pub(crate) fn of(event: &'a NewEvent, deliveries: impl Iterator<Item = DeliveryId>) -> Option<Self> {
         let key = event.key.as_ref()?;
         Some(Self {
@@ -99,25 +99,25 @@ impl<'a> EventKeyRow<'a> {
     }
 }
 
-/// `new_delivery`.
+/// A row of the composite type `new_delivery`.
 #[derive(Encode)]
 pub(crate) struct NewDeliveryRow<'a> {
     pub(crate) id: Uuid,
     pub(crate) event_id: Uuid,
     pub(crate) tenant_id: &'a str,
-    /// `None` for an inline delivery.
+    /// The subscription; `None` for an inline delivery.
     pub(crate) subscription_id: Option<Uuid>,
     pub(crate) lane_id: Uuid,
-    /// How long a lease lasts in a lane of inline deliveries.
+    /// Milliseconds that a lease lasts in a lane of inline deliveries; `None` where the subscription decides.
     pub(crate) lease_ms: Option<i32>,
-    /// `None` for at once.
+    /// When the delivery is due; `None` means at once.
     pub(crate) due_at: Option<DateTime<Utc>>,
     pub(crate) replay_of: Option<Uuid>,
 }
 composite!(NewDeliveryRow, "new_delivery");
 
 impl<'a> NewDeliveryRow<'a> {
-    /// A delivery to a subscription, made with its event.
+    /// The row of a delivery to a subscription that is made with its event.
     pub(crate) fn of(event: &'a NewEvent, delivery: &NewDelivery) -> Self {
         Self {
             id: delivery.id.0,
@@ -132,7 +132,7 @@ impl<'a> NewDeliveryRow<'a> {
     }
 }
 
-/// A value of the enum `delivery_status`.
+/// A word of the enum `delivery_status`.
 #[derive(Clone, Copy)]
 pub(crate) struct StatusWord(pub(crate) &'static str);
 
@@ -148,7 +148,7 @@ impl Encode<'_, Postgres> for StatusWord {
     }
 }
 
-/// `outcome`.
+/// A row of the composite type `outcome`.
 #[derive(Encode)]
 pub(crate) struct OutcomeRow<'a> {
     pub(crate) delivery_id: Uuid,

@@ -1,4 +1,4 @@
-//! Waking the workers after a commit, on a connection of its own: a `NOTIFY` in the ingest transaction would make
+//! Wakes the workers after a commit, over a separate connection: a `NOTIFY` in the ingest transaction would make
 //! commits queue for one global lock. Before it notifies, it looks again at the lanes that ingest left alone.
 
 use std::{
@@ -13,17 +13,18 @@ use uuid::Uuid;
 
 use crate::queue;
 
-/// Wake-ups are sent this far apart, at least. Far below the 10 ms of the design: at a steady 100 events a second, each
-/// would find the one before it still resting.
+/// The shortest time between two wake-ups. At a steady 100 events a second, one every 10 ms, it must be well below 10
+/// ms, or each event would find the waker still resting.
 const WAKE_PACE: Duration = Duration::from_millis(4);
-/// How long a wake-up waits that failed, or that met lanes which somebody else has locked; twice as long each time.
+/// The first pause after a wake-up that failed or met locked lanes; each next one is twice as long.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
-/// The longest such wait.
+/// The longest such pause.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Lanes that wait for a second look, at most; a lane beyond that is found by its own second look.
+/// Lanes that may wait for another look by the waker, at most. Any further lane is found by the second look of the
+/// claims.
 const UNARMED_LANES_MAX: usize = 1000;
 
-/// What is still to be told to the workers since the last wake-up.
+/// Collects what workers must be told, until the next wake-up is sent.
 #[derive(Default)]
 pub struct Waker {
     unsent: Mutex<Unsent>,
@@ -36,13 +37,13 @@ struct Unsent {
     armed: bool,
     /// How long ago a lane was armed, at most.
     took: Duration,
-    /// Lanes that were due or locked and so were left alone, each with one of the deliveries that were stored there.
+    /// Lanes that were already due, or locked, and so were left alone, each with one delivery that was stored in it.
     unarmed: HashMap<Uuid, Uuid>,
 }
 
 impl Waker {
-    /// Notes the lanes that were armed by a transaction that took so long, and of those that were left alone a delivery
-    /// each, from `stored`: lanes and what was stored there.
+    /// Notes the lanes that a transaction armed, and how long the transaction took. `stored` has pairs of a lane and a
+    /// delivery in it; lanes among them that were not armed are looked at again.
     pub fn note_stored(&self, armed: &[Uuid], took: Duration, stored: impl Iterator<Item = (Uuid, Uuid)>) {
         let mut unsent = self.unsent.lock().expect("nothing panics while it is held");
         unsent.armed |= !armed.is_empty();
@@ -60,13 +61,14 @@ impl Waker {
         self.called.notify_one();
     }
 
-    /// Sends what is unsent, and ends.
+    /// Sends what has been noted, and ends.
     pub fn close(&self) {
         self.unsent.lock().expect("nothing panics while it is held").closed = true;
         self.called.notify_one();
     }
 
-    /// At most one wake-up per pace, and always one after the last call. Ends when it is closed, after that one.
+    /// Sends wake-ups, no more often than the pace allows, and always one after the last note. After [`Self::close`] it
+    /// sends the last one and ends.
     pub async fn run(self: Arc<Self>, pool: PgPool) {
         let mut closed = false;
         let mut retry_pause = RETRY_PAUSE_MIN;
@@ -89,7 +91,7 @@ impl Waker {
         }
     }
 
-    /// Sends one wake-up; answers whether all was done. What was not is unsent again.
+    /// Sends one wake-up; returns whether everything was sent. What was not sent is noted again.
     async fn send(&self, pool: &PgPool, unsent: Unsent) -> bool {
         let unarmed: Vec<_> = unsent.unarmed.values().copied().collect();
         if !unsent.armed && unarmed.is_empty() {
@@ -103,7 +105,7 @@ impl Waker {
                 Unsent { unarmed: unarmed.collect(), ..Unsent::default() }
             }
             Err(error) => {
-                // Nothing is lost: it is tried again, and the workers look by themselves before long.
+                // Nothing is lost: the wake-up is tried again, and the workers look by themselves before long.
                 tracing::warn!(%error, "the workers could not be woken");
                 unsent
             }

@@ -1,6 +1,6 @@
-//! Subscriptions in memory, so that neither ingest nor delivery asks the database for what hardly changes: each by its
-//! id, and of each tenant what all of them want. Every change is announced by the database and drops what it touches at
-//! once in all processes.
+//! Subscriptions in memory, so that neither ingest nor delivery asks the database for data that hardly changes: each
+//! subscription by its id, and for each tenant its audience. The database announces every change; all processes then
+//! drop the entries that it touches.
 
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use crate::{
 
 /// Subscriptions kept in memory, at most.
 const SUBSCRIPTIONS_MAX: u64 = 50_000;
-/// Wishes of all tenants kept in memory, at most. A tenant with more subscriptions is read for each event anew.
+/// Interests kept in memory over all tenants, at most. A tenant with more subscriptions than this is read anew for each
+/// event.
 const INTERESTS_MAX: u64 = 500_000;
 
-/// A cache over [`Subscriptions`]. Ids that are nobody's are remembered too.
+/// A cache over [`Subscriptions`]. It also remembers ids for which there is no subscription.
 #[derive(Clone)]
 pub struct SubscriptionCache {
     store: Subscriptions,
@@ -28,7 +29,7 @@ pub struct SubscriptionCache {
 }
 
 impl SubscriptionCache {
-    /// An empty one.
+    /// An empty cache over this store.
     #[must_use]
     pub fn new(store: Subscriptions) -> Self {
         let weigh = |audience: &Arc<Audience>| u32::try_from(audience.len() + 1).unwrap_or(u32::MAX);
@@ -39,10 +40,10 @@ impl SubscriptionCache {
         }
     }
 
-    /// The subscription, or `None` where there is none.
+    /// The subscription with this id; `None` where there is none.
     ///
     /// # Errors
-    /// When it has to be loaded and cannot be.
+    /// When it has to be loaded and the database is away.
     pub async fn get(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>> {
         let load = async {
             match self.store.get(id).await {
@@ -54,16 +55,16 @@ impl SubscriptionCache {
         self.by_id.get(&id.0, load).await
     }
 
-    /// What the subscriptions of a tenant want.
+    /// The tenant's subscriptions, indexed by the events that they want.
     ///
     /// # Errors
-    /// When they have to be loaded and cannot be.
+    /// When they have to be loaded and the database is away.
     pub async fn audience(&self, tenant_id: &str) -> Result<Arc<Audience>> {
         let load = async { self.store.audience(tenant_id).await.map(Arc::new) };
         self.by_tenant.get(&tenant_id.to_owned(), load).await
     }
 
-    /// Drops what a change touches.
+    /// Drops the entries that a change touches.
     pub async fn invalidate(&self, change: &Change) {
         match change {
             Change::Subscription { id, tenant_id } => {

@@ -1,5 +1,5 @@
-//! Secrets that have been replaced: kept for as long as they sign beside the current one. Who asks for that stands in
-//! [`crate::subscription::secret_rotation`].
+//! Secrets that have been replaced, kept for as long as they sign beside the current one. The request that replaces a
+//! secret is handled in [`crate::subscription::secret_rotation`].
 
 use sqlx::{PgConnection, PgPool};
 
@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// Seconds for which an earlier secret goes on signing, where nobody says: a day.
+/// Seconds for which an earlier secret goes on signing, where nothing else is asked for: one day.
 const OVERLAP_SECONDS_DEFAULT: u32 = 24 * 3600;
 /// Seconds for which an earlier secret may go on signing, at most: 7 days.
 const OVERLAP_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
-/// For how long earlier secrets go on signing beside a new one.
+/// How long earlier secrets go on signing beside a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overlap(u32);
 
 impl Overlap {
-    /// Earlier secrets end at once.
+    /// Earlier secrets stop signing at once.
     pub const NONE: Self = Self(0);
 
     /// Checks a number of seconds.
@@ -37,7 +37,7 @@ impl Overlap {
         }
     }
 
-    /// Seconds.
+    /// The overlap in seconds.
     #[must_use]
     pub fn seconds(self) -> u32 {
         self.0
@@ -50,16 +50,16 @@ impl Default for Overlap {
     }
 }
 
-/// A secret that takes the place of the current one.
+/// A new secret that replaces the current one.
 #[derive(Clone, Debug)]
 pub struct SecretReplacement {
     /// The new secret, which signs at once.
     pub secret: SigningSecret,
-    /// For how long the earlier secrets go on signing beside it.
+    /// How long the earlier secrets go on signing beside it.
     pub overlap: Overlap,
 }
 
-/// Puts another secret into the place of the current one, under the caller's lock of the row.
+/// Replaces the current secret; the caller has locked the subscription's row.
 pub(crate) async fn replace(
     connection: &mut PgConnection,
     keyring: &Keyring,
@@ -76,7 +76,7 @@ pub(crate) async fn replace(
     )
     .execute(&mut *connection)
     .await?;
-    // What does not sign any more is not kept.
+    // Secrets that no longer sign are not kept.
     sqlx::query!("DELETE FROM previous_secrets WHERE subscription_id = $1 AND expires_at <= now()", id.0)
         .execute(&mut *connection)
         .await?;
@@ -106,7 +106,7 @@ pub(crate) async fn replace(
     Ok(())
 }
 
-/// Forgets secrets that do not sign any more; answers how many.
+/// Removes secrets that no longer sign; returns how many.
 pub async fn retire(pool: &PgPool) -> Result<u64> {
     let retired = sqlx::query!("DELETE FROM previous_secrets WHERE expires_at <= now()");
     Ok(retired.execute(pool).await?.rows_affected())

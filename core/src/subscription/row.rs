@@ -1,4 +1,4 @@
-//! A subscription as the database has it, and how it becomes one of ours: secrets opened, texts read once.
+//! A subscription's database row, and its conversion: secrets are opened, texts are parsed.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The columns of a subscription, secrets sealed.
+/// The columns of a subscription; secrets are sealed.
 pub struct Row {
     pub id: Uuid,
     pub tenant_id: String,
@@ -43,7 +43,7 @@ pub struct Row {
     pub ingest_auth: String,
     pub ingest_signature: Option<Vec<u8>>,
     pub ingest_rate_limit_per_second: Option<i32>,
-    /// Secrets that have not expired, the latest first, and when each does.
+    /// Earlier secrets that have not expired, the latest first.
     pub previous_secrets: Vec<Vec<u8>>,
     pub previous_expire_at: Vec<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -51,7 +51,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The subscription.
+    /// Opens the secrets and parses the texts.
     pub fn open(self, keyring: &Keyring) -> Result<Subscription> {
         let id = self.id;
         let open = |sealed: &[u8]| keyring.open(sealed, id.as_bytes()).map_err(Error::internal);
@@ -90,7 +90,7 @@ impl Row {
     }
 }
 
-/// Filters as they are stored.
+/// Parses filters in the form in which they are stored; no filters where there are none.
 pub fn filters_of(stored: Option<Value>) -> Result<Filters> {
     stored.map_or_else(|| Ok(Filters::default()), |json| Filters::from_json(&json).map_err(Error::internal))
 }

@@ -1,4 +1,4 @@
-//! Replacing a subscription's secret: the new one signs at once, the old one beside it for as long as it is told to.
+//! Replacing a subscription's secret: the new one signs at once, and the old one goes on signing for the overlap.
 
 use chrono::{DateTime, Utc};
 
@@ -16,12 +16,13 @@ use crate::{
 };
 
 impl Subscriptions {
-    /// Makes `secret`, or a fresh one of the kind that its scheme wants, the current secret. No earlier one signs for
-    /// longer than `overlap` from now. `answer` makes the answer that is kept under the key.
+    /// Makes `secret` the current secret, or else a fresh one of the kind that the subscription's scheme needs. No
+    /// earlier secret signs for longer than `overlap` from now. `answer` makes the answer that is stored with the
+    /// idempotency key.
     ///
     /// # Errors
-    /// Not found; a conflict where too many earlier ones still sign, or the secret is the current one already;
-    /// or what is wrong with the secret.
+    /// Not found; a conflict where too many earlier secrets still sign, or where the secret is the current one already;
+    /// or the reason why the secret is not valid.
     pub async fn rotate_secret(
         &self,
         actor: Actor,

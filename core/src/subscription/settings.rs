@@ -1,6 +1,5 @@
-//! What a subscription's owner decides about it, each part parsed once into a type that cannot be wrong. How a whole
-//! input becomes settings, and what its parts have to do with each other, stands in
-//! [`crate::subscription::settings_input`].
+//! The settings that a subscription's owner chooses, each parsed once into a type that cannot be wrong. How a whole
+//! input becomes settings, and how the fields depend on each other, is in [`crate::subscription::settings_input`].
 
 use std::collections::BTreeMap;
 
@@ -16,22 +15,23 @@ use crate::{
     },
 };
 
-/// Custom headers, at most, and bytes of all their names and values together.
+/// Custom headers of one subscription, at most.
 pub const HEADERS_MAX: usize = 32;
 /// Bytes of all custom headers' names and values together, at most.
 pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
-/// Milliseconds an attempt may take where nobody says.
+/// Milliseconds that an attempt may take where nothing else is asked for.
 pub const TIMEOUT_MS_DEFAULT: u32 = 15_000;
-/// Milliseconds an attempt may be given, at least.
+/// The shortest timeout of an attempt, in milliseconds.
 const TIMEOUT_MS_MIN: u32 = 1_000;
-/// Milliseconds an attempt may be given, at most.
+/// The longest timeout of an attempt, in milliseconds.
 const TIMEOUT_MS_MAX: u32 = 60_000;
-/// How much longer than twice the timeout a lease lasts, so that a slow attempt is recorded before it is lost.
+/// How many milliseconds a lease lasts beyond twice the timeout, so that a slow attempt is recorded before its lease
+/// expires.
 pub(crate) const LEASE_MARGIN_MS: i32 = 5_000;
-/// What stands in an answer where a header's value is a secret.
+/// The text that is shown in place of a header's value where that is a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Headers that are Postrider's or the transport's to set, in lower case; and everything that begins with `webhook-`.
+/// Headers that Postrider or HTTP sets, in lower case. Names that begin with `webhook-` are reserved too.
 const RESERVED_HEADERS: [&str; 14] = [
     "accept-encoding",
     "connection",
@@ -49,39 +49,40 @@ const RESERVED_HEADERS: [&str; 14] = [
     "user-agent",
 ];
 
-/// Parts of a header's name that tell that its value is a secret.
+/// A header whose name contains one of these words is treated as a secret.
 const SECRET_HEADER_WORDS: [&str; 7] = ["auth", "token", "secret", "key", "password", "cookie", "signature"];
 
-/// What a subscription's owner decides about it.
+/// The settings that a subscription's owner chooses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// A name for people.
+    /// A name by which people recognize the subscription, if it has one.
     pub name: Option<Name>,
-    /// Where deliveries go.
+    /// The URL to which deliveries are sent.
     pub target_url: TargetUrl,
-    /// The types of the events that it wants.
+    /// Patterns of the event types that it wants; an empty list means every type.
     pub event_types: EventTypePatterns,
-    /// What else an event must be like.
+    /// Conditions on the metadata and payload of an event.
     pub filters: Filters,
     /// Headers that are sent with each attempt, besides Postrider's own.
     pub headers: CustomHeaders,
-    /// The owner's own notes; never interpreted.
+    /// The owner's own notes; Postrider does not interpret them.
     pub metadata: Metadata,
-    /// When a failed delivery is tried again.
+    /// When a failed attempt is repeated, and how often.
     pub retry_policy: RetryPolicy,
     /// How long an attempt may take, connecting and reading the answer included.
     pub timeout: Timeout,
-    /// How deliveries are signed.
+    /// The way in which deliveries are signed.
     pub signature_scheme: SignatureScheme,
-    /// What opens its ingest.
+    /// The proof that a request to its ingest must bring.
     pub ingest_auth: IngestAuth,
-    /// Whose signatures its ingest takes; `X-Hub-Signature-256` with its own secret where there is nothing.
+    /// The provider whose signatures its ingest accepts, with the secrets; `None` means `X-Hub-Signature-256` with the
+    /// subscription's own secret.
     pub ingest_signature: Option<IngestSignature>,
-    /// How many requests its ingest takes.
+    /// How many requests a second its ingest accepts; `None` means no limit.
     pub ingest_rate_limit: Option<RateLimit>,
 }
 
-/// How long an attempt may take: from 1 to 60 seconds, 15 where nobody says.
+/// How long an attempt may take: from 1 to 60 seconds, 15 by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout(u32);
 
@@ -98,23 +99,23 @@ impl Timeout {
         }
     }
 
-    /// The timeout that was valid when it was stored.
+    /// Wraps a timeout that was checked before it was stored.
     pub(crate) fn from_stored(ms: i32) -> Self {
         Self(ms.unsigned_abs())
     }
 
-    /// Milliseconds.
+    /// The timeout in milliseconds.
     #[must_use]
     pub fn ms(self) -> u32 {
         self.0
     }
 
-    /// Its stored form.
+    /// The form in which the timeout is stored.
     pub(crate) fn stored(self) -> i32 {
         i32::try_from(self.0).unwrap_or(i32::MAX)
     }
 
-    /// Milliseconds for which a worker may keep a claimed delivery: a little over twice the timeout.
+    /// Milliseconds for which a worker may keep a claimed delivery: twice the timeout, and a margin.
     pub(crate) fn lease_ms(self) -> i32 {
         self.stored().saturating_mul(2).saturating_add(LEASE_MARGIN_MS)
     }
@@ -126,13 +127,13 @@ impl Default for Timeout {
     }
 }
 
-/// Headers of the owner's choosing, names in lower case. Its `Debug` form shows no secret value.
+/// Headers that the owner chose, their names in lower case. The `Debug` form shows no secret value.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct CustomHeaders(BTreeMap<String, String>);
 
 impl CustomHeaders {
-    /// Checks names and values. A value that reads [`REDACTED`] stands for the one in `current`: so what an answer
-    /// showed can be sent back as it is.
+    /// Checks names and values. The value [`REDACTED`] stands for the one in `current`, so that an answer with redacted
+    /// values can be sent back unchanged.
     ///
     /// # Errors
     /// What is wrong.
@@ -164,7 +165,7 @@ impl CustomHeaders {
         Ok(Self(headers))
     }
 
-    /// The headers that were valid when they were stored.
+    /// Parses headers that were valid when they were stored.
     ///
     /// # Errors
     /// When the text is not what [`Self::to_json`] makes.
@@ -172,18 +173,18 @@ impl CustomHeaders {
         serde_json::from_slice(json).map(Self)
     }
 
-    /// Their stored form, values in the clear: to be sealed.
+    /// The form in which the headers are stored, once it is sealed: JSON with all values in the clear.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(&self.0).expect("a map of strings has a JSON form")
     }
 
-    /// Dns and values as they are sent.
+    /// Names and values as they are sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Dns and values as they may be shown: values of headers that sound secret are not.
+    /// Names and values as they may be shown: values of headers whose names sound secret are redacted.
     #[must_use]
     pub fn redacted(&self) -> BTreeMap<String, String> {
         let shown = |(name, value): (&String, &String)| {

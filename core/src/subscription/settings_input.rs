@@ -1,5 +1,5 @@
-//! A subscription as somebody wants it, and how that becomes [`Settings`], with every broken rule named. Each part has
-//! its own bounds where its type stands; here is what the parts have to do with each other.
+//! A subscription as its owner sends it, and how that becomes [`Settings`], with every broken rule reported. The bounds
+//! of each field are defined beside its type; the rules here are about how the fields depend on each other.
 
 use std::collections::BTreeMap;
 
@@ -31,11 +31,11 @@ use crate::{
     validation::Problems,
 };
 
-/// What somebody wants a subscription to be, before it is checked. What is absent means the default. It holds secrets,
-/// so it has no `Debug` form.
+/// The settings of a subscription as its owner sends them, before they are checked. An absent field means the default.
+/// It holds secrets, so it has no `Debug` form.
 #[derive(Clone)]
 pub struct SettingsInput {
-    /// Where deliveries go.
+    /// The URL to which deliveries are sent.
     pub target_url: String,
     /// Patterns of the event types that it wants.
     pub event_types: Vec<String>,
@@ -43,52 +43,52 @@ pub struct SettingsInput {
     pub metadata_filter: BTreeMap<String, String>,
     /// Conditions on an event's payload.
     pub payload_filter: Option<Value>,
-    /// What deliveries are signed with.
+    /// The secret that signs deliveries; absent means a fresh one, or that the current one stays.
     pub secret: Option<String>,
-    /// A name for people.
+    /// A name by which people recognize the subscription.
     pub name: Option<String>,
-    /// The tenant whose it is, which cannot be changed.
+    /// The tenant to which the subscription belongs; it cannot be changed.
     pub tenant_id: Option<String>,
     /// Headers that are sent with each attempt.
     pub headers: BTreeMap<String, String>,
-    /// The owner's own notes.
+    /// The owner's own notes; Postrider does not interpret them.
     pub metadata: BTreeMap<String, String>,
-    /// When a failed delivery is tried again.
+    /// When a failed attempt is repeated, and how often.
     pub retry_policy: Option<RetryPolicyInput>,
-    /// Milliseconds an attempt may take.
+    /// Milliseconds that one attempt may take.
     pub timeout_ms: Option<u32>,
-    /// How deliveries are signed.
+    /// The way in which deliveries are signed.
     pub signature_scheme: Option<SignatureScheme>,
-    /// What opens its ingest.
+    /// The proof that a request to its ingest must bring.
     pub ingest_auth: Option<IngestAuth>,
-    /// Whose signatures its ingest takes.
+    /// The provider whose signatures its ingest accepts.
     pub ingest_signature: Option<IngestSignatureInput>,
-    /// Requests a second that its ingest takes.
+    /// Requests a second that its ingest accepts; absent means no limit.
     pub ingest_rate_limit_per_second: Option<u32>,
 }
 
-/// Whose signatures an ingest is to take, before it is checked.
+/// The signatures that an ingest is to accept, before they are checked.
 #[derive(Clone)]
 pub struct IngestSignatureInput {
-    /// Whose way of signing it is.
+    /// The provider whose way of signing is used.
     pub provider: Provider,
-    /// The secrets, any of which will do; those that there are where absent.
+    /// The provider's secrets, any of which may sign. Absent means that the current ones stay.
     pub secrets: Option<Vec<String>>,
-    /// How far a signature's timestamp may be from the present, in seconds.
+    /// How many seconds a signature's timestamp may differ from the present time.
     pub tolerance_seconds: Option<u32>,
 }
 
-/// What an input comes to.
+/// A checked input.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// The settings.
+    /// The settings in valid form.
     pub settings: Settings,
-    /// A new secret, where one was given, or where the current secret cannot sign in the scheme.
+    /// A new secret, where one was given, or where the current secret cannot sign in the new scheme.
     pub secret: Option<SecretReplacement>,
 }
 
 impl SettingsInput {
-    /// Checks everything at once. `current` is the subscription that is being changed, if one is.
+    /// Checks all fields at once. `current` is the subscription that is being changed; `None` for a new one.
     ///
     /// # Errors
     /// Every broken rule.
@@ -161,8 +161,8 @@ fn parse_filters(metadata: BTreeMap<String, String>, payload: Option<&Value>, pr
     Filters { metadata, payload }
 }
 
-/// The secret that is given, or one that the scheme makes necessary: a secret of the kind that the current one is
-/// cannot sign in every scheme.
+/// The secret that was given, or a fresh one where the scheme makes that necessary: not every kind of secret can sign
+/// in every scheme.
 fn parse_secret(
     given: Option<&str>,
     scheme: SignatureScheme,

@@ -1,4 +1,4 @@
-//! Subscriptions in the database: their SQL, each change with its entry in the audit log.
+//! Subscriptions in the database: the SQL. Each change comes with its entry in the audit log.
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -31,18 +31,19 @@ use crate::{
     },
 };
 
-/// Which subscriptions a list shows.
+/// Which subscriptions a list shows; an absent field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only subscriptions of this tenant.
     pub tenant_id: Option<String>,
-    /// Only those in this state.
+    /// Only subscriptions in this state.
     pub state: Option<State>,
-    /// Only those with these entries in their metadata.
+    /// Only subscriptions with these entries in their metadata.
     pub metadata: Option<Metadata>,
 }
 
-/// The statement that reads whole subscriptions, for a condition with its arguments: the columns stand here once.
+/// The statement that reads whole subscriptions, completed by a condition with its arguments, so that the columns are
+/// listed once.
 macro_rules! select_subscriptions {
     ($condition:tt, $($arguments:tt)*) => {
         sqlx::query_as!(
@@ -63,7 +64,7 @@ macro_rules! select_subscriptions {
     };
 }
 
-/// Reads and writes subscriptions.
+/// Reads and writes subscriptions, sealing and opening their secrets.
 #[derive(Clone, Debug)]
 pub struct Subscriptions {
     pub(crate) pool: PgPool,
@@ -71,14 +72,15 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Over this database, with secrets sealed by this keyring.
+    /// Subscriptions in this database, whose secrets this keyring seals.
     #[must_use]
     pub fn new(pool: PgPool, keyring: Keyring) -> Self {
         Self { pool, keyring }
     }
 
-    /// Creates one, and the lane in which its deliveries will wait; or answers what was answered when this was asked
-    /// before. It signs with `secret`, or a fresh one where there is none. `answer` makes the answer that is kept.
+    /// Creates a subscription and the lane in which its deliveries will wait, or returns the stored answer where the
+    /// same request was made before. It signs with `secret`, or with a fresh one where there is none. `answer` makes
+    /// the answer that is stored with the idempotency key.
     pub async fn create(
         &self,
         actor: Actor,
@@ -131,12 +133,12 @@ impl Subscriptions {
         Ok(Creation::Now(created))
     }
 
-    /// One of them.
+    /// Reads one subscription.
     pub async fn get(&self, id: SubscriptionId) -> Result<Subscription> {
         self.fetch(&mut *self.pool.acquire().await?, id).await
     }
 
-    /// What a tenant's subscriptions want; those that are disabled want nothing.
+    /// Reads the interests of a tenant's subscriptions; disabled ones want nothing.
     pub async fn audience(&self, tenant_id: &str) -> Result<Audience> {
         let rows = sqlx::query!(
             "SELECT id, event_types, filters FROM subscriptions
@@ -154,7 +156,7 @@ impl Subscriptions {
         Ok(Audience::new(interests.collect::<Result<_>>()?))
     }
 
-    /// The newest first.
+    /// Lists subscriptions, the newest first.
     pub async fn list(&self, filter: &Filter, page: Page) -> Result<Vec<Subscription>> {
         let rows = select_subscriptions!(
             "WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
@@ -171,8 +173,8 @@ impl Subscriptions {
         rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
     }
 
-    /// Changes its settings to what `change` makes of it as it is, and its secret where `change` gives a new one.
-    /// Nobody else changes it in between.
+    /// Changes the settings to what `change` makes of the present ones, and the secret where `change` gives a new one.
+    /// The row is locked, so nobody else changes it in between.
     pub async fn update(
         &self,
         actor: Actor,
@@ -226,8 +228,8 @@ impl Subscriptions {
         Ok(updated)
     }
 
-    /// Moves it to another state. A lane that is not active is held for ever; one that becomes active is looked at
-    /// at once. Moving to the state it is in changes nothing.
+    /// Moves a subscription to another state. The lane of one that is not active is held for ever; the lane of one that
+    /// becomes active is due at once. Moving to the present state changes nothing.
     pub async fn set_state(&self, actor: Actor, id: SubscriptionId, change: StateChange) -> Result<Subscription> {
         let mut transaction = self.pool.begin().await?;
         lock(&mut transaction, id).await?;
@@ -264,7 +266,7 @@ impl Subscriptions {
         Ok(changed)
     }
 
-    /// Deletes it, and answers it as it was. What was waiting is canceled by the workers, as they come to it.
+    /// Deletes a subscription, and returns it as it was. Workers cancel its waiting deliveries when they claim them.
     pub async fn delete(&self, actor: Actor, id: SubscriptionId) -> Result<Subscription> {
         let mut transaction = self.pool.begin().await?;
         lock(&mut transaction, id).await?;
@@ -278,7 +280,7 @@ impl Subscriptions {
         Ok(current)
     }
 
-    /// Its secrets, with a note in the audit log that they were shown.
+    /// Returns the subscription's secrets; the audit log records that they were shown.
     pub async fn show_secrets(&self, actor: Actor, id: SubscriptionId) -> Result<SigningSecrets> {
         let mut transaction = self.pool.begin().await?;
         let shown = self.fetch(&mut transaction, id).await?;
@@ -298,7 +300,7 @@ impl Subscriptions {
     }
 }
 
-/// What a subscription wants, read on the caller's connection; `None` where it is disabled or there is none.
+/// Reads a subscription's interest on the caller's connection; `None` where it is disabled or does not exist.
 pub(crate) async fn interest(connection: &mut PgConnection, id: SubscriptionId) -> Result<Option<Interest>> {
     let row = sqlx::query!(
         "SELECT event_types, filters FROM subscriptions
@@ -310,7 +312,7 @@ pub(crate) async fn interest(connection: &mut PgConnection, id: SubscriptionId) 
     Ok(Some(Interest { id, event_types, filters: filters_of(row.filters)? }))
 }
 
-/// Locks the row, so that changes of one subscription come one after the other.
+/// Locks the subscription's row, so that changes to it come one after the other.
 pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!("SELECT id FROM subscriptions WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", id.0)
         .fetch_optional(connection)
@@ -319,7 +321,7 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> R
         .ok_or(Error::NotFound("subscription"))
 }
 
-/// Lets the lane be served again, from now, and wakes the workers when this transaction commits.
+/// Ends the lane's hold, so that it is due now, and wakes the workers when this transaction commits.
 async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!(
         "UPDATE lanes SET is_paused = false, due_at = greatest(clock_timestamp(), rests_until), drained_at = NULL

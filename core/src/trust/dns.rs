@@ -1,6 +1,7 @@
-//! Looking names up, so that nobody's slow name servers keep others from being found: each name once at a time, a share
-//! for each domain, a limit over all; whoever finds no room waits for a turn. How the system is asked stands in
-//! [`system`]; what the answers are good for is judged by [`crate::trust::target_policy::TargetPolicy`].
+//! DNS look-ups that are shared fairly, so that slow name servers of one domain do not delay the others: each name is
+//! asked for once at a time, each domain has a share, and there is a limit over all. A caller that finds no room waits
+//! for its turn. How the system is asked is in [`system`]; which addresses are acceptable is decided by
+//! [`crate::trust::target_policy::TargetPolicy`].
 
 mod system;
 
@@ -23,35 +24,35 @@ use self::system::SystemResolver;
 
 /// Look-ups under way, at most. Each holds a few sockets.
 const LOOKUPS_MAX: usize = 256;
-/// Look-ups under way of names that end in the same two labels, at most.
+/// Look-ups under way of names that share their last two labels, at most.
 const LOOKUPS_PER_DOMAIN_MAX: usize = 16;
-/// Names that are being looked up or wait for their turn, at most.
+/// Names that are being looked up or wait for their turn, at most; further ones are refused as busy.
 const NAMES_MAX: usize = 16_384;
-/// How long a look-up may take, and how long somebody waits for one. It is shorter than connecting may take, so that a
-/// name that does not resolve is told as such.
+/// How long a look-up may take, and how long a caller waits for one. It is shorter than connecting may take, so that a
+/// name that does not resolve is reported as such.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long an answer is good for, also that there is none. It is longer than the rest of a delivery that found no
-/// room, so that the answer that came meanwhile is of use.
+/// How long an answer is used, even if it is that there is no address. It is longer than a delivery rests that found no
+/// room for its look-up, so that the answer that arrived meanwhile is still of use.
 const ANSWER_LIFE: Duration = Duration::from_secs(10);
 /// Answers kept, at most.
 const ANSWERS_MAX: u64 = 10_000;
 
-/// Addresses, on their way.
+/// A look-up that resolves to the addresses of a host.
 pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
 
-/// A way to look names up.
+/// A way to look up names.
 pub trait Lookup: Send + Sync {
-    /// All addresses of a host, of both families; an error of the kind `ResourceBusy` where we had no room to ask.
+    /// All addresses of a host, of both families. An error of the kind `ResourceBusy` means that we had no room to ask.
     fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a>;
 
-    /// Whether a look-up of this host is under way that has had to wait for others. Where it comes too late, that is
-    /// not the host's fault.
+    /// Whether a look-up of this host is under way that had to wait for other look-ups. If it then ends too late, that
+    /// is not the host's fault.
     fn is_held_up(&self, _host: &str) -> bool {
         false
     }
 }
 
-/// How names are looked up: as the system is configured, where nobody says otherwise.
+/// The way in which names are looked up; by default, as the system is configured.
 #[derive(Clone)]
 pub struct Dns(pub Arc<dyn Lookup>);
 
@@ -66,18 +67,18 @@ impl Default for Dns {
     }
 }
 
-/// What a look-up has found, for all who wait for it.
+/// The result of a look-up, for all callers that wait for it.
 type Found = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
-/// A look-up that has not found anything yet.
+/// A look-up that has no result yet.
 #[derive(Clone)]
 struct UnderWay {
     found: watch::Receiver<Option<Found>>,
-    /// Set when it has to wait for its turn.
+    /// Set once the look-up has to wait for its turn.
     is_held_up: Arc<AtomicBool>,
 }
 
-/// Look-ups that are shared by all who ask for the same name.
+/// Look-ups that all callers share who ask for the same name.
 struct Shared<F> {
     ask: F,
     timeout: Duration,
@@ -85,7 +86,7 @@ struct Shared<F> {
     answers: Cache<String, Found>,
 }
 
-/// What is under way, and who may begin.
+/// The look-ups under way, and the room that is left for more.
 struct Desk {
     room: Arc<Semaphore>,
     open: Mutex<Open>,
@@ -94,7 +95,7 @@ struct Desk {
 #[derive(Default)]
 struct Open {
     under_way: HashMap<String, UnderWay>,
-    /// Of each domain that has names under way.
+    /// For each domain that has names under way, its room and how many names it has.
     shares: HashMap<String, Share>,
 }
 
@@ -109,7 +110,7 @@ impl Desk {
     }
 }
 
-/// A name's entry at the desk; taken away when it is dropped, however its look-up ended.
+/// The entry of one name among the look-ups under way. Dropping it removes the name, however its look-up ended.
 struct Entry {
     desk: Arc<Desk>,
     host: String,
@@ -132,7 +133,8 @@ impl Drop for Entry {
 }
 
 impl Entry {
-    /// Waits for this name's turn: first in its domain, so that nobody waits for others while holding room for all.
+    /// Waits for this name's turn, first within its domain, so that no name waits for its domain while it takes room
+    /// from all.
     async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         [self.place_in(&self.share).await, self.place_in(&self.desk.room).await]
     }
@@ -157,7 +159,7 @@ where
         Self { ask, timeout, desk: Arc::new(desk), answers }
     }
 
-    /// Joins the look-up of this name, or begins one, which goes on although nobody may wait for it any more: who comes
+    /// Joins the look-up of this name, or begins one. It goes on even if its callers give up, so that one who comes
     /// again finds its answer, or its place among those that wait.
     fn join(&self, host: &str) -> io::Result<UnderWay> {
         let mut open = self.desk.open();
@@ -236,8 +238,8 @@ fn late(timeout: Duration) -> (io::ErrorKind, String) {
     (io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"))
 }
 
-/// The last two labels of a name, which is as good a guess as any at whose it is. Where many have names under one such
-/// domain, they wait for each other's look-ups, and are not refused.
+/// The last two labels of a name: a good enough guess at who owns it. Where many owners share such a domain, their
+/// names wait for each other's look-ups, but are not refused.
 fn domain(host: &str) -> &str {
     let host = host.trim_end_matches('.');
     host.rmatch_indices('.').nth(1).map_or(host, |(place, _)| &host[place + 1..])

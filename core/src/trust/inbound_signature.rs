@@ -1,5 +1,5 @@
-//! Verifying signatures of what comes in, as the large providers make them. Pure: headers, payload and time are handed
-//! in. Which subscription wants what stands in [`crate::trust::ingest_auth`].
+//! Verifies signatures of incoming requests, as the large providers make them. It is pure: headers, payload and time
+//! are arguments. Which signature a subscription accepts is in [`crate::trust::ingest_auth`].
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -12,11 +12,11 @@ use crate::{
     validation,
 };
 
-/// Signatures of one request that are looked at, at most: providers send one or two, Postrider up to five.
+/// Signatures of one request that are checked, at most: providers send one or two, Postrider up to five.
 const SIGNATURES_MAX: usize = 5;
-/// Bytes of a message's id that are signed along, at most.
+/// Bytes of a message's id, which is part of what is signed, at most.
 const ID_BYTES_MAX: usize = 256;
-/// Digits of a timestamp in seconds, at most: until the year 318857.
+/// Digits of a timestamp in seconds since 1970, at most: enough until the year 318857.
 const TIMESTAMP_DIGITS_MAX: usize = 13;
 /// Characters of a provider's secret, at most.
 const SECRET_CHARACTERS_MAX: usize = 512;
@@ -24,7 +24,7 @@ const SECRET_CHARACTERS_MAX: usize = 512;
 const STANDARD_BYTES_MIN: usize = 12;
 
 text_enum! {
-    /// Whose way of signing it is.
+    /// The provider whose way of signing is used.
     pub enum Provider {
         /// `X-Hub-Signature-256: sha256=` and hex, over the body. No timestamp.
         Github = "github",
@@ -39,31 +39,32 @@ text_enum! {
     }
 }
 
-/// Why a signature opens nothing.
+/// Why a signature is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A header is not there, or is something else.
+    /// A header is missing or cannot be understood.
     #[error("the header `{0}` is missing or cannot be understood")]
     Unreadable(&'static str),
-    /// It was made too long ago, or lies in the future.
+    /// The signature was made too long ago, or lies in the future.
     #[error("the signature's timestamp is too far from the present time")]
     Stale,
-    /// It was made with another secret, or over something else.
+    /// The signature was made with another secret, or over something else.
     #[error("the signature does not fit the body and the secret")]
     Wrong,
 }
 
-/// A signature that fits.
+/// A signature that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// What the same request sent again has in common with it, and nobody can change: the signed id of the message, or
-    /// else the digest of what is signed, its timestamp included. `None` where the scheme has no timestamp.
+    /// The identity of the request, which is the same when it is sent again, and which nobody can change: the signed id
+    /// of the message, or else the digest of what is signed, including its timestamp. `None` where the scheme has no
+    /// timestamp.
     pub once: Option<String>,
 }
 
-/// What a request offers, taken apart.
+/// The signature headers of a request, parsed.
 struct Offer<'h> {
-    /// What is signed before the payload.
+    /// The text that is signed in front of the payload.
     prefix: String,
     timestamp: Option<i64>,
     id: Option<&'h str>,
@@ -76,14 +77,14 @@ enum Algorithm {
     Ed25519,
 }
 
-/// What a signature is verified with.
+/// The key with which a signature is verified.
 enum Key {
     Hmac(Vec<u8>),
     Ed25519(Vec<u8>),
 }
 
 impl Provider {
-    /// The header that brings its signatures.
+    /// The header that contains this provider's signatures.
     #[must_use]
     pub fn header(self) -> &'static str {
         match self {
@@ -95,12 +96,12 @@ impl Provider {
         }
     }
 
-    /// Whether a request offers such a signature, right or wrong.
+    /// Whether a request has such a signature, right or wrong.
     pub fn is_offered<'h>(self, header: impl Fn(&str) -> Option<&'h str>) -> bool {
         header(self.header()).is_some() || self == Self::Standard && header("svix-signature").is_some()
     }
 
-    /// Checks a secret as the provider shows it to people.
+    /// Checks a secret in the form in which the provider shows it to people.
     ///
     /// # Errors
     /// What is wrong with it, without showing it.
@@ -109,11 +110,11 @@ impl Provider {
         self.key(text).map(|_| ())
     }
 
-    /// Verifies a request's signature with any of these secrets. Everything that is compared takes the same time
-    /// whatever differs. `now` is in seconds since 1970.
+    /// Verifies a request's signature with any of these secrets. Comparing takes the same time whatever differs, so
+    /// that the time reveals nothing. `now` is in seconds since 1970.
     ///
     /// # Errors
-    /// Why it opens nothing.
+    /// Why the signature is refused.
     pub fn verify<'h>(
         self,
         secrets: &[String],
@@ -131,7 +132,8 @@ impl Provider {
         if !fits {
             return Err(Refused::Wrong);
         }
-        // What is signed, not the signature: of two secrets either makes one over the same.
+        // The digest is over the signed text and not the signature, because each of two valid secrets makes another
+        // signature.
         let signed = || hex::encode(Sha256::new().chain_update(&offer.prefix).chain_update(payload).finalize());
         let once = offer.timestamp.map(|_| offer.id.map_or_else(signed, |id| format!("id:{id}")));
         Ok(Verified { once })
@@ -200,7 +202,8 @@ fn stripe(value: &str) -> Option<Offer<'_>> {
     (!signatures.is_empty()).then_some(Offer { prefix, timestamp: Some(timestamp), id: None, signatures })
 }
 
-/// Standard Webhooks, "Webhook headers": signatures are a list with spaces; of what is not understood, none fits.
+/// Parses the headers of Standard Webhooks ("Webhook headers"). Signatures are separated by spaces; those of unknown
+/// versions never fit.
 fn standard<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Result<Offer<'h>, Refused> {
     let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
     let unbranded = ["svix-id", "svix-timestamp", "svix-signature"];
@@ -225,20 +228,20 @@ fn standard<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Result<Offer<'h>, R
     Ok(Offer { prefix: format!("{id}.{text}."), timestamp: Some(timestamp), id: Some(id), signatures })
 }
 
-/// Seconds since 1970, and the text as it is signed.
+/// Parses a timestamp; returns its text, as it is signed, and the seconds since 1970.
 fn seconds(text: &str) -> Option<(&str, i64)> {
     let plain = (1..=TIMESTAMP_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| text.parse().ok()).flatten().map(|seconds| (text, seconds))
 }
 
 impl Offer<'_> {
-    /// Whether a signature was made with this key over this payload.
+    /// Whether one of the signatures was made with this key over this payload.
     fn fits(&self, key: &Key, payload: &[u8]) -> bool {
         let of = |wanted| self.signatures.iter().filter(move |(algorithm, _)| *algorithm == wanted);
         match key {
             Key::Hmac(key) if of(Algorithm::Hmac).count() > 0 => {
                 let expected = mac(key, &[self.prefix.as_bytes(), payload]);
-                // Every one is compared, so that the time tells nothing of which one fits.
+                // All of them are compared, so that the time does not reveal which one fits.
                 of(Algorithm::Hmac).filter(|(_, given)| bool::from(expected.ct_eq(given))).count() > 0
             }
             Key::Ed25519(key) if of(Algorithm::Ed25519).count() > 0 => {

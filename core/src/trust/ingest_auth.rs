@@ -1,5 +1,5 @@
-//! What a request to a subscription's ingest has to show: a key, a signature, either or nothing; and whose signature,
-//! made with which secrets. How signatures are verified stands in [`crate::trust::inbound_signature`].
+//! The proof that a request to a subscription's ingest must bring (an API key, a signature, either or none), and the
+//! provider and secrets that its signature must be made with. Verifying is in [`crate::trust::inbound_signature`].
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ use crate::{
     trust::inbound_signature::{Provider, Refused, Verified},
 };
 
-/// Secrets of one provider that are valid side by side, at most: enough for a rotation.
+/// Secrets of one provider that may be valid at the same time, at most: enough for a rotation.
 pub const SECRETS_MAX: usize = 4;
-/// How far a signature's timestamp may be from the present, in seconds, by default (Standard Webhooks' own).
+/// How many seconds a signature's timestamp may differ from the present time by default (as in Standard Webhooks).
 pub const TOLERANCE_SECONDS_DEFAULT: u32 = 300;
-/// How far it may be at most. Twice this is how long a request can be replayed, and idempotency keys, which make a
-/// replay harmless, live for an hour at least.
+/// The largest tolerance, in seconds. A request can be replayed for twice this time. Idempotency keys, which make a
+/// replay harmless, are remembered for at least an hour.
 pub const TOLERANCE_SECONDS_MAX: u32 = 1800;
 
 text_enum! {
-    /// What opens a subscription's ingest.
+    /// The proof that a request to a subscription's ingest must bring.
     #[derive(Default)]
     pub enum IngestAuth {
         /// An API key with the scope `ingest`, or a valid signature.
@@ -28,14 +28,15 @@ text_enum! {
         KeyOrSignature = "key_or_signature",
         /// An API key only.
         Key = "key",
-        /// A signature only, so that what is stored is what the provider sent.
+        /// A valid signature only, so that nothing is stored but what the provider sent.
         Signature = "signature",
-        /// Nothing: whoever knows the URL can post.
+        /// No proof: whoever knows the URL can post.
         None = "none",
     }
 }
 
-/// Whose signatures a subscription's ingest takes. Its `Debug` form does not show the secrets.
+/// The provider whose signatures a subscription's ingest accepts, with the secrets. The `Debug` form does not show
+/// them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IngestSignature {
     provider: Provider,
@@ -43,7 +44,7 @@ pub struct IngestSignature {
     tolerance_seconds: u32,
 }
 
-/// Its form before it is sealed.
+/// The form in which it is stored, once it is sealed.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     provider: String,
@@ -52,10 +53,10 @@ struct Stored {
 }
 
 impl IngestSignature {
-    /// Checks it. Where no secrets are given, those of `current` stay, if they are of the same provider.
+    /// Checks all fields. Where no secrets are given, the ones of `current` stay, if they belong to the same provider.
     ///
     /// # Errors
-    /// The field that is wrong, and why, without showing a secret.
+    /// The first field that is wrong, and why, without showing a secret.
     pub fn parse(
         provider: Provider,
         secrets: Option<Vec<String>>,
@@ -77,25 +78,25 @@ impl IngestSignature {
         Ok(Self { provider, secrets, tolerance_seconds })
     }
 
-    /// Whose they are.
+    /// The provider whose signatures are accepted.
     #[must_use]
     pub fn provider(&self) -> Provider {
         self.provider
     }
 
-    /// How far a timestamp may be from the present.
+    /// How many seconds a signature's timestamp may differ from the present time.
     #[must_use]
     pub fn tolerance_seconds(&self) -> u32 {
         self.tolerance_seconds
     }
 
-    /// Whether it has the same secrets as another.
+    /// Whether the secrets are the same as the other's.
     #[must_use]
     pub fn has_secrets_of(&self, other: &Self) -> bool {
         self.secrets == other.secrets
     }
 
-    /// How many secrets there are.
+    /// How many secrets are valid at the same time.
     #[must_use]
     pub fn secret_count(&self) -> usize {
         self.secrets.len()
@@ -104,7 +105,7 @@ impl IngestSignature {
     /// Verifies a request's signature; `now` is in seconds since 1970.
     ///
     /// # Errors
-    /// Why it opens nothing.
+    /// Why the signature is refused.
     pub fn verify<'h>(
         &self,
         header: impl Fn(&str) -> Option<&'h str>,
@@ -114,7 +115,7 @@ impl IngestSignature {
         self.provider.verify(&self.secrets, self.tolerance_seconds, header, payload, now)
     }
 
-    /// As it may be shown.
+    /// The form that may be shown: the number of secrets instead of the secrets.
     #[must_use]
     pub fn audited(&self) -> Value {
         json!({
@@ -124,7 +125,7 @@ impl IngestSignature {
         })
     }
 
-    /// Its stored form, secrets in the clear: to be sealed.
+    /// The form in which it is stored, once it is sealed: JSON with the secrets in the clear.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let provider = self.provider.as_str().to_owned();
@@ -132,10 +133,10 @@ impl IngestSignature {
         serde_json::to_vec(&stored).expect("texts and a number have a JSON form")
     }
 
-    /// What was valid when it was stored.
+    /// Parses what was valid when it was stored.
     ///
     /// # Errors
-    /// When it is not what [`Self::to_json`] makes.
+    /// When the text is not what [`Self::to_json`] makes.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let stored: Stored = serde_json::from_slice(json).map_err(|_| "a stored ingest signature is damaged")?;
         let Stored { provider, secrets, tolerance_seconds } = stored;

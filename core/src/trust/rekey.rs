@@ -1,6 +1,6 @@
-//! Changing the master key: everything that is sealed with another key than the first one of the ring is sealed anew.
-//! It can be stopped at any moment and begun again, beside running processes: a row that somebody changes meanwhile is
-//! left to them, and everything is looked at again until nothing is left.
+//! Changing the master key: everything that is sealed with a key other than the first of the ring is sealed anew. This
+//! may be stopped at any moment and begun again, beside running processes. A row that somebody changes meanwhile is
+//! left alone, and all rows are read again until nothing is left to do.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -11,24 +11,24 @@ use crate::{
     trust::seal::{Keyring, ingest_signature_context},
 };
 
-/// Rows that are read at a time.
+/// Rows that one query reads.
 const BATCH: i64 = 1000;
-/// How often everything is looked at, at most.
+/// How often all rows are read, at most.
 const PASSES_MAX: u32 = 10;
-/// What the keys of kept answers begin with that are sealed; those of events hold ids only (see
-/// [`crate::event::idempotency`]).
+/// The prefix of the idempotency keys whose stored answers are sealed. The answers for events hold only ids, so they
+/// are not sealed (see [`crate::event::idempotency`]).
 const MADE: &str = "made:";
-/// Dns of unopened rows that are kept, at most.
+/// Names of unopened rows that are reported, at most.
 const UNOPENED_MAX: usize = 100;
 
-/// What has been done.
+/// The result of changing the master key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rekeyed {
     /// Rows that have been sealed anew.
     pub resealed: u64,
-    /// Rows of the last look that somebody else was changing at that moment.
+    /// Rows that the last pass could not write, because somebody else changed them at that moment.
     pub missed: u64,
-    /// Rows of the last look that could not be opened, because their key is not in the ring or they are damaged; the
+    /// Names of rows that the last pass could not open, because their key is not in the ring or they are damaged; the
     /// first hundred.
     pub unopened: Vec<String>,
 }
@@ -36,13 +36,13 @@ pub struct Rekeyed {
 struct Walk<'a> {
     pool: &'a PgPool,
     keyring: &'a Keyring,
-    /// What everything that is sealed with the present key begins with.
+    /// The bytes with which everything begins that is sealed with the first key.
     mark: Vec<u8>,
     done: Rekeyed,
 }
 
-/// Seals everything anew that is not sealed with the first key. Nothing is left when nothing was missed and everything
-/// could be opened.
+/// Seals anew everything that is not sealed with the first key. Nothing is left to do when no row was missed and every
+/// row could be opened.
 ///
 /// # Errors
 /// When the database is away; what was done until then stays done.
@@ -58,20 +58,21 @@ pub async fn rekey(pool: &PgPool, keyring: &Keyring) -> Result<Rekeyed> {
         if walk.done.resealed == resealed_before && walk.done.missed == 0 {
             break;
         }
-        // Of the last look it has to be known that it found nothing.
+        // Only a pass that finds nothing to do proves that nothing is left; so far there has been none.
         walk.done.missed = walk.done.missed.max(1);
     }
     Ok(walk.done)
 }
 
 impl Walk<'_> {
-    /// Notes whether a row was written, or somebody else had changed it.
+    /// Counts a row as resealed, or as missed where somebody else had changed it.
     fn note(&mut self, rows_affected: u64) {
         self.done.resealed += rows_affected;
         self.done.missed += u64::from(rows_affected == 0);
     }
 
-    /// The columns of a row, sealed anew; `None` where they are sealed so already, or one of them cannot be opened.
+    /// Returns the columns of a row, sealed with the first key; `None` where they are already, or where one of them
+    /// cannot be opened.
     fn again<const N: usize>(
         &mut self,
         what: impl FnOnce() -> String,
@@ -201,7 +202,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Kept answers.
+    /// Reseals the stored answers of idempotency keys.
     async fn answers(&mut self) -> Result<()> {
         let (mut tenant, mut after) = (String::new(), String::new());
         loop {

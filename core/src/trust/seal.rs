@@ -1,5 +1,5 @@
-//! Sealing secrets for storage: XChaCha20-Poly1305 under a master key from the environment. It knows nothing of what
-//! is sealed, but for the context of the one secret that shares a row with another.
+//! Sealing secrets for storage: XChaCha20-Poly1305 under a master key from the environment. It does not know what it
+//! seals, except for the context of one secret that shares a row with others.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use chacha20poly1305::{
 };
 use uuid::Uuid;
 
-/// Bytes of a master key.
+/// Bytes of a master key, as the cipher requires.
 const KEY_BYTES: usize = 32;
-/// Bytes of the random nonce in front of each ciphertext; long enough to be drawn at random for ever.
+/// Bytes of the random nonce in front of each ciphertext: so many that random nonces never repeat.
 const NONCE_BYTES: usize = 24;
-/// Bytes of a key's id, at most; its length is stored in one byte.
+/// Bytes of a key's id, at most, because its length is stored in one byte and people read it.
 const KEY_ID_BYTES_MAX: usize = 32;
 
-/// The master keys: the first seals, all of them open.
+/// The master keys: the first one seals, and each of them opens what it sealed.
 #[derive(Clone)]
 pub struct Keyring(Vec<(String, XChaCha20Poly1305)>);
 
@@ -46,8 +46,8 @@ impl Keyring {
         Ok(Self(keys))
     }
 
-    /// Seals a secret. `context` says what it belongs to; only the same context opens it again, so that one row's
-    /// secret cannot be moved to another.
+    /// Seals a secret. `context` says to which row it belongs. Only the same context opens it again, so that nobody can
+    /// move a secret from one row to another.
     #[must_use]
     pub fn seal(&self, secret: &[u8], context: &[u8]) -> Vec<u8> {
         let (_, cipher) = self.present();
@@ -58,7 +58,7 @@ impl Keyring {
         [&self.mark(), nonce.as_slice(), &sealed].concat()
     }
 
-    /// What everything begins with that is sealed with the present key: its id, behind the id's length.
+    /// The bytes with which everything begins that is sealed with the first key: the length of its id, then the id.
     #[must_use]
     pub fn mark(&self) -> Vec<u8> {
         let (id, _) = self.present();
@@ -70,10 +70,10 @@ impl Keyring {
         self.0.first().expect("a keyring holds at least one key")
     }
 
-    /// Opens what [`Self::seal`] made, with whichever key sealed it.
+    /// Opens a sealed secret with whichever key sealed it.
     ///
     /// # Errors
-    /// When that key is not in the ring, or the bytes or the context are not what was sealed.
+    /// When that key is not in the ring, or when the bytes or the context differ from those that were sealed.
     pub fn open(&self, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, String> {
         let damaged = || "a sealed secret is damaged".to_owned();
         let (&id_bytes, rest) = sealed.split_first().ok_or_else(damaged)?;
@@ -86,8 +86,8 @@ impl Keyring {
     }
 }
 
-/// The context that the secrets of a subscription's ingest are sealed in. It differs from the context of the
-/// subscription's other secrets, its id, so that neither column can be moved into the place of the other.
+/// The context in which the secrets of a subscription's ingest are sealed. It differs from the subscription's id, the
+/// context of its other secrets, so that neither column can be moved into the place of the other.
 #[must_use]
 pub(crate) fn ingest_signature_context(subscription_id: Uuid) -> Vec<u8> {
     [subscription_id.as_bytes(), b"ingest_signature".as_slice()].concat()

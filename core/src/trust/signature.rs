@@ -1,5 +1,5 @@
-//! How deliveries are signed: the schemes, and the headers that each of them sends. The secrets stand in
-//! [`crate::trust::signing_secret`]; what verifies signatures of others, in [`crate::trust::inbound_signature`].
+//! How deliveries are signed: the schemes, and the headers that each of them sends. Their secrets are in
+//! [`crate::trust::signing_secret`]; verifying other people's signatures is in [`crate::trust::inbound_signature`].
 
 use chrono::{DateTime, Utc};
 
@@ -17,27 +17,28 @@ text_enum! {
         Standard = "standard",
         /// Standard Webhooks `v1a`: Ed25519 over the same, so that the receiver holds no secret.
         StandardV1a = "standard_v1a",
-        /// `X-Hub-Signature-256` as GitHub makes it: HMAC-SHA256 over the payload, which a replay does not betray.
+        /// `X-Hub-Signature-256` as GitHub makes it: HMAC-SHA256 over the payload only, so a receiver cannot tell a
+        /// replay.
         Github = "github",
         /// `X-Webhook-Signature`: HMAC-SHA256 over `timestamp.payload`, in hex.
         Timestamped = "timestamped",
     }
 }
 
-/// What an attempt's headers tell of it, and what is signed.
+/// The parts of an attempt that its headers show, or that are signed.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// The event's id, the same over all attempts.
+    /// The event's id, which is the same over all attempts.
     pub event_id: &'a str,
-    /// The delivery's id.
+    /// The delivery's id, which is the same over all attempts too.
     pub delivery_id: &'a str,
     /// When the attempt is made, in seconds since 1970.
     pub timestamp: i64,
-    /// The body, byte for byte.
+    /// The request's body, byte for byte.
     pub payload: &'a [u8],
 }
 
-/// Headers that a scheme sets, in lower case: none of them can be chosen as a custom header.
+/// Headers that a scheme sets, in lower case: none of them may be chosen as a custom header.
 pub const SIGNATURE_HEADERS: [&str; 6] = [
     "x-hub-signature-256",
     "x-hub-signature-256-previous",
@@ -48,7 +49,7 @@ pub const SIGNATURE_HEADERS: [&str; 6] = [
 ];
 
 impl SignatureScheme {
-    /// The kind of secret that it signs with.
+    /// The kind of secret that the scheme signs with.
     #[must_use]
     pub fn secret_kind(self) -> SecretKind {
         match self {
@@ -57,7 +58,7 @@ impl SignatureScheme {
         }
     }
 
-    /// Checks that a secret is of the kind that this scheme signs with.
+    /// Checks that the secret is of the kind that this scheme signs with.
     ///
     /// # Errors
     /// What is wrong.
@@ -69,7 +70,7 @@ impl SignatureScheme {
         }
     }
 
-    /// Reads a secret of the kind that this scheme signs with.
+    /// Parses a secret of the kind that this scheme signs with.
     ///
     /// # Errors
     /// What is wrong, without showing it.
@@ -78,8 +79,8 @@ impl SignatureScheme {
         self.check(&secret).map(|()| secret)
     }
 
-    /// Whether a subscription's own secret may open its ingest. Where its deliveries are signed just as its ingest
-    /// would be, whoever sees a delivery could post it there.
+    /// Whether a subscription's own secret may open its ingest. It may not where deliveries are signed in the way that
+    /// its ingest accepts, because whoever sees a delivery could post it there.
     #[must_use]
     pub fn opens_own_ingest(self) -> bool {
         match self {
@@ -88,9 +89,9 @@ impl SignatureScheme {
         }
     }
 
-    /// The headers that prove where a message comes from, with every secret that signs at that moment. Standard
-    /// Webhooks has room for several signatures in its header; where a receiver compares the whole value, that of the
-    /// current secret stands alone and the earlier ones in a header of their own.
+    /// The headers that prove where a message comes from, signed with every secret that is valid at `now`. Standard
+    /// Webhooks allows several signatures in one header. Where receivers compare the whole value, the current secret's
+    /// signature stands alone, and those of earlier secrets are in another header.
     #[must_use]
     pub fn headers(
         self,
@@ -123,12 +124,12 @@ impl SignatureScheme {
     }
 }
 
-/// The hex MACs of these parts, keyed with the text of each secret that signs now and is a text to both sides.
+/// The MACs of these parts in hex, one for each valid secret, keyed with the secret's text.
 fn by_text(secrets: &SigningSecrets, now: DateTime<Utc>, parts: &[&[u8]]) -> Vec<String> {
     secrets.active(now).filter_map(|secret| secret.mac_by_text(parts)).map(hex::encode).collect()
 }
 
-/// The first value under the first name, the others, if any, as a list under the second.
+/// Puts the first value under the first name, and the others, if any, as a list under the second name.
 fn one_and_earlier(
     [first, second]: [&'static str; 2],
     mut values: impl Iterator<Item = String>,
@@ -164,8 +165,8 @@ mod tests {
         headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 
-    /// Published vectors: the first stands in the Standard Webhooks libraries' own tests (Go, Python, PHP, JavaScript),
-    /// the second in the Rust one's, the Ed25519 one and the large ones in the tests of a widely used sender.
+    /// Published vectors: the first is from the tests of the Standard Webhooks libraries (Go, Python, PHP, JavaScript),
+    /// the second from its Rust library, the Ed25519 one and the large ones from the tests of a widely used sender.
     #[test]
     fn published_vectors() {
         use SignatureScheme::{Standard, StandardV1a};

@@ -1,6 +1,5 @@
-//! The secrets that deliveries are signed with: HMAC keys (`whsec_…`) and Ed25519 keys (`whsk_…`), one current and,
-//! during a rotation, earlier ones beside it. What is signed with them, and how it is sent, stands in
-//! [`crate::trust::signature`].
+//! The secrets that sign deliveries: HMAC keys (`whsec_…`) and Ed25519 keys (`whsk_…`). One is current; during a
+//! rotation, earlier ones sign beside it. What is signed, and how it is sent, is in [`crate::trust::signature`].
 
 use std::{fmt, sync::Arc};
 
@@ -10,48 +9,48 @@ use hmac::{Hmac, KeyInit, Mac};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::Sha256;
 
-/// What the text of an HMAC secret begins with (Standard Webhooks, "Signature scheme").
+/// The prefix of an HMAC secret's text (Standard Webhooks, "Signature scheme").
 const HMAC_PREFIX: &str = "whsec_";
-/// What the text of an Ed25519 secret key begins with, by the same section: seed and public key, 64 bytes.
+/// The prefix of an Ed25519 secret key's text, by the same section: seed and public key, 64 bytes.
 const ED25519_PREFIX: &str = "whsk_";
-/// What the text of an Ed25519 public key begins with, by the same section.
+/// The prefix of an Ed25519 public key's text, by the same section.
 pub const PUBLIC_KEY_PREFIX: &str = "whpk_";
-/// Bytes of an HMAC secret, by the same section.
+/// The shortest and longest HMAC secret in bytes, by the same section.
 const HMAC_BYTES_MIN: usize = 24;
 const HMAC_BYTES_MAX: usize = 64;
-/// Bytes of an HMAC secret that we make.
+/// Bytes of an HMAC secret that Postrider makes.
 const HMAC_BYTES_NEW: usize = 32;
 /// Bytes of an Ed25519 seed, and of a public key (RFC 8032 §5.1.5).
 const ED25519_BYTES: usize = 32;
 /// Earlier secrets that may sign beside the current one, at most.
 pub const PREVIOUS_SECRETS_MAX: usize = 4;
 
-/// Which algorithm a secret is for.
+/// The algorithm that a secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretKind {
-    /// HMAC-SHA256: shared with the receiver.
+    /// HMAC-SHA256, whose secret the receiver shares.
     Hmac,
-    /// Ed25519: the receiver has the public half.
+    /// Ed25519, of which the receiver has only the public key.
     Ed25519,
 }
 
-/// A secret to sign with. Its `Debug` form does not show it.
+/// A secret that signs deliveries. Its `Debug` form does not show it.
 #[derive(Clone)]
 pub enum SigningSecret {
-    /// 24 to 64 bytes, as text `whsec_` and base64.
+    /// 24 to 64 bytes; its text is `whsec_` and base64.
     Hmac(Vec<u8>),
-    /// A key pair, as text `whsk_` and the base64 of seed and public key.
+    /// A key pair; its text is `whsk_` and the base64 of seed and public key.
     Ed25519(Arc<Ed25519Secret>),
 }
 
-/// An Ed25519 key pair with the seed it was made of.
+/// An Ed25519 key pair, and the seed that it was made from.
 pub struct Ed25519Secret {
     seed: [u8; ED25519_BYTES],
     pair: Ed25519KeyPair,
 }
 
 impl SigningSecret {
-    /// A fresh one from the system's randomness.
+    /// A fresh secret of this kind, from the system's random numbers.
     #[must_use]
     pub fn generate(kind: SecretKind) -> Self {
         match kind {
@@ -64,7 +63,7 @@ impl SigningSecret {
         }
     }
 
-    /// Reads `whsec_…` or `whsk_…`.
+    /// Parses a text that begins with `whsec_` or `whsk_`.
     ///
     /// # Errors
     /// What is wrong with it, without showing it.
@@ -86,7 +85,7 @@ impl SigningSecret {
         Ok(Self::Ed25519(Arc::new(Ed25519Secret { seed: *seed, pair })))
     }
 
-    /// Its text: only for the answer that shows it to its owner, and for sealing.
+    /// The secret's text, only for the answer that shows it to its owner, and for sealing.
     #[must_use]
     pub fn reveal(&self) -> String {
         match self {
@@ -98,7 +97,7 @@ impl SigningSecret {
         }
     }
 
-    /// What it is for.
+    /// The algorithm that the secret is for.
     #[must_use]
     pub fn kind(&self) -> SecretKind {
         match self {
@@ -107,7 +106,7 @@ impl SigningSecret {
         }
     }
 
-    /// The public half, where it has one: 32 bytes.
+    /// The 32 bytes of the public key; `None` for an HMAC secret.
     #[must_use]
     pub fn public_key(&self) -> Option<&[u8]> {
         match self {
@@ -116,13 +115,13 @@ impl SigningSecret {
         }
     }
 
-    /// The public half as text, `whpk_` and base64.
+    /// The public key as text, `whpk_` and base64; `None` for an HMAC secret.
     #[must_use]
     pub fn public_key_text(&self) -> Option<String> {
         self.public_key().map(|bytes| format!("{PUBLIC_KEY_PREFIX}{}", BASE64_STANDARD.encode(bytes)))
     }
 
-    /// One entry of a `webhook-signature` header over these parts one after the other: `v1,` or `v1a,` and base64.
+    /// One entry of a `webhook-signature` header over the concatenated parts: `v1,` or `v1a,` and base64.
     #[must_use]
     pub(crate) fn sign_standard(&self, parts: &[&[u8]]) -> String {
         match self {
@@ -133,8 +132,8 @@ impl SigningSecret {
         }
     }
 
-    /// HMAC-SHA256 over these parts, keyed with the text of this secret, as the many do who know a secret only as text.
-    /// `None` for a key pair, whose text is nobody else's.
+    /// HMAC-SHA256 over these parts, keyed with this secret's text, as receivers do that treat a secret as text. `None`
+    /// for a key pair, because receivers do not have its text.
     #[must_use]
     pub(crate) fn mac_by_text(&self, parts: &[&[u8]]) -> Option<[u8; 32]> {
         match self {
@@ -144,7 +143,7 @@ impl SigningSecret {
     }
 }
 
-/// HMAC-SHA256 over the parts one after the other.
+/// HMAC-SHA256 over the concatenated parts.
 #[must_use]
 pub(crate) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key");
@@ -169,37 +168,37 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// A secret that has been replaced, and signs beside its successor for a while.
+/// A secret that has been replaced, and that signs beside its successor for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreviousSecret {
-    /// The secret.
+    /// The replaced secret.
     pub secret: SigningSecret,
-    /// From when on it does not.
+    /// When the secret stops signing.
     pub expires_at: DateTime<Utc>,
 }
 
-/// What a subscription signs with.
+/// The secrets that sign a subscription's deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SigningSecrets {
-    /// The current one.
+    /// The current secret, which always signs.
     pub current: SigningSecret,
-    /// Earlier ones, the latest first; some may have expired.
+    /// Earlier secrets, the latest first; some may have stopped signing.
     pub previous: Vec<PreviousSecret>,
 }
 
 impl SigningSecrets {
-    /// Only this one.
+    /// Only a current secret, without earlier ones.
     #[must_use]
     pub fn only(current: SigningSecret) -> Self {
         Self { current, previous: Vec::new() }
     }
 
-    /// Those that sign at that moment: the current one, then earlier ones, the latest first.
+    /// The secrets that sign at `now`: the current one, then earlier ones, the latest first.
     pub fn active(&self, now: DateTime<Utc>) -> impl Iterator<Item = &SigningSecret> {
         std::iter::once(&self.current).chain(self.overlapping(now).map(|previous| &previous.secret))
     }
 
-    /// The earlier ones that still sign at that moment.
+    /// The earlier secrets that still sign at `now`.
     pub fn overlapping(&self, now: DateTime<Utc>) -> impl Iterator<Item = &PreviousSecret> {
         self.previous.iter().filter(move |previous| now < previous.expires_at)
     }

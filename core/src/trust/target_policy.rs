@@ -1,6 +1,6 @@
-//! Which targets a delivery may be sent to. A webhook sender makes requests to addresses that strangers choose, so
-//! everything that is not plainly the public internet is refused, unless the operator allows a network by name. The
-//! same policy judges a target when it is chosen, and again each time a connection is made.
+//! The targets to which a delivery may be sent. A webhook sender makes requests to addresses that strangers choose, so
+//! every address outside the public internet is refused, unless the operator allows its network. The same policy judges
+//! a target when it is chosen, and again whenever a connection is made.
 
 mod public_address;
 
@@ -17,12 +17,12 @@ use url::{Host, Url};
 
 use crate::trust::dns::Dns;
 
-/// How long the look-up of a name may take when a target is chosen; a name that does not resolve by then is taken, and
+/// How long a DNS look-up may take when a target is chosen. A name that has not resolved by then is accepted, and
 /// judged at each connection.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Ports of other protocols, which could be made to read an HTTP request as commands of their own (WHATWG Fetch, "Port
-/// blocking").
+/// Ports of other protocols, whose servers could take parts of an HTTP request for their own commands (WHATWG Fetch,
+/// "Port blocking").
 const FOREIGN_PORTS: [u16; 83] = [
     0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
     110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
@@ -30,18 +30,17 @@ const FOREIGN_PORTS: [u16; 83] = [
     5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 ];
 
-/// Domains whose names mean something in a local network only: by RFC 8375, by ICANN's reservation of 2024, and by
-/// RFC 6762.
+/// Domains whose names are valid in a local network only: by RFC 8375, by ICANN's reservation of 2024, and by RFC 6762.
 const LOCAL_DOMAINS: [&str; 3] = ["home.arpa", "internal", "local"];
 
-/// The operator's word on targets: public addresses, and these networks besides.
+/// The targets that the operator allows: public addresses, and some private networks.
 #[derive(Clone, Default)]
 pub struct TargetPolicy {
-    /// Networks that targets may be in although they are not public.
+    /// Networks that are allowed although their addresses are not public.
     pub allowed_private: Vec<IpNet>,
-    /// Whether only `https` will do.
+    /// Whether only `https` URLs are allowed.
     pub is_https_only: bool,
-    /// How names are looked up.
+    /// The way in which names are looked up.
     pub dns: Dns,
 }
 
@@ -55,63 +54,62 @@ impl fmt::Debug for TargetPolicy {
     }
 }
 
-/// Why a delivery may not go somewhere.
+/// Why a delivery may not be sent to a target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
-    /// Not a public address.
+    /// The address is not public, and its network is not allowed.
     #[error("{0} is not a public address, and its network is not allowed by the operator")]
     Address(IpAddr),
-    /// A name, none of whose addresses is public or allowed. Which they are is not told: the owner of a subscription
-    /// would learn what the operator's resolver knows.
+    /// None of the name's addresses is public or allowed. The message does not show them, because the owner of a
+    /// subscription would learn what the operator's resolver knows.
     #[error("{0} has no public address, and its network is not allowed by the operator")]
     Name(String),
-    /// A name that only this machine or a local network knows, where the operator allows none that it could lead to.
+    /// Only this machine or a local network knows the name, and the operator allows no network that it could be in.
     #[error("{0} is a name for local use, and the operator allows no network that it could be in")]
     LocalName(String),
-    /// Not `https`.
+    /// The URL is not `https`, and the operator allows nothing else.
     #[error("the operator allows only https")]
     NotHttps,
-    /// Another protocol's port.
+    /// The port belongs to another protocol.
     #[error("port {0} belongs to another protocol")]
     Port(u16),
 }
 
-/// Why a name leads nowhere.
+/// Why a name cannot be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
-    /// It has no address at all, or cannot be looked up.
+    /// The name has no address, or cannot be looked up.
     #[error("the host's name does not resolve: {0}")]
     Unresolved(String),
-    /// Too many names are being looked up at the moment: not the name's fault.
+    /// Too many names are being looked up at the moment, which is not this name's fault.
     #[error("too many names are being looked up")]
     Busy,
-    /// It has no address that deliveries may go to.
+    /// The name has no address that deliveries may be sent to.
     #[error(transparent)]
     Blocked(#[from] Blocked),
 }
 
 impl TargetPolicy {
-    /// Reads a comma-separated list of CIDR networks; empty means none.
+    /// Parses a comma-separated list of CIDR networks; an empty text means none.
     ///
     /// # Errors
-    /// Which item is no network.
+    /// The item that is not a network.
     pub fn networks(text: &str) -> Result<Vec<IpNet>, String> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         items.map(|item| item.parse().map_err(|_| format!("`{item}` is not a network such as 10.0.0.0/8"))).collect()
     }
 
-    /// Whether a request may be sent there.
+    /// Whether a request may be sent to this address.
     #[must_use]
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         is_public(address) || self.allowed_private.iter().any(|network| network.contains(&address))
     }
 
-    /// Judges what the text of a target tells: its scheme, its port, and its host where that is an address or a name
-    /// for local use.
+    /// Judges what the text of a URL shows: its scheme, its port, and its host if that is an address or a local name.
     ///
     /// # Errors
-    /// Why nothing may be sent there.
+    /// Why no request may be sent there.
     pub fn check(&self, url: &Url) -> Result<(), Blocked> {
         if self.is_https_only && url.scheme() != "https" {
             return Err(Blocked::NotHttps);
@@ -127,8 +125,8 @@ impl TargetPolicy {
         }
     }
 
-    /// Whether a name could lead to where a request may be sent. Names under `localhost` are this machine's (RFC 6761
-    /// §6.3), whoever resolves them; those of the other local domains may be in any network that the operator allows.
+    /// Whether the name could lead to an allowed address. Names under `localhost` mean this machine (RFC 6761 §6.3),
+    /// whoever resolves them. Names of the other local domains may be in any network that the operator allows.
     fn allows_name(&self, name: &str) -> bool {
         let name = name.trim_end_matches('.');
         let is_in =
@@ -139,10 +137,10 @@ impl TargetPolicy {
         !self.allowed_private.is_empty() || !LOCAL_DOMAINS.into_iter().any(is_in)
     }
 
-    /// The addresses of a host that deliveries may go to; at least one.
+    /// The addresses of a host that deliveries may be sent to; there is at least one.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no such address.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, Unreachable> {
         let found = self.dns.0.addresses(host).await.map_err(|error| match error.kind() {
             io::ErrorKind::ResourceBusy => Unreachable::Busy,
@@ -159,11 +157,11 @@ impl TargetPolicy {
         }
     }
 
-    /// Judges a target when it is chosen. A name that cannot be looked up at the moment is taken: it is judged at each
-    /// connection anyway.
+    /// Judges a target when it is chosen. A name that cannot be looked up at the moment is accepted, because it is
+    /// judged again at each connection.
     ///
     /// # Errors
-    /// Why nothing may be sent there.
+    /// Why no request may be sent there.
     pub async fn vet(&self, url: &Url) -> Result<(), Blocked> {
         self.check(url)?;
         let Some(host) = url.domain() else { return Ok(()) };
@@ -174,7 +172,7 @@ impl TargetPolicy {
     }
 }
 
-/// The address that a URL names in place of a host's name.
+/// The address in a URL whose host is an address and not a name.
 #[must_use]
 pub fn literal_address(url: &Url) -> Option<IpAddr> {
     match url.host()? {

@@ -1,5 +1,5 @@
-//! The URL that a subscription's deliveries are sent to. What its host resolves to is judged when it is chosen and at
-//! each connection, by [`TargetPolicy`]; here only what the text alone can tell.
+//! The URL to which a subscription's deliveries are sent. Here is only what its text alone can show. The addresses of
+//! its host are judged by [`TargetPolicy`], when the URL is chosen and at each connection.
 
 use std::net::IpAddr;
 
@@ -10,12 +10,12 @@ use crate::trust::target_policy::{self, TargetPolicy};
 /// Bytes of a target URL, at most.
 pub const TARGET_URL_BYTES_MAX: usize = 2048;
 
-/// A valid target: http or https, a host, no user name, no fragment.
+/// A valid target: http or https, with a host, without a user name or a fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetUrl(Url);
 
 impl TargetUrl {
-    /// Reads a URL. A host given as an address must be one that the policy allows.
+    /// Parses a URL. If its host is an address, the policy must allow it.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -30,7 +30,7 @@ impl TargetUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err("must not carry a user name or password; send them as a custom header".to_owned());
         }
-        // Written out, as it is stored, it may be longer.
+        // The normalized URL, which is stored, may be longer than the given one.
         if url.as_str().len() > TARGET_URL_BYTES_MAX {
             return Err(format!("must be at most {TARGET_URL_BYTES_MAX} bytes long when it is written out"));
         }
@@ -41,27 +41,27 @@ impl TargetUrl {
         Ok(Self(url))
     }
 
-    /// A URL that was valid when it was stored.
+    /// Parses a URL that was valid when it was stored.
     ///
     /// # Errors
-    /// When it is no URL at all.
+    /// When the text is not a URL.
     pub fn from_stored(text: &str) -> Result<Self, url::ParseError> {
         Url::parse(text).map(Self)
     }
 
-    /// The host, where it is an address: then no resolver is ever asked, so whoever connects must judge it.
+    /// The host if it is an address. Then no resolver is ever asked, so the one who connects must judge the address.
     #[must_use]
     pub fn literal_address(&self) -> Option<IpAddr> {
         target_policy::literal_address(&self.0)
     }
 
-    /// The URL itself.
+    /// The URL in parsed form.
     #[must_use]
     pub fn as_url(&self) -> &Url {
         &self.0
     }
 
-    /// Its text.
+    /// The URL as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    /// However it is spelled: the host that would be connected to counts.
+    /// The host that would be connected to counts, however it is spelled.
     #[test]
     fn spellings_of_what_is_not_public() {
         let policy = TargetPolicy::default();
@@ -165,7 +165,7 @@ mod tests {
         ] {
             assert!(TargetUrl::parse(text, &policy).is_err(), "{text}");
         }
-        // What looks like an address to a person, and is a name: the resolver's answer is judged.
+        // It looks like an address to a person, but is a name: the resolver's answer is judged.
         let name = TargetUrl::parse("http://127.0.0.1.example.com/", &policy).expect("a name");
         assert_eq!(name.literal_address(), None);
     }

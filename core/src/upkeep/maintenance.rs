@@ -1,16 +1,16 @@
-//! What keeps the queue in order besides its users: vacuum, repair, measuring, and the lock by which several workers
-//! share these duties. Partitions have a file of their own.
+//! Keeping the queue in order beside the processes that use it: vacuum, repair, measuring, and the lock by which
+//! several workers share these duties. Partitions are in [`super::partition`].
 
 use sqlx::PgPool;
 
 use crate::Result;
 
-/// Dead rows of a hot table above which it is vacuumed.
+/// Dead rows of a hot table from which on it is vacuumed.
 const DEAD_ROWS_MAX: i64 = 1000;
 
-/// Does a duty unless another process of this schema is doing it; answers whether it was done here. The lock goes
-/// with its connection: a process that dies leaves none behind, and a duty that is dropped half-way keeps it until the
-/// connection closes.
+/// Does a duty, unless another process of this schema is doing it; returns whether it was done here. The lock ends with
+/// its connection: a process that dies leaves no lock behind, and a duty that is dropped half-way keeps the lock until
+/// its connection closes.
 pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = Result<()>>) -> Result<bool> {
     let mut guard = pool.acquire().await?;
     let free = sqlx::query_scalar!(
@@ -26,7 +26,7 @@ pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = R
     done.map(|()| true)
 }
 
-/// Vacuums the hot tables that have gathered dead rows; between the server's own rounds they would outgrow memory.
+/// Vacuums the hot tables that have many dead rows. The server's own vacuum comes too seldom to keep them in memory.
 pub async fn vacuum(pool: &PgPool) -> Result<()> {
     let crowded = sqlx::query_scalar!(
         r#"SELECT relname::text AS "name!" FROM pg_stat_user_tables
@@ -34,16 +34,16 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
         DEAD_ROWS_MAX
     );
     for name in crowded.fetch_all(pool).await? {
-        // Truncating would lock out everybody; skipping is right where somebody vacuums already.
+        // Truncating would lock out everybody. A table that somebody is vacuuming already is skipped.
         let vacuum = format!("VACUUM (SKIP_LOCKED, TRUNCATE off) {name}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(pool).await?;
     }
     Ok(())
 }
 
-/// Finds lanes that are due later than they should be, which no code path should bring about, makes them due, and
-/// answers how many there were. Then forgets the empty lanes of inline deliveries, and of
-/// subscriptions that were deleted a day ago.
+/// Finds lanes that are due later than they should be, which no code path should cause, makes them due, and returns how
+/// many there were. Then removes the empty lanes of inline deliveries, and of subscriptions that were deleted at least
+/// a day ago.
 pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     let repaired = sqlx::query!(
         "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL
@@ -72,7 +72,7 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     Ok(repaired)
 }
 
-/// Unfinished deliveries and dead letters, as gauges.
+/// Sets the gauges of unfinished deliveries and of dead letters.
 pub async fn measure(pool: &PgPool) -> Result<()> {
     let sizes = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM queue) AS "queue!",

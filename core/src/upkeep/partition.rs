@@ -1,19 +1,19 @@
-//! The daily partitions of events, deliveries, inline deliveries and attempts: made ahead of time, dropped when they
-//! are old.
+//! The daily partitions of events, deliveries, inline deliveries and attempts. They are made ahead of time, and dropped
+//! when they are old.
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::Result;
 
-/// Days ahead for which partitions exist.
+/// Days ahead for which partitions are made.
 pub const DAYS_AHEAD: u64 = 7;
-/// Days ahead below which it is an alarm.
+/// Days ahead below which an error is logged.
 pub const DAYS_AHEAD_ALARM: i64 = 2;
-/// How long a step of retention waits for a lock before it leaves the partition for the next time.
+/// How long a step of retention waits for a lock; after that the partition stays until the next run.
 const LOCK_TIMEOUT: &str = "5s";
 
-/// Creates what is missing from yesterday to a week ahead.
+/// Creates missing partitions, from yesterday's to [`DAYS_AHEAD`] days ahead.
 ///
 /// # Errors
 /// When the database is away or refuses.
@@ -32,7 +32,8 @@ pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Whole days after today for which every partition exists, with a metric and a loud log when they are few.
+/// The number of days after today for which every partition exists; also set as a metric, and logged as an error where
+/// it is small.
 ///
 /// # Errors
 /// When the database is away.
@@ -50,20 +51,20 @@ pub async fn runway(pool: &PgPool) -> Result<i64> {
     Ok(days)
 }
 
-/// What retention did.
+/// The result of one run of retention.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retired {
-    /// Partitions dropped.
+    /// Partitions that were dropped.
     pub dropped: Vec<String>,
-    /// Partitions that are old enough and still hold what an unfinished delivery needs.
+    /// Partitions that are old enough, but contain something that an unfinished delivery needs.
     pub kept: Vec<String>,
 }
 
-/// Drops the partitions of days before `oldest`, except those that unfinished deliveries still need: nothing that was
-/// acknowledged is dropped before it is delivered or dead.
+/// Drops the partitions of days before `oldest`, except those that unfinished deliveries still need. So no accepted
+/// event is dropped before its deliveries are finished.
 ///
 /// # Errors
-/// When the database is away or a lock cannot be had; what was dropped by then stays dropped.
+/// When the database is away or a lock is not free in time; what was dropped by then stays dropped.
 pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
     let mut connection = pool.acquire().await?.detach();
     let outcome = retire_on(&mut connection, oldest).await;
@@ -73,10 +74,10 @@ pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
 
 #[expect(clippy::disallowed_methods, reason = "settings of the session, which have no types to check")]
 async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<Retired> {
-    // The scan below may read the whole queue, and a detach waits for every older transaction.
+    // The scan below may read the whole queue, and detaching a partition waits for every older transaction.
     sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
     sqlx::query("SELECT set_config('lock_timeout', $1, false)").bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
-    // Within a day the deliveries go first: without its record, nobody can put a delivery back into the queue.
+    // Of one day, deliveries go first: without its record, nobody can put a delivery back into the queue.
     let old = sqlx::query!(
         r#"SELECT parent AS "parent!", name AS "name!", day AS "day!" FROM partitions WHERE day < $1
             ORDER BY day, parent <> 'deliveries', parent"#,
@@ -95,14 +96,15 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
         match dropped {
             Ok(()) => retired.dropped.push(partition.name),
             Err(error) => {
-                // Somebody is using it, or the detach of another; what is left of the day is left for the next time.
+                // Another transaction uses the partition, or another detach is running. The rest of the day waits for
+                // the next run.
                 tracing::warn!(%error, partition = partition.name, "a partition was not dropped");
                 retired.kept.push(partition.name);
                 break;
             }
         }
     }
-    // What a detach left behind that was cut short before its drop.
+    // These partitions were detached, but the process stopped before it dropped them.
     let orphans = sqlx::query_scalar!(
         r#"SELECT c.relname::text AS "name!" FROM pg_class c
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
@@ -114,7 +116,7 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
         run(connection, format!("DROP TABLE \"{name}\"")).await?;
         retired.dropped.push(name);
     }
-    // Rows of the side table have no partition to go with; a day of them is few.
+    // Rows of the side table are not partitioned, so they are deleted one by one; a day has few of them.
     sqlx::query!(
         "DELETE FROM dead_letters x
           WHERE x.delivery_id < uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')
@@ -126,7 +128,7 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     Ok(retired)
 }
 
-/// Whether an unfinished delivery still needs something of that day.
+/// Whether an unfinished delivery still needs a row of that day.
 async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) -> Result<bool> {
     let needed = sqlx::query_scalar!(
         r#"SELECT EXISTS (
@@ -145,7 +147,7 @@ async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) 
     Ok(needed.fetch_one(connection).await?)
 }
 
-/// Detaches without locking out readers and writers; finishes a detach that was interrupted.
+/// Detaches a partition without locking out readers and writers; completes a detach that was interrupted.
 async fn detach(connection: &mut PgConnection, parent: &str, name: &str) -> std::result::Result<(), sqlx::Error> {
     let concurrently = format!("ALTER TABLE \"{parent}\" DETACH PARTITION \"{name}\" CONCURRENTLY");
     match run(connection, concurrently).await {
@@ -157,7 +159,7 @@ async fn detach(connection: &mut PgConnection, parent: &str, name: &str) -> std:
     }
 }
 
-/// Runs a statement whose only variable parts are names of partitions, which are our own.
+/// Runs a statement that contains names of partitions. They are safe, because Postrider chose them.
 async fn run(connection: &mut PgConnection, statement: String) -> std::result::Result<(), sqlx::Error> {
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
 }

@@ -1,20 +1,20 @@
-//! Parsing payload filters, as [`crate::event::filter`] describes them: every mistake with the path where it is.
+//! Parses payload filters, as [`crate::event::filter`] describes them. Every error names the path where it occurred.
 
 use serde_json::{Map, Value};
 
 use crate::event::filter::{Comparison, Condition, Test};
 
-/// Bytes of a payload filter's JSON text, at most.
+/// Bytes of a payload filter as JSON text, at most.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Conditions of a payload filter, at most; each value of `$in` and `$nin` counts as one.
 pub const CONDITIONS_MAX: usize = 200;
-/// Objects of a payload filter inside each other, at most.
+/// How deeply objects of a payload filter may be nested.
 pub const DEPTH_MAX: usize = 16;
 
 /// Parses a filter.
 ///
 /// # Errors
-/// What is wrong, and where.
+/// What is wrong, and at which path.
 pub(crate) fn parse(source: &Value) -> Result<Condition, String> {
     if source.to_string().len() > FILTER_BYTES_MAX {
         return Err(format!("must be at most {FILTER_BYTES_MAX} bytes of JSON"));
@@ -28,7 +28,7 @@ pub(crate) fn parse(source: &Value) -> Result<Condition, String> {
     Parser { path: Vec::new(), conditions: 0, depth: 0 }.object(entries)
 }
 
-/// Whether there is a NUL in any text of it, which the database cannot store.
+/// Whether any text in the value contains NUL, which the database cannot store.
 fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
@@ -127,7 +127,7 @@ impl Parser {
     }
 }
 
-/// The segments of a member's name: dotted, or a JSON pointer.
+/// The segments of a member's name, which is dotted or a JSON pointer.
 fn segments(member: &str) -> Result<Vec<String>, String> {
     let segments: Vec<String> = match member.strip_prefix('/') {
         Some(pointer) => pointer.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect(),

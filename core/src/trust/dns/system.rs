@@ -1,5 +1,5 @@
-//! Asks for names as this system is configured to: its hosts file, then its name servers. It does not share, limit or
-//! keep anything; that is done by its caller.
+//! Looks up names as this system is configured to: first in its hosts file, then at its name servers. It does not
+//! share, limit or cache look-ups; its caller does.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ use hickory_resolver::{
 
 use crate::error::is_out_of_files;
 
-/// How long the system's configuration and hosts file are used before they are read anew.
+/// How long the system's configuration and hosts file are used before they are read again.
 const SETTINGS_LIFE: Duration = Duration::from_secs(10);
-/// How long a name server may take, at most, before it or the next one is asked again.
+/// How long a name server may take to answer before it or the next one is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The resolver of this system, with its configuration of a moment ago.
+/// The system's resolver, with the configuration that was read last.
 #[derive(Default)]
 pub(super) struct SystemResolver {
     latest: Mutex<Option<(Instant, Arc<TokioResolver>)>>,
@@ -31,7 +31,8 @@ pub(super) struct SystemResolver {
 impl SystemResolver {
     /// All addresses of a host, IPv4 first.
     pub(super) async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        // What URLs allow and host names do not, such as an underscore at a label's end, is found where it exists.
+        // Some names that URLs allow and host names do not, such as labels ending in an underscore, do exist, so they
+        // are accepted.
         let name = Name::from_str_relaxed(host).map_err(io::Error::other)?;
         let resolver = self.resolver().map_err(told)?;
         Ok(resolver.lookup_ip(name).await.map_err(told)?.iter().collect())
@@ -47,13 +48,13 @@ impl SystemResolver {
         let builder = match TokioResolver::builder_tokio() {
             Ok(builder) => builder,
             Err(error) => {
-                // The file may be just being written.
+                // Somebody may be writing the file at this moment.
                 if let Some((_, resolver)) = latest.take() {
-                    tracing::warn!(%error, "the configuration of name servers could not be read; it stays as it was");
+                    tracing::warn!(%error, "the configuration of name servers could not be read; the old one is kept");
                     *latest = Some((Instant::now(), Arc::clone(&resolver)));
                     return Ok(resolver);
                 }
-                // Where there is none, resolv.conf(5) says to ask this machine.
+                // Where there is no configuration, resolv.conf(5) says that this machine is the name server.
                 tracing::debug!(%error, "there is no configuration of name servers");
                 let this_machine = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
                 let config = ResolverConfig::from_parts(None, Vec::new(), vec![this_machine]);
@@ -70,12 +71,12 @@ fn bounded(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> ResolverBuilde
     let options = builder.options_mut();
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.timeout = options.timeout.min(ANSWER_TIMEOUT);
-    // Answers are kept by the caller, for as long as it says.
+    // The caller caches answers.
     options.cache_size = 0;
     builder
 }
 
-/// An error in words for whoever reads the log of attempts; of the kind `ResourceBusy` where the fault is ours.
+/// The error in words for the log of attempts. It has the kind `ResourceBusy` where the fault is ours.
 fn told(error: NetError) -> io::Error {
     match &error {
         NetError::Io(io) if is_out_of_files(io) => io::Error::new(io::ErrorKind::ResourceBusy, error.to_string()),
@@ -91,7 +92,8 @@ fn told(error: NetError) -> io::Error {
 mod tests {
     use super::*;
 
-    /// What is told without asking anybody: the hosts file knows `localhost` everywhere, and RFC 6761 what follows.
+    /// Names that are resolved without asking a server: the hosts file contains `localhost` everywhere, and RFC 6761
+    /// reserves the others.
     #[tokio::test]
     async fn names_of_this_machine_and_names_that_cannot_be() {
         let system = SystemResolver::default();

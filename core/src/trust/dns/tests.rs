@@ -13,14 +13,14 @@ fn domains() {
     }
 }
 
-/// Longer than these tests take.
+/// Longer than any of these tests takes.
 const LONG: Duration = Duration::from_secs(60);
-/// For who waits in vain.
+/// For callers that are to wait in vain.
 const SHORT: Duration = Duration::from_millis(50);
 
 type Ask = Box<dyn Fn(String) -> Addresses<'static> + Send + Sync>;
 
-/// Names that begin with `slow` are found when the gate lets them through.
+/// A resolver in which names that begin with `slow` are found only when the gate lets them through.
 fn gated(gate: &Arc<Semaphore>, asked: &Arc<AtomicUsize>) -> Shared<Ask> {
     let (gate, asked) = (Arc::clone(gate), Arc::clone(asked));
     let ask = move |host: String| -> Addresses<'static> {
@@ -36,7 +36,7 @@ fn gated(gate: &Arc<Semaphore>, asked: &Arc<AtomicUsize>) -> Shared<Ask> {
     Shared::new(Box::new(ask), LONG)
 }
 
-/// Asks, and gives up when all others have had their turn; answers whether nobody has answered yet.
+/// Asks for a host, and gives up once all other tasks have run; returns whether there was no answer yet.
 async fn is_waiting(names: &impl Lookup, host: &str) -> bool {
     let mut asking = names.addresses(host);
     tokio::select! {
@@ -62,7 +62,7 @@ async fn a_slow_domain_holds_its_share_and_each_name_is_asked_for_once() {
     assert_eq!(names.addresses("slow0.one.test").await.expect("found at last").len(), 1);
 }
 
-/// Many tenants have names under one such domain, and each of them is found.
+/// Many owners have names under one such domain, and each of the names is found.
 #[tokio::test]
 async fn whoever_finds_no_room_waits_for_a_turn() {
     let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -94,7 +94,7 @@ async fn who_waits_in_vain_is_not_to_blame_and_who_is_asked_in_vain_is() {
     assert_eq!(asked_in_vain.expect_err("no answer").0, io::ErrorKind::TimedOut);
     let waited_in_vain = wait_for(names.join(last).expect("there is room"), SHORT).await;
     assert_eq!(waited_in_vain.expect_err("no turn").0, io::ErrorKind::ResourceBusy);
-    // It keeps its place, and who comes again finds what it finds.
+    // The name keeps its place, and a caller that comes again finds its answer.
     gate.add_permits(hosts.len());
     assert_eq!(names.addresses(last).await.expect("found").len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Verifying: vectors of the providers, and headers that nobody should send.
+//! Verifying: test vectors of the providers, and malformed headers.
 
 use super::*;
 
@@ -94,7 +94,7 @@ const VECTORS: [(Provider, &str, Headers, &str, i64); 7] = [
     ),
 ];
 
-/// Whether it signs a timestamp, so that an old request can be told from a new one.
+/// Whether the provider signs a timestamp, so that an old request can be told from a new one.
 fn has_timestamp(provider: Provider) -> bool {
     match provider {
         Provider::Standard | Provider::Stripe | Provider::Slack => true,

@@ -1,10 +1,10 @@
-//! Which addresses belong to the public internet: the registries that say so, as code. What else may be reached is the
-//! operator's word, which stands in [`super::TargetPolicy`].
+//! The addresses that belong to the public internet, by the IANA registries. Which other addresses are allowed is the
+//! operator's decision; see [`super::TargetPolicy`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether the address is globally reachable by the IANA special-purpose registries (RFC 6890 and its updates).
-/// IPv6 forms that carry an IPv4 address are judged by both.
+/// Whether the address is globally reachable, by the IANA special-purpose registries (RFC 6890 and its updates). An
+/// IPv6 address that contains an IPv4 address must pass both rules.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -35,12 +35,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         let [c, d] = low.to_be_bytes();
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
-    // ISATAP (RFC 5214) wraps an IPv4 address behind whatever prefix.
+    // ISATAP (RFC 5214) puts an IPv4 address behind any prefix.
     if matches!(segments[4..6], [0 | 0x200, 0x5efe]) && !embedded(segments[6], segments[7]) {
         return false;
     }
     match segments {
-        // NAT64 (RFC 6052) and 6to4 (RFC 3056) are judged by the IPv4 address they wrap.
+        // NAT64 (RFC 6052) and 6to4 (RFC 3056) addresses are judged by the IPv4 address that they contain.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
         // Protocol assignments (Teredo, ORCHID and others), documentation.
         [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => false,
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     /// Every range of the IANA special-purpose registries for IPv4 and IPv6 (October 2025), multicast, and forms that
-    /// wrap another address: what they are, their first and last addresses.
+    /// contain another address: a description, the first and the last address of each.
     const REFUSED: [(&str, &str, &str); 47] = [
         ("this network", "0.0.0.0", "0.255.255.255"),
         ("private use", "10.0.0.0", "10.255.255.255"),
@@ -105,7 +105,7 @@ mod tests {
         ("multicast", "ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
     ];
 
-    /// Neighbours of the ranges above, special ranges that are reachable by all, and wrapped public addresses.
+    /// Neighbors of the ranges above, special ranges that everybody can reach, and forms that contain a public address.
     const PUBLIC: [&str; 30] = [
         "1.1.1.1",
         "9.255.255.255",
