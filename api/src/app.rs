@@ -43,7 +43,7 @@ pub struct App {
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-/// The chapters of the `OpenAPI` document. [`crate::serve::document`] sets their order.
+/// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
 #[derive(Tags)]
 pub(crate) enum Tag {
     /// Post any payload to one subscription by its URL. Providers such as GitHub and Stripe can post here.

@@ -1,5 +1,5 @@
-//! Reading configuration from the environment, and nowhere else: every mistake is collected, so that a person mends
-//! all of them at once. What each variable means stands where it is read and in the README's table.
+//! Reads configuration from the environment, and from nowhere else. Every mistake is collected, so that a person can
+//! mend all of them at once. What each variable means stands where it is read and in docs/configuration.md.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
