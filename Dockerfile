@@ -1,16 +1,16 @@
 # syntax=docker/dockerfile:1
 
-# One image with both binaries: `api`, which is what it runs by itself, and `worker`.
-# The target `receiver` is an image of its own: the demo receiver, for development only.
+# One image with both programs: `api`, which it runs by default, and `worker`. The target `receiver` is an image of its
+# own with the demo receiver, for development only.
 
 FROM rust:1.95-slim-bookworm AS builder
-# The slim image has gcc and the C library's headers, which is all that the C sources of mimalloc and ring need.
+# The slim image has gcc and the headers of the C library, which the C sources of mimalloc and ring need to compile.
 WORKDIR /src
-# The queries are checked against .sqlx: no database is needed to build.
+# The queries are checked against .sqlx, so building needs no database.
 ENV SQLX_OFFLINE=true
 COPY . .
-# The caches outlive a build, so what was compiled is copied out of them. `core` embeds the migrations and does not
-# notice a new file among them, so it is made to look changed.
+# The cache mounts are not part of the image, so the programs are copied out of them. `core` embeds the migrations, and
+# cargo does not notice a new file among them, so `core` is made to look changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     touch core/src/lib.rs \
@@ -25,14 +25,14 @@ EXPOSE 8090
 CMD ["dev", "receiver", "0.0.0.0:8090"]
 
 FROM debian:bookworm-slim AS postrider
-# The certificates by which receivers are trusted: without any, the worker does not start.
+# The certificates of the authorities by which receivers are trusted. Without any, the worker does not start.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /out/api /out/worker /usr/local/bin/
-# Nobody in particular. By number, so that an orchestrator can see that it is not root.
+# A user without rights, given by number, so that an orchestrator can see that it is not root.
 USER 10001:10001
-# Loopback, the default outside a container, would reach nobody.
+# The default address is loopback, which nobody could reach from outside the container.
 ENV POSTRIDER_API_LISTEN=0.0.0.0:8080 \
     POSTRIDER_WORKER_LISTEN=0.0.0.0:8081
 EXPOSE 8080 8081

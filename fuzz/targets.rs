@@ -1,5 +1,5 @@
-//! What is fuzzed: everything that reads text of strangers. Each target takes any bytes, and panics where a promise
-//! does not hold. `cargo fuzz` runs them without end, the tests with a bounded number of random inputs.
+//! What is fuzzed: every function that reads text from strangers. A target takes any bytes and panics where a promise
+//! does not hold. `cargo fuzz` runs the targets without end; the tests run them on a bounded number of random inputs.
 
 use std::str::FromStr;
 
@@ -19,10 +19,10 @@ use postrider_core::{
 };
 use serde_json::Value;
 
-/// A target's name and what it does.
+/// The name of a target, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 7] = [
     ("signature_header", signature_header),
     ("payload_filter", payload_filter),
@@ -33,10 +33,10 @@ pub const TARGETS: [Target; 7] = [
     ("sealed", sealed),
 ];
 
-/// A secret that nobody who makes up bytes knows.
+/// A secret that made-up bytes cannot be signed with.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Headers that anybody sends: nothing that is made up opens anything.
+/// Made-up signature headers are refused by every provider.
 pub fn signature_header(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let parts: Vec<&str> = text.split('\n').collect();
@@ -58,7 +58,7 @@ pub fn signature_header(data: &[u8]) {
     }
 }
 
-/// A filter that is taken is the same when it is read again, and can be asked of any payload.
+/// A filter that was accepted is accepted again, decides the same, and can be applied to any payload.
 pub fn payload_filter(data: &[u8]) {
     let (filter, payload) = data.split_at(data.iter().position(|byte| *byte == 0).unwrap_or(data.len() / 2));
     let Ok(source) = serde_json::from_slice::<Value>(filter) else { return };
@@ -76,7 +76,7 @@ fn reads_back<T: FromStr + ToString>(text: &str) {
     }
 }
 
-/// A cursor is an id, and one text only names it.
+/// An id is a cursor, and exactly one text stands for each id.
 pub fn cursor(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     reads_back::<SubscriptionId>(&text);
@@ -86,7 +86,7 @@ pub fn cursor(data: &[u8]) {
     reads_back::<ReplayId>(&text);
 }
 
-/// What a receiver asks for is digits, or a date, or nothing.
+/// A `Retry-After` is a number of seconds, a date, or ignored; a number is never ignored.
 pub fn retry_after(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let now = DateTime::from_timestamp(1_700_000_000, 0).expect("in range");
@@ -97,7 +97,7 @@ pub fn retry_after(data: &[u8]) {
     }
 }
 
-/// A pattern reads back, and one that names a type matches just that.
+/// A pattern turns back into its own text, and it matches exactly the event types that it names.
 pub fn event_type_pattern(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     reads_back::<EventTypePattern>(&text);
@@ -115,14 +115,14 @@ pub fn event_type_pattern(data: &[u8]) {
     }
 }
 
-/// A secret that is taken reads back.
+/// A signing secret that was accepted turns back into itself.
 pub fn signing_secret(data: &[u8]) {
     if let Ok(secret) = SigningSecret::parse(&String::from_utf8_lossy(data)) {
         assert_eq!(SigningSecret::parse(&secret.reveal()), Ok(secret));
     }
 }
 
-/// What nobody has sealed does not open.
+/// Made-up bytes are never opened as sealed ones, and what was sealed opens again.
 pub fn sealed(data: &[u8]) {
     let ring = Keyring::parse("a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").expect("valid");
     assert!(ring.open(data, b"context").is_err());

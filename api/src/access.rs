@@ -1,5 +1,6 @@
-//! What a caller may reach. Here, and nowhere else, it is decided which tenant's things a key opens: a handler gets a
-//! typed id only from [`Access::find`], and the tenant of a list or a creation only from here.
+//! What a caller may reach. Only this file decides which tenants' things a key opens: a handler gets a typed id from
+//! [`Access::find`] or [`Access::find_named`], and the tenant of a list or a creation from [`Access::lists`] or
+//! [`Access::creates_for`].
 
 pub mod auth;
 pub mod ingest_credential;
@@ -19,7 +20,7 @@ use sqlx::PgPool;
 
 use crate::serve::problem::ApiError;
 
-/// What a caller may reach, and who it is.
+/// Who a caller is, and what the caller may reach.
 #[derive(Clone, Debug)]
 pub struct Access {
     actor: Actor,
@@ -29,13 +30,13 @@ pub struct Access {
 }
 
 impl Access {
-    /// Of the key from the environment: everything.
+    /// The access of the admin key from the environment: every scope, every tenant, and no rate limit.
     #[must_use]
     pub fn admin() -> Self {
         Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit: None }
     }
 
-    /// Of an API key.
+    /// The access that an API key gives.
     #[must_use]
     pub fn of(key: &ApiKey) -> Self {
         Self {
@@ -46,13 +47,13 @@ impl Access {
         }
     }
 
-    /// Who it is.
+    /// Who the caller is, for the audit log.
     #[must_use]
     pub fn actor(&self) -> Actor {
         self.actor
     }
 
-    /// Which key it is and how many requests may post events with it, where that is limited.
+    /// The key's id and how many requests a second may post events with it; `None` where there is no such limit.
     #[must_use]
     pub fn rate_limit(&self) -> Option<(KeyId, RateLimit)> {
         match (self.actor, self.rate_limit) {
@@ -61,22 +62,22 @@ impl Access {
         }
     }
 
-    /// Whether it is good for that.
+    /// Whether the key has this scope, or one that includes it.
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.iter().any(|granted| granted.includes(scope))
     }
 
-    /// The only tenant it reaches, if it is bound to one.
+    /// The only tenant that the key reaches; `None` where it reaches every tenant.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
     }
 
-    /// Reads an id from a path or a query. What is not one, or is another tenant's, cannot be found.
+    /// Reads an id from a path or a query. An id that cannot be read, and one of another tenant, get the same answer.
     ///
     /// # Errors
-    /// Not found.
+    /// Not found, for both.
     pub async fn find<I: Owned + std::str::FromStr>(&self, pool: &PgPool, text: &str) -> Result<I, ApiError> {
         let id: I = text.parse().map_err(|_| ApiError::not_found(I::WHAT))?;
         if let Some(own) = &self.tenant
@@ -87,10 +88,10 @@ impl Access {
         Ok(id)
     }
 
-    /// As [`Self::find`], for an id that may be left out of a query.
+    /// Like [`Self::find`], for an id that a query may leave out.
     ///
     /// # Errors
-    /// Unprocessable where it is not an id; not found.
+    /// Unprocessable where the text is not an id; not found where the id is another tenant's.
     pub async fn find_named<I: Owned + std::str::FromStr<Err: std::fmt::Display>>(
         &self,
         pool: &PgPool,
@@ -102,10 +103,11 @@ impl Access {
         self.find(pool, text).await.map(Some)
     }
 
-    /// The tenant for whom something is created: the one that is named, or else the key's own, or else the default one.
+    /// The tenant that a new thing belongs to: the one that the request names, or else the key's own, or else the
+    /// default one.
     ///
     /// # Errors
-    /// Not found where it is another than the key's; unprocessable.
+    /// Not found where the request names another tenant than the key's; unprocessable where the name is not valid.
     pub fn creates_for(&self, named: Option<&str>) -> Result<String, ApiError> {
         match self.lists(named)? {
             Some(tenant) => Ok(tenant),
@@ -113,10 +115,11 @@ impl Access {
         }
     }
 
-    /// The tenant whose things are listed: the one that is named, or else the key's own; `None` for everybody's.
+    /// The tenant whose things are listed: the one that the request names, or else the key's own; `None` for all
+    /// tenants.
     ///
     /// # Errors
-    /// Not found where it is another than the key's; unprocessable.
+    /// Not found where the request names another tenant than the key's; unprocessable where the name is not valid.
     pub fn lists(&self, named: Option<&str>) -> Result<Option<String>, ApiError> {
         if let Some(named) = named {
             check_tenant(named).map_err(|why| ApiError::invalid("tenant_id", why))?;
@@ -127,7 +130,7 @@ impl Access {
         Ok(named.map(str::to_owned).or_else(|| self.tenant.clone()))
     }
 
-    /// Whether it reaches what belongs to that tenant.
+    /// Whether the key reaches what belongs to this tenant.
     #[must_use]
     pub fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)

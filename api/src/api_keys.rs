@@ -1,4 +1,4 @@
-//! `/api-keys`: who may do what, for which tenant.
+//! `/api-keys`: keys say who may do what, for which tenant.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// The API key routes.
+/// The routes of `/api-keys`.
 pub struct ApiKeysApi(pub App);
 
 /// What an API key should be.
@@ -118,7 +118,8 @@ impl ApiKeysApi {
         let made = api_key::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
         Ok(Created::Created(Json(match made.await? {
             Creation::Now((key, text)) => {
-                // Somebody may have tried it before it was there.
+                // A request may have tried this key before it was stored; then the cache remembers that it does not
+                // exist.
                 self.0.keys.invalidate(&Change::ApiKey(api_key::digest(&text))).await;
                 with_key(&key, &text)
             }

@@ -1,4 +1,5 @@
-//! What every route works with: connections, caches, keys and limits, put together once at the start of the process.
+//! What every route works with: connections, caches, keys and limits. They are put together once, when the process
+//! starts.
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem_openapi::Tags;
@@ -20,12 +21,12 @@ use crate::{
     serve::{idempotency::KeyTtl, problem::ApiError},
 };
 
-/// Connections for the management API, the cache and its listener.
+/// Connections for the management API, for loading caches, and for listening to announcements of changes.
 const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
 
-/// Connections that store inline deliveries.
+/// Connections that store inline deliveries, so that these do not wait for the management API.
 const INLINE_CONNECTIONS_MAX: u32 = 4;
-/// What the routes work with.
+/// What every route works with; cloning it is cheap.
 #[derive(Clone)]
 pub struct App {
     pub(crate) pool: PgPool,
@@ -70,8 +71,8 @@ pub(crate) enum Tag {
 }
 
 impl App {
-    /// Connects everything; the handle is the intake's writer, which ends when all clones of the app are gone and
-    /// what waited is stored.
+    /// Makes the pools, caches and limits of a process, and starts the writer that stores events. The handle is that
+    /// writer's: it ends once all clones of the app are gone and all waiting events are stored.
     #[must_use]
     pub fn new(config: &Config, metrics: Option<PrometheusHandle>) -> (Self, JoinHandle<()>) {
         let pool = config.database.pool(Session::Management, MANAGEMENT_CONNECTIONS_MAX);
@@ -109,14 +110,15 @@ impl App {
 }
 
 impl App {
-    /// Drops what this process remembers of a subscription that it has changed, so that who made the change sees it at
-    /// once; the others hear of it.
+    /// Drops what this process remembers of a subscription that it has just changed, so that the caller who changed it
+    /// sees the change at once. Other processes learn of the change by its announcement.
     pub(crate) async fn forget(&self, subscription: &Subscription) {
         let tenant_id = subscription.tenant_id.clone();
         self.cache.invalidate(&Change::Subscription { id: subscription.id.0, tenant_id }).await;
     }
 
-    /// Judges where a target leads now, if it is a valid one; what else is wrong with it, the parsing tells.
+    /// Resolves the name of a valid target and refuses addresses that are not allowed. An invalid URL passes here,
+    /// because parsing the rest of the request reports it together with all other mistakes.
     pub(crate) async fn vet(&self, target_url: &str) -> Result<(), ApiError> {
         match TargetUrl::parse(target_url, &self.target_policy) {
             Ok(target) => {

@@ -1,4 +1,4 @@
-//! `/audit-log`: who changed what.
+//! `/audit-log`: who changed what, and when.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json};
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// The audit log's route.
+/// The route of `/audit-log`.
 pub struct AuditLogApi(pub App);
 
 /// One change, or one look at secrets.

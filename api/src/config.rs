@@ -1,4 +1,4 @@
-//! What the api reads from its environment.
+//! The configuration of the api, read from its environment.
 
 use std::time::Duration;
 
@@ -10,46 +10,46 @@ use postrider_core::{
 
 use crate::access::auth::AdminKey;
 
-/// The key that the examples use; accepted in development only.
+/// The admin key of the examples. Its text is public, so it is accepted in development only.
 const EXAMPLE_ADMIN_KEY: &str = "pr_dev_admin";
-/// Characters of an admin key outside development, at least.
+/// An admin key outside development has at least this many characters.
 const ADMIN_KEY_CHARACTERS_MIN: usize = 24;
 
-/// The api's configuration.
+/// The configuration of the api, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The database.
+    /// How to connect to Postgres.
     pub database: DatabaseConfig,
-    /// Seals and opens stored secrets.
+    /// The encryption keys, which seal and open stored secrets.
     pub keyring: Keyring,
-    /// Which targets may be chosen.
+    /// Which URLs and addresses a subscription may choose as its target.
     pub target_policy: TargetPolicy,
-    /// Address to serve on.
+    /// The address and port to serve on, such as `127.0.0.1:8080`.
     pub listen: String,
-    /// Opens every management route.
+    /// The key from the environment, which has every scope for every tenant.
     pub admin_key: AdminKey,
-    /// Connections at a time, at most.
+    /// At most this many connections are open at the same time; further ones are refused with 503.
     pub connections_max: usize,
-    /// Bytes of an event's payload, at most.
+    /// An event's payload has at most this many bytes.
     pub payload_bytes_max: usize,
-    /// How long an idempotency key is remembered.
+    /// For how many seconds the answer to an idempotency key is remembered.
     pub idempotency_key_ttl_seconds: u32,
-    /// How long requests may take to finish when the api is told to stop.
+    /// How long requests under way may take to finish once the api is told to stop.
     pub shutdown_timeout: Duration,
 }
 
 impl Config {
-    /// Reads it.
+    /// Reads the configuration from the environment.
     ///
     /// # Errors
-    /// Every mistake, one sentence each.
+    /// All mistakes, one sentence each.
     pub fn from(mut env: Environment) -> Result<Self, Vec<String>> {
         let config = Self::read(&mut env);
         env.finish(config)
     }
 
     fn read(env: &mut Environment) -> Option<Self> {
-        // Everything is read before anything is given up, so that all mistakes are found.
+        // Everything is read before the first mistake ends it, so that all mistakes are reported together.
         let stage = env.stage();
         let database = env.database();
         let keyring = env.keyring(stage);

@@ -1,4 +1,4 @@
-//! `/dead-letters`: deliveries that were given up, and what a person may do about them.
+//! `/dead-letters`: deliveries that were given up, and what a person may do with them.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The dead-letter routes.
+/// The routes of `/dead-letters`.
 pub struct DeadLettersApi(pub App);
 
 /// A delivery that was given up and wants a person to look at it.

@@ -1,4 +1,4 @@
-//! `/deliveries`: what was owed to whom, how far it has come, and every attempt at it.
+//! `/deliveries`: each event that is owed to a subscription or a URL, how far it has come, and every attempt at it.
 
 pub mod inline;
 pub mod view;
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// The delivery routes.
+/// The routes of `/deliveries`.
 pub struct DeliveriesApi(pub App);
 
 type One = Result<Json<DeliveryView>, ApiError>;

@@ -1,4 +1,4 @@
-//! `/events`: what was accepted, its payload as it came, who wants it and why, and once more.
+//! `/events`: publishing events, listing them, reading their payloads, explaining who wants them, and replaying them.
 
 pub mod body;
 pub mod ingest;
@@ -43,7 +43,7 @@ use crate::{
     },
 };
 
-/// The event routes.
+/// The routes of `/events`.
 pub struct EventsApi(pub App);
 
 /// An event that was accepted, without its payload.

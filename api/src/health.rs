@@ -1,4 +1,4 @@
-//! Is the api alive, is it ready, what has it counted.
+//! `/health` and `/metrics`: whether the api is alive, whether it is ready, and what it has counted.
 
 use poem_openapi::{ApiResponse, OpenApi, payload::PlainText};
 use postrider_core::database::ping;
@@ -8,7 +8,7 @@ use crate::{
     serve::problem::ApiError,
 };
 
-/// The routes that watch over the process; open to everybody, and they tell nothing of any tenant.
+/// The routes by which an operator watches the process. They need no key, and show nothing of any tenant.
 pub struct HealthApi(pub App);
 
 /// The answer with the metrics.

@@ -1,7 +1,7 @@
-//! The api: HTTP in. Ingest, the management API, and their description as an `OpenAPI` document with Swagger UI.
+//! The api takes HTTP requests: ingest, the management API, and its `OpenAPI` document with Swagger UI.
 //!
-//! One file for each noun of the URL; [`routes`] puts them together, [`problem`] is every answer that is not a
-//! success, [`auth`] says who asks, [`access`] what they may reach.
+//! There is one file for each noun of the URL. [`routes`] puts them together, [`serve::problem`] makes every answer
+//! that is not a success, [`access::auth`] finds out who calls, and [`access`] decides what the caller may reach.
 
 pub mod access;
 pub mod api_keys;
@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{app::App, config::Config, serve::server};
 
-/// How often it is written down when API keys were last used.
+/// How often the times at which API keys were last used are written to the database.
 const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs a whole api process: migrations, partitions, routes; returns after a graceful stop.
+/// Runs an api process: it brings the schema up to date, makes partitions, serves, and returns after a graceful stop.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the database cannot be brought up to date, the address is taken, or the writer of events breaks down.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let listener = TcpListener::bind(&config.listen).await;
@@ -42,10 +42,10 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     serve(&config, listener, metrics, stop).await
 }
 
-/// Serves on a listener of the caller's, who may want to know the port before.
+/// Serves on a listener that the caller has opened, so that the caller can know its port beforehand.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the writer of events breaks down: without it, no event is accepted.
 pub async fn serve(
     config: &Config,
     listener: TcpListener,
@@ -72,7 +72,7 @@ pub async fn serve(
     }
     beside.shutdown().await;
     let _ = keys.write_down_uses().await;
-    // What was still waiting to be stored is stored and answered before the process ends.
+    // Events that were still waiting are stored and answered before the process ends.
     let _ = tokio::time::timeout(config.shutdown_timeout, writer).await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The `api` binary.
+//! The `api` binary: it reads the configuration and runs the api until it is told to stop.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `/replays`: a subscription's past, delivered again.
+//! `/replays`: events of a subscription's past, delivered again.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The replay routes.
+/// The routes of `/replays`.
 pub struct ReplaysApi(pub App);
 
 /// Which part of a subscription's past is to be replayed.
@@ -132,7 +132,7 @@ pub enum ReplayedResponse {
 }
 
 impl Replayed {
-    /// Those with these ids.
+    /// The answer that lists the deliveries with these ids.
     #[must_use]
     pub fn of(ids: &[DeliveryId]) -> Self {
         Self { delivery_ids: ids.iter().map(ToString::to_string).collect() }

@@ -1,5 +1,5 @@
-//! All routes together, and what every request and answer passes through: a content type where none was sent, a time
-//! limit, security headers, and problem+json for whatever went wrong.
+//! All routes together, and what every request and every answer passes through: a content type where the request has
+//! none, a time limit, security headers, and a problem for each answer that is not a success.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,9 +31,9 @@ use crate::{
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
-/// How long a request may take, reading its body included.
+/// A request is answered within this time, in which its body has to arrive too.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Routes that look at nothing of a request but its path.
+/// Routes that read only the path of a request, so nothing else of it can be wrong.
 const WITHOUT_INPUT: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
 
 type Apis = (
@@ -49,7 +49,7 @@ type Apis = (
     HealthApi,
 );
 
-/// Everything the api answers to, with its description.
+/// All routes of the api, with the texts that introduce its `OpenAPI` document.
 #[must_use]
 pub fn service(app: &App) -> OpenApiService<Apis, ()> {
     let apis = (
@@ -74,7 +74,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         .license(poem_openapi::LicenseObject::new("MIT"))
 }
 
-/// The endpoint to serve.
+/// The endpoint that the server calls for every request: the pages, all routes, and what they share.
 #[must_use]
 pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let service = service(app);
@@ -95,7 +95,7 @@ async fn around<E: Endpoint<Output = Response>>(
     allowed: Arc<Allowed>,
 ) -> poem::Result<Response> {
     if !request.headers().contains_key(header::CONTENT_TYPE) {
-        // A webhook's sender may leave it out (RFC 9110 §8.3); the libraries would refuse it.
+        // A webhook may come without a content type (RFC 9110 §8.3), but the libraries refuse such a request.
         let octets = HeaderValue::from_static("application/octet-stream");
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
@@ -116,7 +116,8 @@ async fn around<E: Endpoint<Output = Response>>(
     Ok(response)
 }
 
-/// Whose fault it is that a request took too long: the caller's, where the body is still awaited, or else ours.
+/// The answer to a request that took too long: 408 where its body has not arrived, which is the caller's fault, or else
+/// 503, which is ours.
 fn too_late(body: &BodyProgress) -> ApiError {
     if body.is_awaited() {
         ApiError::request_timeout()
@@ -125,7 +126,8 @@ fn too_late(body: &BodyProgress) -> ApiError {
     }
 }
 
-/// Refuses what the libraries would take for absent, and what nothing that we keep can hold.
+/// Refuses a NUL in the URI, which Postgres cannot store as text, and headers that the libraries would drop in silence
+/// because they are not ASCII or stand there twice.
 fn readable(request: &Request) -> Result<(), ApiError> {
     if WITHOUT_INPUT.contains(&request.uri().path()) {
         return Ok(());
@@ -138,7 +140,7 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     }
     let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
     for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {
-        // A key that is ignored doubles what it should not, and of two values one would be.
+        // A request whose key were dropped would be carried out twice, and of two values one would be dropped.
         let mut values = request.headers().get_all(name).iter();
         let is_readable = values.next().is_none_or(|value| value.to_str().is_ok());
         if !is_readable || values.next().is_some() {
@@ -148,7 +150,8 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Our own errors bring their response along; those of the libraries get one here.
+/// The response to an error: our own errors carry theirs, and the errors of the libraries are turned into a problem
+/// here.
 fn response_of(error: poem::Error, path: &str, allowed: &Allowed) -> Response {
     if error.is::<MethodNotAllowedError>()
         && let Some(methods) = allowed.methods(path)
@@ -161,7 +164,7 @@ fn response_of(error: poem::Error, path: &str, allowed: &Allowed) -> Response {
     poem::Error::from(ApiError::from_status(error.status(), error.to_string())).into_response()
 }
 
-/// Which methods each path knows, for the `Allow` header (RFC 9110 §15.5.6).
+/// The methods of each path, for the `Allow` header of a 405 (RFC 9110 §15.5.6).
 struct Allowed(Vec<(Vec<String>, String)>);
 
 impl Allowed {

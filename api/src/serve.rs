@@ -1,5 +1,5 @@
-//! HTTP in general: connections and their limits, bodies, lists, problems, pages, and the `OpenAPI` document. What a
-//! route means stands in the file of its noun.
+//! What all routes need of HTTP: connections and their limits, bodies, lists, problems, pages, and the `OpenAPI`
+//! document. What a route means stands in the file of its noun.
 
 pub mod body;
 pub mod body_room;

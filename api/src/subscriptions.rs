@@ -1,4 +1,4 @@
-//! `/subscriptions`: managing who wants which events where.
+//! `/subscriptions`: who wants which events, and where they are delivered.
 
 pub mod body;
 pub mod retry_policy_body;
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// The subscription routes.
+/// The routes of `/subscriptions`.
 pub struct SubscriptionsApi(pub App);
 
 /// The answer to a creation.
@@ -145,7 +145,8 @@ impl SubscriptionsApi {
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
         patch.check_fields::<SubscriptionInput>()?;
-        // Applied once outside, so that a patch that does not fit the type is told as such, and once under the lock.
+        // The patch is applied here, so that a patch that does not fit is reported before anything is locked, and again
+        // under the lock if the subscription has changed since.
         let current = self.0.subscriptions.get(id).await?;
         let input = patched(&current, &patch)?;
         if patch.says("target_url").is_some() {
@@ -220,7 +221,7 @@ impl SubscriptionsApi {
 fn patched(current: &Subscription, patch: &MergePatch<SubscriptionPatch>) -> Result<SubscriptionInput, ApiError> {
     let input = SubscriptionInput::of(current);
     let mut value = patch.apply(serde_json::to_value(input).map_err(postrider_core::Error::internal)?);
-    // These are replaced as a whole: parts of two policies make no third one, and in a filter null has a meaning.
+    // These are replaced as a whole: parts of two policies make no valid policy, and in a filter null has a meaning.
     for field in ["retry_policy", "filters", "ingest_signature"] {
         if let Some(said) = patch.says(field).filter(|said| !said.is_null()) {
             value[field] = said.clone();

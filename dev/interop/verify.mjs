@@ -1,8 +1,8 @@
-// Verifies deliveries with the official Standard Webhooks library, which is in the `node_modules` of the folder that is
-// the argument.
+// Verifies deliveries with the official Standard Webhooks library. The argument is the folder whose `node_modules` has
+// the library.
 //
-// Standard input has a case a line, as JSON: {name, secret, headers, body_base64, expect}, where `expect` is `verified`
-// or `refused`. Ends with 1 where one comes out otherwise.
+// Standard input has one case in each line, as JSON: {name, secret, headers, body_base64, expect}, where `expect` is
+// `verified` or `refused`. The exit code is 1 if a case ends differently.
 
 import { isUtf8 } from 'node:buffer';
 import { createHmac } from 'node:crypto';
@@ -23,7 +23,7 @@ function byLibrary(secret, headers, body) {
   }
 }
 
-// As the README does it.
+// Verifies without the library, for a body that is not text: the library takes text only.
 function byHand(secret, headers, body) {
   const timestamp = headers['webhook-timestamp'];
   if (Math.abs(Date.now() / 1000 - Number(timestamp)) > 300) return 'refused';

@@ -1,7 +1,7 @@
 """Verifies deliveries with the official Standard Webhooks library.
 
-Standard input has a case a line, as JSON: {name, secret, headers, body_base64, expect}, where `expect` is `verified` or
-`refused`. Ends with 1 where one comes out otherwise.
+Standard input has one case in each line, as JSON: {name, secret, headers, body_base64, expect}, where `expect` is
+`verified` or `refused`. The exit code is 1 if a case ends differently.
 """
 
 import base64

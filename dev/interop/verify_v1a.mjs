@@ -1,13 +1,13 @@
 // Verifies `v1a` deliveries with Node's own Ed25519, because no official Standard Webhooks library knows it: once with
 // the public key by itself, and once with the JSON Web Key Set.
 //
-// Standard input has a case a line, as JSON: {name, public_key, jwks, headers, body_base64, expect}, where `expect` is
-// `verified` or `refused`, with either. Ends with 1 where one comes out otherwise.
+// Standard input has one case in each line, as JSON: {name, public_key, jwks, headers, body_base64, expect}, where
+// `expect` is `verified` or `refused`, with either key. The exit code is 1 if a case ends differently.
 
 import { createPublicKey, verify } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 
-// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4).
+// A SubjectPublicKeyInfo of an Ed25519 key is these bytes and then the 32 bytes of the key (RFC 8410 §4).
 const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 const TOLERANCE_SECONDS = 300;
 

@@ -1,5 +1,5 @@
-//! `cargo dev bench`: measures the whole system on this machine, everything in release mode, and beside it the
-//! database alone, so that every figure is also a ratio of the same run.
+//! `cargo dev bench`: measures the whole system on this machine in release mode. The same run also measures the
+//! database alone, so that every figure can be read as a ratio.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -36,27 +36,27 @@ use crate::{
     workspace,
 };
 
-/// Connections of the ingest measurement.
+/// How many connections post at the same time; ingest is measured with each of these numbers.
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
-/// How long each of them is measured.
+/// How long ingest is measured with each number of connections.
 const INGEST_TIME: Duration = Duration::from_secs(5);
-/// Events of the end-to-end measurement.
+/// How many events the end-to-end measurement posts.
 const END_TO_END_EVENTS: u64 = 50_000;
-/// Connections of the end-to-end measurement.
+/// How many connections the end-to-end measurement posts over.
 const END_TO_END_CONNECTIONS: usize = 64;
-/// Deliveries of another subscription that are parked for the backlog measurement.
+/// How many deliveries of a paused subscription wait during the backlog measurement.
 const PARKED: usize = 1_000_000;
-/// The unloaded latency measurement: events a second, and for how long.
+/// The measurement of latency without load: events a second, and for how long.
 const LATENCY_RATE: u32 = 100;
 const LATENCY_TIME: Duration = Duration::from_secs(20);
-/// The held-snapshot measurement: events a second, and for how long.
+/// The measurement while a session holds an old snapshot: events a second, and for how long.
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements, or those named.
+/// Runs all measurements, or only those that are named.
 ///
 /// # Errors
-/// When something does not start or breaks.
+/// When something does not start, or a measurement fails.
 pub async fn bench(only: &[&str]) -> Result<()> {
     if cfg!(debug_assertions) {
         let mut cargo = Command::new("cargo");
@@ -107,7 +107,7 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     Ok(all)
 }
 
-/// A running system on a database of its own.
+/// An api and a worker that run on a database of their own.
 struct System {
     api: Process,
     worker: Process,
@@ -156,7 +156,7 @@ impl System {
         Client { address: self.address(), key: &self.key }.post(path, body).await
     }
 
-    /// Ingest of a subscription.
+    /// Where ingest of a subscription is posted to.
     fn target(&self, subscription: &str) -> Target {
         self.target_at(format!("/webhooks/ingest/{subscription}"), load::payload)
     }
@@ -173,7 +173,7 @@ impl System {
     }
 }
 
-/// A migrated database, and connections to it.
+/// A fresh database with the schema, and connections to it.
 async fn database(server: &Postgres) -> Result<(PgPool, String)> {
     let name = format!("bench_{}", Uuid::now_v7().simple());
     let admin = PgPool::connect(&server.url("postgres")).await?;
@@ -196,7 +196,7 @@ async fn measure_ceiling(server: &Postgres) -> Result<Ceiling> {
 
 async fn ingest(server: &Postgres, ceiling: &Ceiling) -> Result<Value> {
     let system = System::start(server).await?;
-    // Paused, so that only storing is measured.
+    // The subscription is paused, so that only storing is measured.
     let subscription = system.subscribe("http://127.0.0.1:10/").await?;
     system.call(&format!("/subscriptions/{subscription}/pause"), "").await?;
     let target = system.target(&subscription);
@@ -237,7 +237,7 @@ async fn latency(server: &Postgres) -> Result<Value> {
     Ok(answer)
 }
 
-/// How long events took to their receiver, which had received so many others before.
+/// How long each posted event took until the receiver had it. The receiver had `before` requests from earlier.
 fn receipt(receiver: &Receiver, before: usize, posted: &[Posted]) -> Result<Value> {
     let (mut from_post, mut from_accept) = (Vec::new(), Vec::new());
     for received in receiver.received().iter().skip(before) {
@@ -298,7 +298,7 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
     }))
 }
 
-/// Parks deliveries of another subscription, which is paused.
+/// Stores deliveries of a second subscription, which is paused, so that they stay in the queue.
 async fn park(system: &System, count: usize) -> Result<()> {
     const ROWS: usize = 5000;
     let other = system.subscribe("http://127.0.0.1:10/").await?;

@@ -1,4 +1,4 @@
-//! `cargo dev check`: every check there is, in the order in which they fail fastest. CI calls this and nothing else.
+//! `cargo dev check`: all checks, ordered so that a failure shows early. CI runs this and nothing else.
 
 use anyhow::{Result, ensure};
 use tokio::process::Command;
@@ -12,10 +12,10 @@ use crate::{
     workspace,
 };
 
-/// Runs all checks.
+/// Runs all checks, one after the other.
 ///
 /// # Errors
-/// With the first that fails.
+/// When a check fails; the checks after it are not run.
 pub async fn check() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"], &[]).await?;
     println!("== tidy");

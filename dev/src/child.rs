@@ -1,5 +1,6 @@
-//! Child processes that do not outlive what started them. Each leads a process group of its own, so that Ctrl-C reaches
-//! the owner alone, which then stops its children in order; the [`reaper`] stops those whose owner was killed.
+//! Child processes that do not outlive the process that started them. Each child leads a process group of its own, so
+//! Ctrl-C reaches only its owner, which then stops its children in order. If the owner is killed, the [`reaper`] stops
+//! them.
 
 use std::{
     process::{ExitStatus, Output, Stdio},
@@ -16,12 +17,12 @@ use tokio::{
 
 use crate::reaper;
 
-/// How long a child may take to stop after SIGTERM before it is killed.
+/// A child that has not stopped this long after SIGTERM is killed.
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
-/// How often a stopping child is looked at by a destructor, which cannot wait for it in any other way.
+/// How often a destructor looks whether a stopping child has ended, because a destructor cannot await it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// A running child; dropping it sends SIGTERM to its process group and waits until the child has ended.
+/// A running child. Dropping it sends SIGTERM to its process group and waits until the child has ended.
 pub struct Child {
     name: String,
     id: u32,
@@ -29,7 +30,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a command in a process group of its own, with nothing to read.
+    /// Starts a command in a process group of its own, with an empty standard input.
     ///
     /// # Errors
     /// When the program cannot be started.
@@ -42,18 +43,18 @@ impl Child {
         Ok(Self { name, id, inner })
     }
 
-    /// The process id.
+    /// The id of the process, which is also the id of its process group.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// What the child writes to standard output, if that is piped and nobody has taken it before.
+    /// The pipe of the child's standard output; `None` where it is not piped or was taken before.
     pub fn stdout(&mut self) -> Option<tokio::process::ChildStdout> {
         self.inner.stdout.take()
     }
 
-    /// Sends a signal to the child and to all processes of its group. It changes nothing where the child has ended.
+    /// Sends a signal to the child's process group; does nothing where the child has ended.
     pub fn signal(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.id).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, signal);
@@ -63,24 +64,24 @@ impl Child {
     /// Waits until the child has ended.
     ///
     /// # Errors
-    /// When the child is lost.
+    /// When the operating system cannot wait for the child.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
         let status = self.inner.wait().await?;
         reaper::forget(&reaper::Charge::Group(self.id));
         Ok(status)
     }
 
-    /// Waits until the child has ended; answers what it has written to the pipes it was given.
+    /// Waits until the child has ended, and answers what it has written to its pipes.
     ///
     /// # Errors
-    /// When the child is lost.
+    /// When the operating system cannot wait for the child.
     pub async fn output(mut self) -> Result<Output> {
         let (stdout, stderr) = (self.inner.stdout.take(), self.inner.stderr.take());
         let (stdout, stderr, status) = tokio::join!(drain(stdout), drain(stderr), self.wait());
         Ok(Output { status: status?, stdout: stdout?, stderr: stderr? })
     }
 
-    /// Whether the child has ended; a child that cannot be asked has.
+    /// Whether the child has ended; true also where the operating system cannot tell.
     fn has_ended(&mut self) -> bool {
         !matches!(self.inner.try_wait(), Ok(None))
     }
@@ -111,7 +112,7 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs a command to its end, with its output going where ours goes.
+/// Runs a command until it has ended; its output goes where ours goes.
 ///
 /// # Errors
 /// When the program cannot be started.
@@ -119,10 +120,10 @@ pub async fn status(command: &mut Command) -> Result<ExitStatus> {
     Child::spawn(command)?.wait().await
 }
 
-/// Runs a command to its end; answers what it has printed.
+/// Runs a command until it has ended, and answers what it has written to standard output.
 ///
 /// # Errors
-/// When the program cannot be started or fails: the hint, and what the program said.
+/// When the program cannot be started, or fails; the error has the hint and what the program wrote.
 pub async fn succeed(command: &mut Command, hint: &str) -> Result<String> {
     let program = command.as_std().get_program().display().to_string();
     let child = Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).with_context(|| hint.to_owned())?;

@@ -1,5 +1,5 @@
-//! The few calls that a command makes to the api it has started: JSON in, JSON out, one connection each. It is no tool
-//! for measuring.
+//! A small HTTP client for a command that has started an api: it sends and reads JSON, and opens a connection for each
+//! call. It is too slow to measure with.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -9,28 +9,29 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// Who calls, and whom.
+/// The address of an api, and the key to call it with.
 #[derive(Clone, Debug)]
 pub struct Client<'a> {
-    /// Host and port of the api.
+    /// Host and port of the api, such as `127.0.0.1:8080`.
     pub address: String,
-    /// The key it is called with.
+    /// The key that is sent with each call.
     pub key: &'a str,
 }
 
 impl Client<'_> {
-    /// Asks for something.
+    /// Sends a GET request and answers the JSON body.
     ///
     /// # Errors
-    /// When the api does not answer with JSON; what the JSON says is the caller's to judge.
+    /// When the api does not answer with JSON. An answer that is a problem is not an error: the caller has to look at
+    /// it.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.call(Method::GET, path, "").await
     }
 
-    /// Posts a body.
+    /// Posts a body and answers the JSON body.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    /// Those of [`Self::get`].
     pub async fn post(&self, path: &str, body: &str) -> Result<Value> {
         self.call(Method::POST, path, body).await
     }

@@ -1,6 +1,6 @@
-//! The rules of `deny.toml` for what we depend on: licenses, sources, bans. The tool is built once, below `target`.
-//! Advisories are left to `cargo deny check advisories` by hand: their database is a repository of its own, and a build
-//! should not fail for what somebody published since.
+//! `cargo dev check` applies the rules of `deny.toml` to our dependencies: licenses, sources, bans. The tool is built
+//! once, below `target`. Advisories are not part of it, because their database changes by itself and a build should not
+//! fail for what was published since; run `cargo deny check advisories` by hand.
 
 use anyhow::{Result, ensure};
 use tokio::process::Command;
@@ -11,13 +11,13 @@ use crate::{
     workspace,
 };
 
-/// The tool's version.
+/// The version of cargo-deny that is built.
 const VERSION: &str = "0.20.2";
 
-/// Checks the rules.
+/// Checks the dependencies.
 ///
 /// # Errors
-/// When one is broken, or the tool cannot be built.
+/// When a rule is broken, or the tool cannot be built.
 pub async fn deny() -> Result<()> {
     let tool = install_once(workspace().join("target/cargo-deny"), VERSION.to_owned(), async |folder| {
         println!("Building cargo-deny {VERSION}…");

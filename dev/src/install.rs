@@ -1,4 +1,5 @@
-//! Folders below `target` that are filled once with what a check needs, and anew when what is needed has changed.
+//! Folders below `target` that hold what a check needs. A folder is filled once, and again when what it should hold
+//! changes.
 
 use std::{
     fs,
@@ -8,14 +9,14 @@ use std::{
 
 use anyhow::Result;
 
-/// How often a lock that another process holds is asked for.
+/// How often we ask again for a lock that another process holds.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// Fills a folder once for what is wanted there, and anew when that changes. Of several processes one does the work
-/// and the others wait for it.
+/// Fills a folder with what `wanted` describes, unless the folder holds it already. Of several processes, one does the
+/// work and the others wait for it.
 ///
 /// # Errors
-/// When the work fails; it is tried again the next time.
+/// When the work fails; the next call tries it again.
 pub(crate) async fn install_once(
     folder: PathBuf,
     wanted: String,
@@ -26,7 +27,7 @@ pub(crate) async fn install_once(
     while lock.try_lock().is_err() {
         tokio::time::sleep(ASK_EVERY).await;
     }
-    // Written last, so that what was broken off is begun again.
+    // This file is written last, so that an installation that was interrupted starts again.
     let mark = folder.join("installed.txt");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
         return Ok(folder);

@@ -1,4 +1,4 @@
-//! Development support: everything here runs on a developer's machine or in CI and is never shipped.
+//! Support for development: it runs on a developer's machine or in CI, and is never shipped.
 
 pub mod bench;
 pub mod check;
@@ -20,7 +20,7 @@ pub mod up;
 
 use std::path::PathBuf;
 
-/// The root of the workspace.
+/// The root folder of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is in a folder of the workspace").to_owned()

@@ -1,4 +1,4 @@
-//! `cargo dev …`: the commands of a developer.
+//! `cargo dev …`: the commands for developers.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -35,7 +35,7 @@ Postgres is looked for in PG_BIN, in PATH, where the usual packages put it, and 
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // What a command has started is stopped, the newest first, when the command is dropped.
+    // Dropping a command stops the processes that it has started, the newest first.
     let outcome = tokio::select! {
         outcome = run(&words) => outcome.map(|()| None),
         signal = told_to_stop() => signal.map(Some),
@@ -44,7 +44,8 @@ async fn main() -> ExitCode {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => {
             println!("Stopped.");
-            // These two run until somebody stops them; anything else is then not done.
+            // These commands run until somebody stops them, so a signal is their normal end. Any other command has been
+            // interrupted.
             let is_done = matches!(words.as_slice(), ["up"] | ["receiver", ..]);
             if is_done { ExitCode::SUCCESS } else { exit_code(signal) }
         }
@@ -55,8 +56,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Waits for Ctrl-C or a signal that ends processes. Another Ctrl-C ends this process at once; what it has started is
-/// then stopped behind its back. (Not so another SIGTERM: `timeout` sends two.)
+/// Waits for Ctrl-C or SIGTERM. A second Ctrl-C ends this process at once, and the reaper stops what it has started. A
+/// second SIGTERM does nothing, because `timeout` sends two.
 async fn told_to_stop() -> Result<SignalKind> {
     let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let (mut interrupted, mut terminated, mut hung_up) = (signal(interrupt)?, signal(terminate)?, signal(hangup)?);
@@ -73,7 +74,7 @@ async fn told_to_stop() -> Result<SignalKind> {
     Ok(first)
 }
 
-/// What shells add to the number of the signal that has ended a process.
+/// A shell reports a process that a signal has ended with this number plus the number of the signal.
 const SIGNALED: i32 = 128;
 
 fn exit_code(signal: SignalKind) -> ExitCode {

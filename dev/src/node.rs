@@ -1,4 +1,4 @@
-//! Node for the tests that need it: modules below `target`, installed once.
+//! Node modules that tests need. They are installed once, below `target`.
 
 use std::{fs, path::PathBuf};
 
@@ -7,13 +7,13 @@ use tokio::process::Command;
 
 use crate::{child::succeed, install::install_once, tools::Tool, workspace};
 
-/// What is installed.
+/// The modules that the scripts in `dev/interop` import.
 const MODULES: [&str; 1] = ["standardwebhooks@1.1.1"];
 
-/// The folder whose `node_modules` has what the scripts in `dev/interop` import.
+/// The folder whose `node_modules` holds what the scripts in `dev/interop` import.
 ///
 /// # Errors
-/// When there is no Node or npm (the message says what to install), or a module is not to be had.
+/// When Node or npm is missing (the message says how to install it), or a module cannot be fetched.
 pub async fn modules() -> Result<PathBuf> {
     Tool::Node.require()?;
     Tool::Npm.require()?;
@@ -28,10 +28,10 @@ pub async fn modules() -> Result<PathBuf> {
     .await
 }
 
-/// The folder whose `node_modules` has what the lock file in `dev/clients` names.
+/// The folder whose `node_modules` holds what the lock file in `dev/clients` names.
 ///
 /// # Errors
-/// When there is no Node or npm (the message says what to install), or a module is not to be had.
+/// When Node or npm is missing (the message says how to install it), or a module cannot be fetched.
 pub async fn client_modules() -> Result<PathBuf> {
     Tool::Node.require()?;
     Tool::Npm.require()?;

@@ -1,6 +1,6 @@
-//! A private Postgres for development and tests. It knows how to start a server, also as root (Postgres refuses root,
-//! so it drops to another user), and on which port the server is; which binaries are used stands in `binaries`, and
-//! where the data goes in `state`. It does not know what the database is for.
+//! A Postgres server of our own for development and tests. This file starts and stops the server, and finds it a port.
+//! As root it runs the server as another user, because Postgres refuses root. `binaries` finds the programs, and
+//! `state` the folders. None of them knows what the database is for.
 
 mod binaries;
 mod embedded;
@@ -25,23 +25,23 @@ use self::{
 };
 use crate::reaper::{self, Charge};
 
-/// Whether a crash of the machine may cost data.
+/// Whether data must survive a crash of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// fsync on, as in production.
+    /// The server forces its writes to disk, as in production.
     Durable,
-    /// Nothing is forced to disk; for tests, whose data nobody wants back.
+    /// The server forces nothing to disk, which is faster; for tests, whose data is thrown away.
     Disposable,
 }
 
-/// What becomes of the data when the server is stopped.
+/// Whether the data is kept when the server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Afterwards {
     Keep,
     Remove,
 }
 
-/// A running server of our own; stopped when dropped.
+/// A running server of our own. Dropping it stops the server.
 pub struct Postgres {
     binaries: Binaries,
     data: PathBuf,
@@ -49,27 +49,28 @@ pub struct Postgres {
     user: Option<(u32, u32)>,
     durability: Durability,
     afterwards: Afterwards,
-    /// Held for as long as the server is ours.
+    /// The lock on the data folder, held for as long as the server belongs to this process.
     _lock: fs::File,
 }
 
-/// How often a start is tried: after a kill -9 the lock file of the dead server is in the way for about a second.
+/// How often a start is tried. After a kill -9, the lock file of the dead server is in the way for about a second.
 const START_TRIES_MAX: u32 = 10;
 
 impl Postgres {
-    /// Starts the server of a data directory, which is made first if it is not there and kept for the next time.
+    /// Starts a server on a data folder. The folder is made if it does not exist, and kept when the server stops.
     ///
     /// # Errors
-    /// When there are no binaries (the message says what to install), the data is another version's, or the server does
-    /// not start.
+    /// When there are no binaries (the message says how to install them), another major version made the data, or the
+    /// server does not start.
     pub fn start(data: &Path) -> Result<Self> {
         Self::start_on(data, Durability::Durable, Afterwards::Keep)
     }
 
-    /// Starts a server on data of its own, which goes when the server is dropped or this process ends, in whatever way.
+    /// Starts a server on a folder of its own, which is removed when the server is dropped or this process ends in any
+    /// way.
     ///
     /// # Errors
-    /// When there are no binaries (the message says what to install), or the server does not start.
+    /// When there are no binaries (the message says how to install them), or the server does not start.
     pub fn temporary(purpose: &str, durability: Durability) -> Result<Self> {
         Self::start_on(&temporary_directory(purpose), durability, Afterwards::Remove)
     }
@@ -98,7 +99,7 @@ impl Postgres {
         Ok(server)
     }
 
-    /// Ends the server that a killed process has left running on a temporary folder, and removes the folder.
+    /// Removes the temporary folder of a killed process, and first stops the server that may still run on it.
     fn clear_away(&self, folder: &Path) {
         if folder.join("postmaster.pid").exists() {
             let _ = run(self.command("pg_ctl").args(["-m", "immediate", "-w", "stop", "-D"]).arg(folder));
@@ -110,7 +111,7 @@ impl Postgres {
     /// Stops the server at once, as a power cut would, and starts it again on the same port.
     ///
     /// # Errors
-    /// When the server does not come back.
+    /// When the server does not start again.
     pub fn restart(&mut self) -> Result<()> {
         self.halt()?;
         self.resume()
@@ -140,7 +141,7 @@ impl Postgres {
         }
     }
 
-    /// Starts a halted server again, on the same port.
+    /// Starts a server again that was stopped by [`Self::halt`], on the same port.
     ///
     /// # Errors
     /// When the server does not start.
@@ -164,13 +165,13 @@ impl Postgres {
         reaper::watch(&self.charge(self.pid()?))
     }
 
-    /// The address of a database on this server.
+    /// The URL of a database on this server.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The process id of the postmaster.
+    /// The process id of the server's main process.
     ///
     /// # Errors
     /// When the server is not running.
@@ -179,8 +180,8 @@ impl Postgres {
         Ok(text.lines().next().unwrap_or_default().parse()?)
     }
 
-    /// Leaves the server running for as long as this process runs; for test binaries, which end without running
-    /// destructors. Answers the address of the server, without a database's name.
+    /// Lets the server run until this process ends, even where the process runs no destructors, as a test binary does.
+    /// Answers the URL of the server without the name of a database.
     #[must_use]
     pub fn end_with_this_process(self) -> String {
         let url = self.url("");
@@ -188,7 +189,8 @@ impl Postgres {
         url
     }
 
-    /// Makes the data elsewhere and moves it when it is whole, so that what was broken off is begun again.
+    /// Makes the data in another folder and renames that folder when it is complete, so that an interrupted run is
+    /// started again and never taken for data.
     fn init(&self) -> Result<()> {
         if self.afterwards == Afterwards::Remove {
             reaper::watch(&Charge::Folder(&self.data))?;
@@ -211,7 +213,7 @@ impl Postgres {
     }
 
     fn boot(&mut self) -> Result<()> {
-        // A server that was left running on this directory is in the way; it is ours, so it is stopped.
+        // A server that still runs on this folder is left from a killed process of ours, so it is stopped.
         if self.data.join("postmaster.pid").exists() {
             let _ = self.halt();
         }
@@ -234,8 +236,8 @@ impl Postgres {
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
-        // Out of any directory that the unprivileged user cannot enter, and out of the reach of Ctrl-C, so that the
-        // server is stopped after its clients.
+        // The server starts in `/`, because its user may not be able to enter the current folder. It leads a process
+        // group of its own, so that Ctrl-C does not stop it before its clients.
         command.current_dir("/").env("LC_ALL", "C").process_group(0);
         command
     }
@@ -254,14 +256,14 @@ impl Drop for Postgres {
     }
 }
 
-/// Where data is until it is whole.
+/// The folder in which data is made until it is complete.
 fn unfinished(data: &Path) -> PathBuf {
     let mut path = data.as_os_str().to_owned();
     path.push(".unfinished");
     path.into()
 }
 
-/// A port that was free a moment ago.
+/// A port that no process listened on a moment ago.
 ///
 /// # Errors
 /// When the machine has no loopback interface or no free port.

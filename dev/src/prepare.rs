@@ -1,5 +1,5 @@
-//! `cargo dev prepare`: refreshes `.sqlx`, the committed facts about every query that let the workspace build with no
-//! database; and `--check`, which fails when they are stale.
+//! `cargo dev prepare`: refreshes `.sqlx`, the committed descriptions of all queries, with which the workspace builds
+//! without a database. With `--check` it fails when they are out of date.
 
 use std::{fs, path::Path};
 
@@ -13,10 +13,10 @@ use crate::{
     schema, workspace,
 };
 
-/// Writes `.sqlx` anew from a database that has just been migrated.
+/// Writes `.sqlx` from a freshly migrated database.
 ///
 /// # Errors
-/// When the workspace does not compile against that database, or, with `check`, when `.sqlx` is not what it should be.
+/// When the workspace does not compile against that database; with `check`, when `.sqlx` is out of date.
 pub async fn prepare(check: bool) -> Result<()> {
     let root = workspace();
     let server = Postgres::temporary("prepare", Durability::Disposable)?;
@@ -28,7 +28,7 @@ pub async fn prepare(check: bool) -> Result<()> {
     let _ = fs::remove_dir_all(&fresh);
     fs::create_dir_all(&fresh)?;
     let main = root.join("core/src/lib.rs");
-    // The macros run only when the crate is compiled, so make it look changed.
+    // The macros write their descriptions only while the crate is compiled, so the crate is made to look changed.
     fs::File::open(&main)?.set_modified(std::time::SystemTime::now())?;
     let mut cargo = Command::new("cargo");
     cargo
@@ -54,7 +54,7 @@ pub async fn prepare(check: bool) -> Result<()> {
     Ok(())
 }
 
-/// The files of a folder with their contents, by name.
+/// The names and contents of the files in a folder, ordered by name.
 fn listing(folder: &Path) -> Result<Vec<(String, String)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {

@@ -1,5 +1,5 @@
-//! Python for the checks that need it: a virtual environment below `target`, made once from `dev/requirements.txt` and
-//! again when that changes. It does not know what the packages are for.
+//! A Python environment for the checks that need one. It is made below `target` from `dev/requirements.txt`, and again
+//! when that file changes. It does not know what the packages are for.
 
 use std::{fs, path::PathBuf};
 
@@ -8,15 +8,15 @@ use tokio::process::Command;
 
 use crate::{child::succeed, install::install_once, tools::Tool, workspace};
 
-/// The folder of a virtual environment with all that `dev/requirements.txt` names; its programs are in `bin`.
+/// The folder of a virtual environment with the packages of `dev/requirements.txt`. Its programs are in `bin`.
 ///
 /// # Errors
-/// When there is no Python with its `venv` module (the message says what to install), or a package is not to be had.
+/// When Python or its `venv` module is missing (the message says how to install it), or a package cannot be fetched.
 pub async fn venv() -> Result<PathBuf> {
     Tool::Python.require()?;
     let hint = Tool::Python.install_hint();
     let requirements = workspace().join("dev/requirements.txt");
-    // Another Python would not find the packages of this one.
+    // The version of Python is part of what is wanted, because another version does not find the packages of this one.
     let version = succeed(Command::new("python3").arg("--version"), hint).await?;
     let wanted = format!("{version}{}", fs::read_to_string(&requirements)?);
     install_once(workspace().join("target/python"), wanted, async |folder| {

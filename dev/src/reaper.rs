@@ -1,6 +1,7 @@
-//! Ends what this process has started where this process ends without running destructors: a test binary always, any
-//! other when it is killed. A shell does it, which learns of the end by a pipe that closes. What ends in order tells
-//! the shell so, and then the shell has nothing to do.
+//! Ends the processes and removes the folders that this process leaves behind when it ends without running destructors:
+//! a test binary always does, any other process when it is killed. A shell does this work. It holds one end of a pipe,
+//! and learns by the closing of the pipe that this process has ended. Whatever ends in order is taken off the shell's
+//! list.
 
 use std::{
     fmt::{Display, Formatter},
@@ -15,19 +16,20 @@ use anyhow::{Context, Result};
 
 const SCRIPT: &str = include_str!("reaper.sh");
 
-/// The pipe to the shell, which is started when something is watched for the first time.
+/// The pipe to the shell. The first call of [`watch`] starts the shell.
 static PIPE: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// Something that must not outlive this process.
 #[derive(Clone, Copy, Debug)]
 pub enum Charge<'a> {
-    /// A process group, which is told to stop.
+    /// A process group, which gets SIGTERM.
     Group(u32),
-    /// The postmaster of a server whose data is kept: it ends its sessions and writes everything down.
+    /// The main process of a server whose data is kept. It gets SIGINT, so that it ends its sessions and writes
+    /// everything to disk.
     Server(u32),
-    /// The postmaster of a server whose data nobody wants back.
+    /// The main process of a server whose data is thrown away. It gets SIGQUIT, so that it ends at once.
     DisposableServer(u32),
-    /// A folder, and the lock file beside it.
+    /// A folder, which is removed together with its lock file.
     Folder(&'a Path),
 }
 
@@ -42,10 +44,10 @@ impl Display for Charge<'_> {
     }
 }
 
-/// Ends this when this process has ended, unless it is forgotten before.
+/// Puts this on the shell's list: it is ended once this process has ended, unless [`forget`] takes it off before.
 ///
 /// # Errors
-/// When there is no shell.
+/// When the shell cannot be started.
 pub fn watch(charge: &Charge<'_>) -> Result<()> {
     let mut pipe = PIPE.lock().unwrap_or_else(PoisonError::into_inner);
     if pipe.is_none() {
@@ -55,17 +57,17 @@ pub fn watch(charge: &Charge<'_>) -> Result<()> {
     Ok(writeln!(pipe, "+{charge}")?)
 }
 
-/// This has ended already.
+/// Takes this off the shell's list, because it has ended.
 pub fn forget(charge: &Charge<'_>) {
     if let Some(pipe) = PIPE.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        // A shell that is gone cannot do anything wrong.
+        // If the shell is gone, nothing remains to be taken off its list.
         let _ = writeln!(pipe, "-{charge}");
     }
 }
 
 fn start() -> Result<ChildStdin> {
     let mut shell = Command::new("sh");
-    // A group of its own, out of the reach of what ends us.
+    // The shell leads a process group of its own, so that a signal to our group does not reach it.
     shell.args(["-c", SCRIPT, "postrider-reaper"]).current_dir("/").process_group(0);
     let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     shell.stdin.take().context("the shell's input is piped")

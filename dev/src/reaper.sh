@@ -1,17 +1,17 @@
-# Waits at a pipe until the process that holds the other end has ended, in whatever way, and then ends what that
-# process has left behind. Each line is a charge: `+SIGNAL TARGET` or `+remove FOLDER`, and the same with `-` when the
-# process has seen to it itself.
+# Reads a pipe until the process that holds its other end has ended in any way, and then ends what that process has left
+# behind. A line `+SIGNAL TARGET` or `+remove FOLDER` adds a charge to the list; the same line with `-` takes it off,
+# because the process has seen to it.
 trap '' HUP INT QUIT TERM
 charges=
 while IFS= read -r line; do
     case $line in
-    # The newest comes first: clients end before their server, and a server before its folder goes.
+    # The newest charge comes first: clients end before their server, and a server ends before its folder is removed.
     +*) charges=$(printf '%s\n%s' "${line#+}" "$charges") ;;
     -*) charges=$(printf '%s' "$charges" | grep -vxF -e "${line#-}") ;;
     esac
 done
 
-# Somebody has to collect a process that has ended; until then it looks as if it were there.
+# A process that has ended but was not waited for (a zombie) still gets signals, so it counts as ended here.
 runs() {
     kill -s 0 -- "$1" 2>/dev/null && ! grep -qs ') Z ' "/proc/${1#-}/stat"
 }

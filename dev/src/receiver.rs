@@ -1,5 +1,5 @@
-//! A receiver of webhooks to try things with and to test against. The path says how it behaves; it keeps what it has
-//! received for the tests to look at, and prints nothing by itself.
+//! A receiver of webhooks, for trying things out and for tests. The path of a request decides how it answers. It keeps
+//! the requests for tests to look at, and prints nothing.
 
 use std::{
     convert::Infallible,
@@ -18,42 +18,42 @@ use hyper::{HeaderMap, Method, Request, Response, body::Incoming, service::servi
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-/// How long `/slow` takes where its path does not say: `/slow/250` takes 250 ms.
+/// How long `/slow` takes to answer. `/slow/250` takes 250 ms.
 const SLOW_DEFAULT: Duration = Duration::from_secs(3);
-/// Requests kept, at most; later ones are only counted.
+/// At most this many requests are kept; later ones are only counted.
 const KEPT_MAX: usize = 100_000;
 
-/// A received request.
+/// A request that the receiver has got.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// When it had arrived whole.
+    /// When the request had arrived completely.
     pub at: Instant,
-    /// Path and query.
+    /// The path, with its query.
     pub path: String,
-    /// Its headers.
+    /// The headers of the request.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body of the request.
     pub body: Bytes,
 }
 
 impl Received {
-    /// A header as text; empty where it is missing.
+    /// The value of a header as text; empty where the header is missing or is not text.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
-/// What a receiver does with what it has received.
+/// What the receiver keeps of the requests that it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Keeps every request whole.
+    /// It keeps whole requests, at most 100,000 of them.
     Everything,
-    /// Only counts.
+    /// It only counts requests.
     Count,
 }
 
-/// A running receiver; stops when dropped.
+/// A running receiver. Dropping it stops it.
 pub struct Receiver {
     address: SocketAddr,
     state: Arc<State>,
@@ -68,7 +68,7 @@ struct State {
 }
 
 impl Receiver {
-    /// Starts one; port 0 means any.
+    /// Starts a receiver on an address such as `127.0.0.1:0`; port 0 means any free port.
     ///
     /// # Errors
     /// When the address is taken.
@@ -85,7 +85,7 @@ impl Receiver {
         Ok(Self { address, state, serving })
     }
 
-    /// The URL of a path on it.
+    /// The URL of a path on this receiver.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -97,7 +97,7 @@ impl Receiver {
         *self.state.count.borrow()
     }
 
-    /// What has arrived, in order.
+    /// The requests that were kept, in the order in which they arrived.
     ///
     /// # Panics
     /// Never: nothing panics while the lock is held.
@@ -106,10 +106,10 @@ impl Receiver {
         self.state.received.lock().expect("nothing panics while it is held").clone()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until this many requests have arrived.
     ///
     /// # Errors
-    /// When they have not within the time.
+    /// When fewer requests have arrived after this time.
     pub async fn wait_for(&self, count: u64, within: Duration) -> Result<()> {
         let mut counted = self.state.count.subscribe();
         let enough = tokio::time::timeout(within, counted.wait_for(|have| *have >= count)).await;
@@ -164,7 +164,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
             tokio::time::sleep(millis.map_or(SLOW_DEFAULT, |millis| Duration::from_millis(millis.into()))).await;
             respond(200, "slow, but there")
         }
-        // Fails twice, then succeeds once.
+        // Of three requests, the first two fail and the third succeeds.
         (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(503, "flaky"),
         _ => respond(200, "ok"),
     })

@@ -1,5 +1,5 @@
-//! The schema of a development database: whether this version can bring it up to date, asked before anything is started
-//! on it, and making it where there is no api or worker to do so.
+//! The schema of a development database. It tells, before anything is started, whether this version can bring the
+//! schema up to date; and it makes the schema where no api or worker does.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migrator};
 
 use crate::workspace;
 
-/// The first migration of that schema that reads otherwise than ours, was never ours, or was broken off. One that is
-/// newer than all of ours is no obstacle.
+/// The number of the first migration of that schema that this version cannot continue from: its text differs from ours,
+/// we do not have it, or it broke off. A migration that is newer than all of ours is not such an obstacle.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -34,7 +34,8 @@ pub async fn foreign_migration(url: &str, schema: &str) -> Result<Option<i64>> {
     Ok(foreign.map(|(version, ..)| version))
 }
 
-/// Makes the schema `postrider`, on a connection whose `search_path` it is: migrations, then functions.
+/// Makes the schema `postrider` by running the migrations and then the functions. The connection's `search_path` must
+/// be that schema.
 ///
 /// # Errors
 /// When the database refuses a statement.

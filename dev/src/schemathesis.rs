@@ -1,6 +1,6 @@
-//! `cargo dev schemathesis`: the api tried against its own `OpenAPI` document by Schemathesis, with a seed and within
-//! bounds. It puts something of every kind into a fresh database first; what is checked and what values are drawn from
-//! stands in `dev/schemathesis.toml`.
+//! `cargo dev schemathesis`: Schemathesis compares the api with its own `OpenAPI` document, by requests that it makes
+//! up from a seed and within bounds. Before that, a fresh database gets something of every kind.
+//! `dev/schemathesis.toml` says what is checked and which values are used.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
@@ -18,37 +18,37 @@ use crate::{
     workspace,
 };
 
-/// Where the random choices begin, unless the caller says otherwise. Ids of answers are among the choices, so two runs
-/// are alike but not the same.
+/// The seed of the random choices, unless the caller gives another. Ids from answers are among the values, so two runs
+/// with one seed are alike but not the same.
 pub const SEED: u32 = 7;
-/// Random requests to each operation, at most, besides those that the document's bounds suggest.
+/// At most this many random requests go to each operation, besides those that the document's bounds suggest.
 const EXAMPLES_MAX: u32 = 80;
-/// The document's own examples, its bounds, random data, and operations one after the other.
+/// The phases of Schemathesis: the document's examples, its bounds, random data, and operations one after the other.
 const PHASES: &str = "examples,coverage,fuzzing,stateful";
-/// How long the api may take for one answer.
+/// The api may take this many seconds for one answer.
 const REQUEST_SECONDS_MAX: u32 = 30;
-/// How long all requests to a set of operations may take; it is about a minute on two cores.
+/// All requests to one set of operations may take this long; on two cores they take about a minute.
 const RUN_TIME_MAX: Duration = Duration::from_secs(600);
-/// Operations that leave no dead letter for the others to look at, so they come last.
+/// The operations that change all dead letters. They are tried last, because they leave none for the other operations.
 const BULK: &str = "^/dead-letters/(retry|purge)$";
 
-/// The admin key of the api that is tried; also shown with a failure.
+/// The admin key of the api that is tried. It is shown with a failure, so that the request can be sent again.
 const KEY: &str = "pr_dev_admin";
 
-/// Things of each kind that are there before.
+/// How many things of each kind are made before the requests begin.
 const SUBSCRIPTIONS: usize = 6;
 const EVENTS: usize = 6;
 const API_KEYS: usize = 6;
 const REPLAYS: usize = 3;
-/// Events whose deliveries all become dead letters.
+/// How many events are made whose deliveries all become dead letters.
 const DEAD_EVENTS: usize = 10;
-/// How long it may take until they have.
+/// How long it may take until all of them are dead letters.
 const DEAD_WITHIN: Duration = Duration::from_secs(60);
 
-/// Starts an api on a database of its own, tries it and stops it.
+/// Starts an api on a database of its own, lets Schemathesis try it, and stops it.
 ///
 /// # Errors
-/// When it does not start, or answers in another way than its document says; every failure is printed first.
+/// When the api does not start, or answers differently from its document; every failure is printed first.
 pub async fn schemathesis(seed: u32) -> Result<()> {
     let python = python::venv().await?;
     build("debug").await?;
@@ -69,7 +69,7 @@ pub async fn schemathesis(seed: u32) -> Result<()> {
     others.and(bulk).and(stopped)
 }
 
-/// The environment of api and worker.
+/// The environment variables of the api and the worker.
 fn variables(server: &Postgres) -> Result<HashMap<String, String>> {
     let mut env = environment()?;
     let url = server.url("postgres");
@@ -84,7 +84,7 @@ fn variables(server: &Postgres) -> Result<HashMap<String, String>> {
     Ok(env)
 }
 
-/// Runs Schemathesis on the bulk operations or on all the others.
+/// Runs Schemathesis on the bulk operations, or on all the others.
 async fn try_out(python: &Path, folder: &Path, base: &str, seed: u32, which: &str) -> Result<()> {
     let mut st = Command::new(python.join("bin/st"));
     st.args(["--config-file", "schemathesis.toml", "run", &format!("{base}/openapi.json"), "--url", base])
@@ -101,7 +101,7 @@ async fn try_out(python: &Path, folder: &Path, base: &str, seed: u32, which: &st
     Ok(())
 }
 
-/// A running api.
+/// A running api and how to call it.
 struct Api<'a> {
     client: Client<'a>,
 }
@@ -115,7 +115,7 @@ impl Api<'_> {
         self.client.post(path, &body.to_string()).await
     }
 
-    /// Publishes an event that every subscription wants; answers its id and those of its deliveries.
+    /// Publishes an event that every subscription wants; answers the id of the event and the ids of its deliveries.
     async fn publish(&self) -> Result<(String, Vec<String>)> {
         let event = json!({"event_type": "order.created", "payload": {"total": 120}, "metadata": {"region": "eu"}});
         let published = self.post("/events", &event).await?;
@@ -126,7 +126,7 @@ impl Api<'_> {
     }
 }
 
-/// Makes something of every kind, and dictionaries of the ids in the folder.
+/// Makes something of every kind, and writes dictionaries of its ids into the folder.
 async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) -> Result<()> {
     let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;
     let mut subscriptions = Vec::new();
@@ -172,8 +172,8 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
     Ok(())
 }
 
-/// Publishes events and lets a worker fail to deliver them. No worker runs afterwards, so nothing that Schemathesis
-/// makes up is ever sent anywhere.
+/// Publishes events and lets a worker fail to deliver them. The worker stops afterwards, so nothing that Schemathesis
+/// makes up is sent anywhere.
 async fn dead_letters(api: &Api<'_>, env: &HashMap<String, String>) -> Result<Vec<String>> {
     let worker = Process::start("worker", "debug", env).await?;
     let mut dead = Vec::new();

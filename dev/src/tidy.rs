@@ -1,4 +1,4 @@
-//! `cargo dev tidy`: the rules of this codebase that no lint knows, executed.
+//! `cargo dev tidy`: checks the rules of this codebase that no lint knows.
 
 mod floors;
 mod sql;
@@ -9,9 +9,9 @@ use anyhow::{Result, ensure};
 
 use crate::workspace;
 
-/// Lines of a source file, at most.
+/// A source file has at most this many lines.
 const LINES_MAX: usize = 400;
-/// Characters of a line, at most; rustfmt breaks code there, but neither comments nor strings nor SQL.
+/// A line has at most this many characters. rustfmt breaks code there, but not comments, strings or SQL.
 const LINE_CHARACTERS_MAX: usize = 120;
 
 /// A file: its path from the root of the workspace, with `/`, and its text.
@@ -44,12 +44,12 @@ fn files() -> Result<Vec<File>> {
         .output()?;
     ensure!(listed.status.success(), "git does not list the files");
     let names = String::from_utf8(listed.stdout)?;
-    // What is no text, or has been removed, has no rules.
+    // Files that are not text, and files that were removed, are skipped.
     let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
     Ok(names.lines().filter_map(read).collect())
 }
 
-/// The rules that one file keeps or breaks by itself.
+/// Which rules this file breaks by itself, a line each.
 fn breaches_of(name: &str, text: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut rule = |broken: bool, why: String| {

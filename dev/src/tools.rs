@@ -1,5 +1,5 @@
-//! Programs that some tests and checks need and that not every machine has. A test whose tool is not there says so and
-//! passes, except in CI, where everything has to be there.
+//! Programs that some tests and checks need and that some machines lack. A test whose program is missing says so and
+//! passes; in CI it fails.
 
 use std::{
     env,
@@ -9,30 +9,30 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-/// A program.
+/// A program that a test or a check runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
-    /// Runs the documentation's examples.
+    /// Runs the examples of the documentation.
     Bash,
-    /// Calls the api in the documentation's examples.
+    /// Calls the api in the examples of the documentation.
     Curl,
-    /// Node 20 or later.
+    /// Runs JavaScript; version 20 or later.
     Node,
-    /// Installs what Node's scripts import, and fetches a Postgres where there is none.
+    /// Installs Node modules, and fetches a Postgres where the machine has none.
     Npm,
-    /// Makes and checks signatures in the documentation's examples.
+    /// Makes and checks signatures in the examples of the documentation.
     Openssl,
-    /// Talks to the database in the documentation's examples.
+    /// Talks to the database in the examples of the documentation.
     Psql,
-    /// Python 3.10 or later with its `venv` module.
+    /// Runs Python scripts; version 3.10 or later, with the `venv` module.
     Python,
 }
 
 impl Tool {
-    /// All of them.
+    /// All programs.
     pub const ALL: [Self; 7] = [Self::Bash, Self::Curl, Self::Node, Self::Npm, Self::Openssl, Self::Psql, Self::Python];
 
-    /// What the program is called.
+    /// The name of the program, as it is started.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Tool {
         }
     }
 
-    /// How the program is installed.
+    /// How to install the program.
     #[must_use]
     pub fn install_hint(self) -> &'static str {
         match self {
@@ -67,11 +67,12 @@ impl Tool {
         }
     }
 
-    /// Whether the program runs here.
+    /// Whether the program is installed and starts.
     #[must_use]
     pub fn is_there(self) -> bool {
         let arguments: &[&str] = match self {
-            // Debian has packages of their own for these two, and venv starts without the second, but does not work.
+            // Debian packages `venv` and `ensurepip` separately. Without `ensurepip`, `venv` starts but makes no usable
+            // environment.
             Self::Python => &["-c", "import venv, ensurepip"],
             Self::Openssl => &["version"],
             Self::Bash | Self::Curl | Self::Node | Self::Npm | Self::Psql => &["--version"],
@@ -81,27 +82,27 @@ impl Tool {
         command.status().is_ok_and(|status| status.success())
     }
 
-    /// Fails where the program is not there.
+    /// Fails where the program is missing.
     ///
     /// # Errors
-    /// How the program is installed.
+    /// The message says how to install the program.
     pub fn require(self) -> Result<()> {
         ensure!(self.is_there(), self.install_hint());
         Ok(())
     }
 }
 
-/// Whether a test may go on: all these programs are there. Otherwise the test says that it is skipped, and should
-/// return.
+/// Whether a test can run: true if all these programs are there. If one is missing, this prints that the test is
+/// skipped, and the test should return.
 ///
 /// # Panics
-/// In CI (where the variable `CI` is set), when one is missing: there nothing is skipped.
+/// When a program is missing and the variable `CI` is set, because no test is skipped in CI.
 #[must_use]
 pub fn are_there(tools: &[Tool]) -> bool {
     let Some(missing) = tools.iter().find(|tool| !tool.is_there()) else { return true };
     let is_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
     assert!(!is_ci, "no {} in CI, where nothing is skipped. {}", missing.name(), missing.install_hint());
-    // Not by `println!`, which is shown for tests that fail only.
+    // `println!` would show this for failing tests only.
     let test = std::thread::current().name().unwrap_or("a check").to_owned();
     let _ = writeln!(std::io::stderr(), "{test} skipped: no {}", missing.name());
     false

@@ -1,5 +1,5 @@
-//! `cargo dev up`: everything a newcomer needs, with one command. Postgres (the one of `DATABASE_URL`, or a private
-//! one), api, worker and a demo receiver; then what to try.
+//! `cargo dev up`: starts all that a newcomer needs with one command: Postgres (that of `DATABASE_URL`, or one of our
+//! own), api, worker and a demo receiver. Then it prints what to try.
 
 use std::{collections::HashMap, env, fs, process::Stdio, time::Duration};
 
@@ -18,32 +18,32 @@ use crate::{
     workspace,
 };
 
-/// How long a child may take until it says that it is ready; the first start also makes the schema.
+/// How long a child may take until it prints that it is ready. At the first start it also makes the schema.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a child may take to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
-/// One of our binaries, running; it is told to stop when it is dropped.
+/// A running api or worker. Dropping it stops it.
 pub struct Process {
     name: &'static str,
     child: Child,
-    /// The line in which it said that it is ready.
+    /// The line that the process has printed when it was ready.
     pub ready: String,
 }
 
 impl Process {
-    /// Starts one of our binaries and waits until it is ready.
+    /// Starts the binary with this name and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends or stays silent instead.
+    /// When the process ends, or does not become ready in time.
     pub async fn start(name: &'static str, profile: &str, env: &HashMap<String, String>) -> Result<Self> {
         Self::start_logging_to(Stdio::inherit(), name, profile, env).await
     }
 
-    /// As [`Self::start`], with its log going elsewhere than to ours.
+    /// Like [`Self::start`], but the log of the process goes to `log` and not to ours.
     ///
     /// # Errors
-    /// When it ends or stays silent instead.
+    /// When the process ends, or does not become ready in time.
     pub async fn start_logging_to(
         log: Stdio,
         name: &'static str,
@@ -62,21 +62,21 @@ impl Process {
         Ok(Self { name, child, ready })
     }
 
-    /// Its process id.
+    /// The id of the process.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         self.child.signal(signal);
     }
 
-    /// Tells it to stop and waits for it.
+    /// Stops the process and waits until it has ended.
     ///
     /// # Errors
-    /// When it does not stop in time or ends badly.
+    /// When the process does not stop in time, or ends with an error.
     pub async fn stop(mut self) -> Result<()> {
         self.signal(Signal::TERM);
         let ended = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
@@ -85,7 +85,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process has ended by itself, and answers what to say about it.
     async fn ended(&mut self) -> String {
         match self.child.wait().await {
             Ok(status) => format!("{} ended by itself: {status}", self.name),
@@ -94,7 +94,7 @@ impl Process {
     }
 }
 
-/// Builds the binaries.
+/// Builds the binaries of api and worker.
 ///
 /// # Errors
 /// When they do not compile.
@@ -108,7 +108,7 @@ pub async fn build(profile: &str) -> Result<()> {
     Ok(())
 }
 
-/// The development environment: `.env`, with what is set already taking precedence.
+/// The environment for development: the variables of `.env`, unless the process's own environment sets them.
 ///
 /// # Errors
 /// When `.env` cannot be read.
@@ -117,13 +117,13 @@ pub fn environment() -> Result<HashMap<String, String>> {
     Ok(variables(&text).map(|(name, value)| (name.to_owned(), env::var(name).unwrap_or(value.to_owned()))).collect())
 }
 
-/// The variables of a file such as `.env`, read as the simplest of its readers do (`docker run --env-file`, podman): a
-/// line is split at the first `=`, and all that follows is the value, with quotes and spaces.
+/// The variables of a file such as `.env`, read as the simplest programs read it (`docker run --env-file`, podman): a
+/// line is split at its first `=`, and the value is all that follows, quotes and spaces included.
 pub fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='))
 }
 
-/// Starts everything and tells what to try; everything stops, the newest first, when this is dropped.
+/// Starts everything and prints what to try. When this is dropped, everything stops, the newest first.
 ///
 /// # Errors
 /// When something does not start, or ends by itself.
@@ -155,7 +155,7 @@ pub async fn up() -> Result<()> {
         Ok(receiver) => receiver,
         Err(_) => Receiver::start("127.0.0.1:0", Keep::Count).await?,
     };
-    // In this order, so that the api stops first.
+    // A process that was started later is stopped earlier, so this order stops the api first.
     let mut worker = Process::start("worker", "debug", &env).await?;
     let mut api = Process::start("api", "debug", &env).await?;
     println!("{}", tour(&api.ready, &worker.ready, &receiver, &env));

@@ -1,5 +1,5 @@
-//! Who asks: an API key with its scope on every route. What the caller may then reach is the business of
-//! [`crate::access`], what else opens ingest, of [`crate::access::ingest_credential`].
+//! Who calls: on guarded routes an API key with the scope of the route. What the caller may then reach stands in
+//! [`crate::access`], and what opens ingest in [`crate::access::ingest_credential`].
 
 use std::marker::PhantomData;
 
@@ -17,15 +17,16 @@ use crate::{
     serve::problem::ApiError,
 };
 
-/// The name of this way to authenticate, in the `OpenAPI` document.
+/// The name of the security scheme for API keys in the `OpenAPI` document.
 pub(crate) const API_KEY: &str = "ApiKey";
 
-/// The bootstrap key with the scope `admin`, as its SHA-256: comparing digests takes the same time whatever differs.
+/// The admin key from the environment, kept as its SHA-256: comparing two digests takes the same time wherever they
+/// differ, so the time tells nothing of the key.
 #[derive(Clone)]
 pub struct AdminKey(Digest);
 
 impl AdminKey {
-    /// The key with this text.
+    /// Hashes the text of the key.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(digest(text))
@@ -42,19 +43,19 @@ impl std::fmt::Debug for AdminKey {
     }
 }
 
-/// Knows all keys.
+/// Finds out which key a request carries; it knows the admin key and every API key.
 #[derive(Clone)]
 pub struct Authenticator {
-    /// The key from the environment.
+    /// The admin key from the environment.
     pub admin_key: AdminKey,
-    /// The keys from the database.
+    /// The API keys from the database, cached.
     pub keys: ApiKeyCache,
-    /// How many requests may post events.
+    /// How many requests a second may post events, by key and by subscription.
     pub limits: IngestLimits,
 }
 
 impl Authenticator {
-    /// What the key in a request reaches; `None` where the request has none, or one that is not valid.
+    /// What the key in a request reaches; `None` where the request has no key, or one that is not valid.
     pub(crate) async fn identify(&self, request: &Request) -> Result<Option<Access>, ApiError> {
         let Some(text) = bearer(request) else { return Ok(None) };
         if self.admin_key.is(text) {
@@ -63,7 +64,7 @@ impl Authenticator {
         Ok(self.keys.get(text, Utc::now()).await?.map(|key| Access::of(&key)))
     }
 
-    /// What a key with that scope reaches.
+    /// What the key in a request reaches; an error where there is no valid key or where it lacks the scope.
     async fn access(&self, request: &Request, scope: Scope) -> Result<Access, ApiError> {
         let Some(access) = self.identify(request).await? else { return Err(ApiError::no_key(request)) };
         if !access.may(scope) {
@@ -77,7 +78,7 @@ impl Authenticator {
 }
 
 impl ApiError {
-    /// No valid key came with the request.
+    /// The answer to a request that brought no valid key.
     pub(crate) fn no_key(request: &Request) -> Self {
         Self::unauthorized(if bearer(request).is_some() {
             "this key is not known, or not valid any more"
@@ -87,19 +88,19 @@ impl ApiError {
     }
 }
 
-/// A scope, as a type.
+/// A scope as a type, so that [`Key`] can name the scope that it proves.
 pub trait Asks: Send + Sync {
-    /// The scope.
+    /// The scope that the type stands for.
     const SCOPE: Scope;
 }
 
-/// Everything, API keys and the audit log included.
+/// The scope `admin`: everything, API keys and the audit log included.
 pub struct Admin;
-/// Reading and changing.
+/// The scope `manage`: reading and changing.
 pub struct Manage;
-/// Posting events and inline deliveries.
+/// The scope `ingest`: posting events and inline deliveries.
 pub struct Ingest;
-/// Reading.
+/// The scope `read`: reading only.
 pub struct Read;
 
 impl Asks for Admin {
@@ -115,7 +116,8 @@ impl Asks for Read {
     const SCOPE: Scope = Scope::Read;
 }
 
-/// Proof that a request came with a key that has a scope: a handler that takes it cannot run without.
+/// Proof that a request came with a key that has the scope `S`. A handler takes it as an argument, so the handler
+/// cannot run without such a key.
 pub struct Key<S>(Access, PhantomData<S>);
 
 impl<S> std::ops::Deref for Key<S> {
@@ -165,7 +167,7 @@ pub(crate) fn register_api_key(registry: &mut Registry) {
     );
 }
 
-/// The token of an `Authorization: Bearer` header; the scheme's name in any case (RFC 9110 §11.1).
+/// The token of an `Authorization: Bearer` header. The word `Bearer` may stand in any case (RFC 9110 §11.1).
 fn bearer(request: &Request) -> Option<&str> {
     let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

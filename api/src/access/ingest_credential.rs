@@ -1,5 +1,5 @@
-//! What opens a subscription's ingest: a key, a signature, either or nothing, as its owner decided. It is judged when
-//! the subscription is known, and a signature when the body is.
+//! What opens a subscription's ingest: a key, a signature, either of them, or nothing, as the owner of the subscription
+//! has decided. A key is judged before the body is read, a signature afterwards.
 
 use std::sync::Arc;
 
@@ -28,36 +28,37 @@ use crate::{
     serve::problem::ApiError,
 };
 
-/// Bytes of a payload whose signature is verified on the spot, at most.
+/// Payloads of at most this many bytes are verified on the async thread, larger ones on a blocking thread.
 const VERIFIED_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
-/// What an ingest request offers as its authority.
+/// The credential that an ingest request offers: a key, a signature in its headers, both, or neither.
 pub struct IngestCredential<'a> {
     request: &'a Request,
-    /// What a valid key in it reaches.
+    /// What the request's key reaches, if it came with a valid one.
     access: Option<Access>,
 }
 
-/// What is left to ask of a request.
+/// What has opened a subscription's ingest to a request, or what still has to be verified.
 pub enum Opens<'a> {
-    /// Nothing: its key opens it.
+    /// The key opened it; nothing is left to verify.
     ByKey,
-    /// Nothing: it is open to all.
+    /// The subscription takes requests from everybody; nothing is left to verify.
     ToAll,
-    /// That its signature fits its body.
+    /// It is open if the signature fits the body, which has not been read yet.
     IfSigned(UnverifiedSignature<'a>),
 }
 
-/// A signature that has not been held against the body that it signs.
+/// The signature of a request, before it has been compared with the body.
 pub struct UnverifiedSignature<'a>(&'a Request);
 
 impl<'a> IngestCredential<'a> {
-    /// Whether it opens this subscription's ingest, as far as can be told without the body. A request that opens it
-    /// already is counted against the limits; one whose signature is still to be verified, when it is.
+    /// Decides without the body whether the request opens this subscription's ingest. A request that does is counted
+    /// against the rate limits here; a signed one is counted after its signature has been verified.
     ///
     /// # Errors
-    /// Unauthorized, also where there is no such subscription and no key that might know; not found where it is another
-    /// tenant's; forbidden; too many requests.
+    /// Unauthorized; the same where there is no such subscription and no key. Not found where a key with the scope asks
+    /// for a subscription that does not exist or that another tenant owns. Forbidden where the key lacks the scope. Too
+    /// many requests.
     pub fn opens(self, subscription: Option<Arc<Subscription>>) -> Result<(Arc<Subscription>, Opens<'a>), ApiError> {
         let Some(subscription) = subscription else {
             return Err(match &self.access {
@@ -91,14 +92,14 @@ impl<'a> IngestCredential<'a> {
 }
 
 impl UnverifiedSignature<'_> {
-    /// Judges the signature, and counts the request against the limit if it fits: nobody uses the limit up with
-    /// signatures that are made up.
+    /// Verifies the signature against the body. Only a request whose signature fits is counted against the rate limit,
+    /// so nobody can use the limit up with forged signatures.
     ///
     /// # Errors
-    /// Unauthorized; too many requests.
+    /// Unauthorized where the signature does not fit; too many requests.
     pub async fn verify(self, subscription: &Arc<Subscription>, payload: &Bytes) -> Result<Verified, ApiError> {
         let verified = if payload.len() > VERIFIED_AT_ONCE_BYTES_MAX {
-            // It takes milliseconds, in which others would wait.
+            // Hashing a large payload takes milliseconds, in which other requests on this thread would wait.
             let (subscription, payload) = (Arc::clone(subscription), payload.clone());
             let headers = self.0.headers().clone();
             let verifying = move || verify(&subscription, &headers, &payload);
@@ -121,14 +122,14 @@ fn verify(subscription: &Subscription, headers: &HeaderMap, payload: &[u8]) -> R
     subscription.verify_ingest(header, payload, Utc::now())
 }
 
-/// The same for every subscription, and for none: who may not post does not learn what there is.
+/// The same answer whether the subscription exists or not, so that a caller without rights does not learn which do.
 fn unauthorized() -> ApiError {
     ApiError::unauthorized(
         "send a valid API key as `Authorization: Bearer pr_…`, or sign the body, as the subscription asks",
     )
 }
 
-/// The name of a provider's signature among the ways to authenticate, and what it is.
+/// The name of a provider's signature as a security scheme of the `OpenAPI` document, and its description.
 fn scheme_of(provider: Provider) -> (&'static str, &'static str) {
     match provider {
         Provider::Github => ("HubSignature", "`sha256=` and the hex HMAC-SHA256 of the body"),

@@ -1,5 +1,6 @@
-//! Rate limits of what posts events: of a key over all routes that take events, of a subscription at its ingest. How
-//! things stand is told with the answer, in `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
+//! Rate limits on posting events: one for a key, over all routes that take events, and one for a subscription's ingest.
+//! Each answer tells what is left of them, in `RateLimit` and `RateLimit-Policy`
+//! (draft-ietf-httpapi-ratelimit-headers).
 
 use std::sync::{Arc, Mutex};
 
@@ -15,10 +16,10 @@ use uuid::Uuid;
 
 use crate::{access::Access, serve::problem::ApiError};
 
-/// The window of every limit, in seconds.
+/// Every limit counts requests in a window of this many seconds.
 const WINDOW_SECONDS: u32 = 1;
 
-/// What is limited.
+/// Whose requests a limit counts: those of a key or those to a subscription, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Limited {
     Key(Uuid),
@@ -34,19 +35,19 @@ impl Limited {
     }
 }
 
-/// The limits of this process.
+/// The rate limits as this api process counts them. Another process counts for itself.
 #[derive(Clone, Default)]
 pub struct IngestLimits(RateLimits<Limited>);
 
-/// How the limits stand that a request has met; carried by the request, told with its answer.
+/// The state of each limit that a request was counted against. The request carries it, so that its answer can show it.
 #[derive(Clone, Default)]
 pub struct LimitStates(Arc<Mutex<Vec<(&'static str, LimitState)>>>);
 
 impl IngestLimits {
-    /// Asks for a request with this key.
+    /// Counts one request against the limit of its key, if the key has one.
     ///
     /// # Errors
-    /// Too many requests.
+    /// Too many requests where the limit is used up.
     pub fn ask_key(&self, request: &Request, access: &Access) -> Result<(), ApiError> {
         match access.rate_limit() {
             Some((id, limit)) => self.ask(request, Limited::Key(id.0), limit),
@@ -54,10 +55,10 @@ impl IngestLimits {
         }
     }
 
-    /// Asks for a request to this subscription's ingest.
+    /// Counts one request against the limit of a subscription's ingest, if it has one.
     ///
     /// # Errors
-    /// Too many requests.
+    /// Too many requests where the limit is used up.
     pub fn ask_subscription(&self, request: &Request, subscription: &Subscription) -> Result<(), ApiError> {
         match subscription.settings.ingest_rate_limit {
             Some(limit) => self.ask(request, Limited::Subscription(subscription.id.0), limit),
@@ -79,7 +80,7 @@ impl IngestLimits {
 }
 
 impl LimitStates {
-    /// Tells how things stand, if any limit was met.
+    /// Writes the states into the headers of the answer; writes nothing if the request was counted against no limit.
     pub fn tell(&self, headers: &mut HeaderMap) {
         let met = self.0.lock().expect("nothing panics while it is held");
         if met.is_empty() {
@@ -99,7 +100,7 @@ impl LimitStates {
     }
 }
 
-/// Rounded up, so that nobody comes too early.
+/// The time in whole seconds, rounded up, so that a caller who waits that long does not come too early.
 fn whole_seconds(time: std::time::Duration) -> u32 {
     u32::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(u32::MAX)
 }

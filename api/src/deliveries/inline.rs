@@ -1,4 +1,4 @@
-//! What `POST /deliveries` does: an event for one URL, without a subscription.
+//! What `POST /deliveries` does: it stores an event for one URL, without a subscription.
 
 use std::collections::BTreeMap;
 
@@ -78,10 +78,10 @@ pub enum InlineResponse {
     Accepted(Json<Shown>),
 }
 
-/// Stores an event for one URL; answers its delivery.
+/// Stores an event for one URL and answers the event with its delivery.
 ///
 /// # Errors
-/// As the route.
+/// Those of the route `POST /deliveries`.
 pub async fn create(
     app: &App,
     access: &Access,
@@ -96,7 +96,8 @@ pub async fn create(
 }
 
 impl InlineDeliveryInput {
-    /// What it says, for the core to check. The tenant has been decided; `body` is what it was read from.
+    /// The input for the core, which checks it. `tenant_id` is already decided; `body` is the request body that holds
+    /// the payload's bytes.
     fn into_core(self, tenant_id: String, body: &Bytes) -> (EventInput, InlineInput) {
         let event = EventInput {
             event_type: self.event_type,

@@ -1,4 +1,4 @@
-//! Deliveries and attempts as JSON: what callers get back.
+//! Deliveries and attempts as JSON, as answers show them.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ pub struct AttemptList {
     pub(crate) data: Vec<AttemptView>,
 }
 
-/// A delivery as it is shown.
+/// Turns a delivery into the JSON that answers show.
 pub(crate) fn view(delivery: &Delivery) -> DeliveryView {
     DeliveryView {
         id: delivery.id.to_string(),

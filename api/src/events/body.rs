@@ -1,4 +1,4 @@
-//! Events as JSON: what producers send. What of it is valid, [`postrider_core::accept::event_input`] says.
+//! Events as JSON, as producers send them. The rules for them stand in [`postrider_core::accept::event_input`].
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,8 @@ impl Input for BatchInput {
 }
 
 impl EventInput {
-    /// What it says, for the core to check. The tenant has been decided; `body` is what it was read from.
+    /// The input for the core, which checks it. `tenant_id` is already decided; `body` is the request body that holds
+    /// the payload's bytes.
     #[must_use]
     pub fn into_core(self, tenant_id: String, body: &Bytes) -> CoreEventInput {
         CoreEventInput {
@@ -77,7 +78,7 @@ impl EventInput {
     }
 }
 
-/// A payload's text and the body that it stood in.
+/// The text of a payload, together with the request body that it came in.
 struct Payload {
     text: Box<RawValue>,
     _body: Bytes,
@@ -89,8 +90,8 @@ impl AsRef<[u8]> for Payload {
     }
 }
 
-/// The text of a payload, as it stands in the body. It holds the body, so that the body counts as under way until the
-/// payload is stored.
+/// The bytes of a payload exactly as they stand in the body. They keep the body alive, so that the body's bytes count
+/// as under way until the payload is stored.
 #[must_use]
 pub fn payload_bytes(payload: Any<Box<RawValue>>, body: &Bytes) -> Bytes {
     Bytes::from_owner(Payload { text: payload.0, _body: body.clone() })

@@ -1,4 +1,5 @@
-//! `POST /webhooks/ingest/{subscription_id}`: whatever arrives is the payload. The answer is sent after the commit.
+//! `POST /webhooks/ingest/{subscription_id}`: the body is the payload, whatever it is. The answer is sent after the
+//! commit.
 
 use chrono::Utc;
 use poem::Request;
@@ -27,11 +28,12 @@ use crate::{
     },
 };
 
-/// The headers that bring what the core calls otherwise, where a broken rule is told.
+/// For each field of the core that ingest reads from a header, the name of that header: a broken rule is reported by
+/// it.
 const NAMES: [(&str, &str); 4] =
     [("event_type", "X-Event-Type"), ("content_type", "Content-Type"), ("ordering_key", "X-Ordering-Key"), KEY_NAME];
 
-/// The ingest routes.
+/// The route of `POST /webhooks/ingest/{subscription_id}`.
 pub struct IngestApi(pub App);
 
 /// What became of an accepted event: `pending` is stored and will be delivered; `filtered` is stored, and the
@@ -107,7 +109,7 @@ impl IngestApi {
             Ok(id) => self.0.cache.get(id).await?,
             Err(_) => None,
         };
-        // Nobody's body is read who cannot open anything.
+        // The credential is judged first, so that no body is read from a caller who cannot open this ingest.
         let (subscription, opens) = credential.opens(found)?;
         let caller = match &opens {
             Opens::ByKey => Caller::Key,
@@ -140,7 +142,7 @@ impl IngestApi {
 }
 
 impl Shown {
-    /// An event that was accepted for one receiver.
+    /// The answer to an event for one subscription or URL, which has at most one delivery.
     #[must_use]
     pub fn of(accepted: &AcceptedEvent) -> Self {
         Self {
@@ -161,7 +163,7 @@ impl From<Verdict> for AcceptedStatus {
     }
 }
 
-/// What Slack sends to find out whether a URL is the right one.
+/// The challenge, if the payload is Slack's question whether this URL is the right one.
 fn challenge(payload: &[u8]) -> Option<Challenge> {
     let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
     (value["type"] == "url_verification").then(|| serde_json::from_value(value).ok())?

@@ -1,4 +1,5 @@
-//! What `POST /events` and `POST /events/batch` do: read the request, have the core publish it, write the answer.
+//! What `POST /events` and `POST /events/batch` do: they read the request, have the core publish it, and write the
+//! answer.
 
 use chrono::Utc;
 use poem_openapi::{ApiResponse, Object, payload::Json};
@@ -44,10 +45,10 @@ pub enum BatchResponse {
     Accepted(Json<PublishedBatch>),
 }
 
-/// Publishes one event.
+/// Publishes the one event of `POST /events`.
 ///
 /// # Errors
-/// As the route.
+/// Those of the route `POST /events`.
 pub async fn one(
     app: &App,
     access: &Access,
@@ -59,10 +60,10 @@ pub async fn one(
     Ok(Published::of(&accepted.map_err(|error| error.renamed(&[KEY_NAME]))?))
 }
 
-/// Publishes many events, or none of them.
+/// Publishes all events of `POST /events/batch` in one transaction: all of them or none.
 ///
 /// # Errors
-/// As the route.
+/// Those of the route `POST /events/batch`.
 pub async fn many(
     app: &App,
     access: &Access,

@@ -1,5 +1,5 @@
-//! Request bodies: read up to a limit, parsed by serde so that a mistake is told with the path of the field, and
-//! described in the `OpenAPI` document by the same type.
+//! Request bodies: read up to a limit, and parsed by serde so that a mistake is reported with the path of its field.
+//! The type that is parsed also describes the body in the `OpenAPI` document.
 
 use std::marker::PhantomData;
 
@@ -21,17 +21,18 @@ use crate::serve::{
     problem::ApiError,
 };
 
-/// Bytes of a JSON body of the management API, at most.
+/// A JSON body that brings settings has at most this many bytes.
 pub const JSON_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of a JSON body that brings one payload, besides the payload.
+/// A JSON body that brings one payload may have this many bytes beyond the payload.
 const EVENT_BYTES_BESIDES: usize = 64 * 1024;
-/// Bytes of a JSON body that brings many payloads, at most.
+/// A JSON body that brings many payloads has at most this many bytes, or as many as one payload of the largest size
+/// needs.
 pub const BATCH_BYTES_MAX: usize = 5 << 20;
 
-/// What a body brings, which decides how large it may be.
+/// What a body brings. It decides how many bytes the body may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Brings {
-    /// Settings.
+    /// Settings, such as those of a subscription.
     Settings,
     /// One event with its payload.
     Payload,
@@ -39,15 +40,15 @@ pub enum Brings {
     Payloads,
 }
 
-/// A type that is read from a JSON body.
+/// A type that is parsed from a JSON body.
 pub trait Input: Type + DeserializeOwned {
-    /// What it brings.
+    /// What the body brings, which decides how many bytes it may have.
     const BRINGS: Brings = Brings::Settings;
-    /// Whether no body at all says the same as an empty object.
+    /// Whether an empty body means the same as `{}`.
     const MAY_BE_EMPTY: bool = false;
 }
 
-/// Bytes of one event's payload, at most: the configuration, as the routes carry it.
+/// An event's payload has at most this many bytes. The routes carry this value of the configuration to the bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct PayloadBytesMax(pub usize);
 
@@ -62,33 +63,33 @@ impl Brings {
     }
 }
 
-/// A JSON body as a `T`. Its media type is not looked at: whatever parses is JSON.
+/// A JSON body that was parsed as a `T`. The content type of the request is ignored: whatever parses as JSON is JSON.
 #[derive(Debug)]
 pub struct JsonBody<T> {
-    /// What it says.
+    /// The parsed value.
     pub value: T,
-    /// How it says it.
+    /// The bytes as they arrived, which payloads point into and which an idempotency key is compared by.
     pub bytes: Bytes,
 }
 
-/// A JSON merge patch (RFC 7396), described as a `T` whose fields are all optional.
+/// A JSON merge patch (RFC 7396). The `OpenAPI` document describes it as a `T`, whose fields are all optional.
 #[derive(Debug)]
 pub struct MergePatch<T>(pub Value, PhantomData<T>);
 
-/// Turns parsed JSON into a `T`, or names the field that does not fit.
+/// Turns parsed JSON into a `T`.
 ///
 /// # Errors
-/// Unprocessable.
+/// Unprocessable, with the path of the field that does not fit.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(unfit)
 }
 
-/// Turns a body into a `T`, or says why it is not JSON, or names the field that does not fit.
+/// Turns a body into a `T`. The error says why the body is not JSON, or names the field that does not fit.
 fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let not_json = |error: &serde_json::Error| ApiError::bad_request(format!("the body is not JSON: {error}"));
     if bytes.trim_ascii_start().first() != Some(&b'{') {
-        // An array would be taken for a struct's fields in order.
+        // Serde would take an array for the fields of a struct in their order.
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| not_json(&error))?;
         return Err(ApiError::invalid("(body)", "must be a JSON object"));
     }
@@ -100,7 +101,7 @@ fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// A field that is an object, by its fields' names: an array would be taken for the fields in order.
+/// Reads a `T` only from a JSON object, because serde would take an array for the fields of a struct in their order.
 struct Named<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
@@ -122,17 +123,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     }
 }
 
-/// Reads a field that is an object; for `deserialize_with`.
+/// Reads a field that must be an object; for `#[serde(deserialize_with)]`.
 pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Named::deserialize(deserializer).map(|Named(value)| value)
 }
 
-/// Reads a field that is an object or null; for `deserialize_with`.
+/// Reads a field that must be an object or null; for `#[serde(deserialize_with)]`.
 pub fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer).map(|value| value.map(|Named(value)| value))
 }
 
-/// Reads a field that is a list of objects; for `deserialize_with`.
+/// Reads a field that must be a list of objects; for `#[serde(deserialize_with)]`.
 pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let values = Vec::deserialize(deserializer)?;
     Ok(values.into_iter().map(|Named(value)| value).collect())
@@ -140,20 +141,20 @@ pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) 
 
 fn unfit(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let message = error.inner().to_string();
-    // The place in the text tells less than the path of the field.
+    // Serde appends the line and column, which help less than the path of the field does.
     let message = message.split(" at line ").next().unwrap_or(&message);
     let message = &without_value(message);
     ApiError::invalid(&field_of(&error.path().to_string(), message), message)
 }
 
-/// A message of serde's without the text that it did not expect: that may be a secret in the wrong place.
+/// A message of serde's without the text that serde quotes, because that text may be a secret in the wrong field.
 fn without_value(message: &str) -> String {
     let cut = message.split_once(": string \"").zip(message.rsplit_once("\", expected"));
     cut.map_or_else(|| message.to_owned(), |((before, _), (_, after))| format!("{before}: string, expected{after}"))
 }
 
-/// The path of the field that is meant: for a field that is missing or unknown, serde names its parent and tells the
-/// field's own name in the message only.
+/// The full path of the field that a message is about. For a missing or an unknown field, serde gives the path of the
+/// parent and names the field itself only in the message.
 fn field_of(path: &str, message: &str) -> String {
     let parent = if path == "." { "" } else { path };
     let named = ["missing field `", "unknown field `"].iter().find_map(|start| message.strip_prefix(start));
@@ -225,17 +226,18 @@ impl<'a, T: Type> ApiExtractor<'a> for MergePatch<T> {
 }
 
 impl<T> MergePatch<T> {
-    /// Applies the patch.
+    /// Returns `target` with the patch applied.
     #[must_use]
     pub fn apply(&self, mut target: Value) -> Value {
         merge(&mut target, self.0.clone());
         target
     }
 
-    /// Refuses fields that an `I` does not know: where they are null, applying the patch would just leave them out.
+    /// Refuses a field that `I` does not know and that the patch sets to null. Applying the patch would drop such a
+    /// field in silence; an unknown field with a value is refused when the result is parsed.
     ///
     /// # Errors
-    /// Unprocessable.
+    /// Unprocessable, with the name of the field.
     pub fn check_fields<I: DeserializeOwned>(&self) -> Result<(), ApiError> {
         let nulls = self.0.as_object().into_iter().flatten().filter(|(_, value)| value.is_null());
         for (name, _) in nulls {
@@ -248,14 +250,14 @@ impl<T> MergePatch<T> {
         Ok(())
     }
 
-    /// What it says of a field, if it says anything.
+    /// The value that the patch has for a field; `None` where the field is absent from the patch.
     #[must_use]
     pub fn says(&self, field: &str) -> Option<&Value> {
         self.0.get(field)
     }
 }
 
-/// RFC 7396 §2: null removes, an object merges, anything else replaces.
+/// Applies a patch by RFC 7396 §2: null removes a member, an object is merged, and any other value replaces.
 fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
@@ -280,7 +282,7 @@ mod tests {
 
     use super::*;
 
-    /// The examples of RFC 7396, appendix A.
+    /// The test cases of RFC 7396, appendix A.
     #[test]
     fn merge_patch() {
         let cases = [

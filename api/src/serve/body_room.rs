@@ -1,7 +1,7 @@
-//! Reading bodies, each up to a limit and all of them within a room that they share while they are under way: from the
-//! first byte that arrives until nothing holds them any more, so that what waits to be stored counts like what a slow
-//! caller has sent so far. Those who have shown no key have a smaller room of their own, and of that a share for each
-//! subscription.
+//! Reads request bodies, each up to a limit, and all of them within a number of bytes that they share. A body's bytes
+//! count as under way from the moment they arrive until nothing holds them any more, so an event that waits to be
+//! stored counts like a body that a slow caller is still sending. Callers without a valid key share a smaller number of
+//! bytes, and each subscription gets a part of that.
 
 use std::{
     collections::HashMap,
@@ -18,26 +18,27 @@ use postrider_core::{Error, id::SubscriptionId};
 
 use crate::serve::problem::ApiError;
 
-/// Bytes of all bodies under way whose callers have shown a valid key, at most.
+/// All bodies under way from callers with a valid key have at most this many bytes together.
 const KEYED_BYTES_MAX: usize = 256 << 20;
-/// Bytes of all other bodies under way, at most.
+/// All bodies under way from callers without a key have at most this many bytes together.
 const KEYLESS_BYTES_MAX: usize = 64 << 20;
-/// Bytes of those to one subscription: room for one payload of the largest size that can be configured.
+/// All bodies under way to one subscription from callers without a key have at most this many bytes together. That is
+/// room for one payload of the largest size that can be configured.
 pub const SUBSCRIPTION_BYTES_MAX: usize = 32 << 20;
 
 const FULL: Error = Error::Unavailable("too many bodies are under way; try again in a moment");
 
-/// Who sends a body.
+/// Who sends a body, which decides how many bytes may be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// Somebody with a valid key.
+    /// A caller with a valid key; all of them share one limit.
     Key,
-    /// Anybody, to this subscription.
+    /// A caller without a key, who posts to the ingest of this subscription.
     Anybody(SubscriptionId),
 }
 
 impl Caller {
-    /// The bytes that may be under way from this one, and from all who have as little or as much to show.
+    /// How many bytes may be under way from this sender, and from all senders of its kind together.
     fn limits(self) -> (usize, usize) {
         match self {
             Self::Key => (KEYED_BYTES_MAX, KEYED_BYTES_MAX),
@@ -46,30 +47,31 @@ impl Caller {
     }
 }
 
-/// Whether the body of a request is being waited for; carried by the request.
+/// Whether the api is waiting for the rest of a request's body. The request carries it, so that a timeout can tell
+/// whose fault it is.
 #[derive(Clone, Debug, Default)]
 pub struct BodyProgress(Arc<AtomicBool>);
 
 impl BodyProgress {
-    /// Whether the request's body has begun to be read and has not come to its end.
+    /// Whether reading the body has begun and the body has not arrived completely.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Bytes under way.
+/// The bytes that are under way in this process; clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct BodyRoom(Arc<Mutex<UnderWay>>);
 
 #[derive(Debug, Default)]
 struct UnderWay {
-    /// By who sends them; nobody is here who sends nothing.
+    /// The bytes under way of each sender. A sender with none has no entry.
     by_sender: HashMap<Caller, usize>,
     keyless: usize,
 }
 
-/// The bytes of a body and what they take of the room, which is given back when the last holder of the bytes is gone.
+/// The bytes of a body, with their share of the room. The share is given back when the last holder drops the bytes.
 struct Counted {
     bytes: Bytes,
     _taken: Taken,
@@ -81,7 +83,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-/// What one body has taken of the room; given back when it is dropped.
+/// The share of the room that one body has taken. Dropping it gives the share back.
 struct Taken {
     room: BodyRoom,
     from: Caller,
@@ -89,7 +91,7 @@ struct Taken {
 }
 
 impl BodyRoom {
-    /// Takes more of the room for a body.
+    /// Adds so many bytes to a body's share, or fails where a limit would be exceeded.
     fn take(&self, taken: &mut Taken, bytes: usize) -> Result<(), Error> {
         let (own_max, all_max) = taken.from.limits();
         let mut under_way = self.0.lock().expect("nothing panics while it is held");
@@ -122,11 +124,12 @@ impl Drop for Taken {
     }
 }
 
-/// The bytes of a body, of any type and at most `bytes_max` long. They count as under way for as long as they, or parts
-/// of them, are held.
+/// Reads a body of any type and of at most `bytes_max` bytes. The bytes count as under way for as long as somebody
+/// holds them, or a part of them.
 ///
 /// # Errors
-/// Too large, or broken off; unavailable where too many bodies are under way.
+/// Too large where the body has more bytes; bad request where it breaks off; unavailable where too many bytes are under
+/// way.
 pub async fn read(request: &Request, body: Body, bytes_max: usize, from: Caller) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::payload_too_large(bytes_max);
     let declared = request.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());

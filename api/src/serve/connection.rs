@@ -1,5 +1,5 @@
-//! The life of one connection, watched from outside: how long a request's head takes, whether any byte moves, and how
-//! it is closed. It does not know what the bytes mean; that is the HTTP library's business.
+//! Watches one connection from outside: how long the head of a request takes, whether any byte moves, and how the
+//! connection is closed. It does not know what the bytes mean: that is the HTTP library's part.
 
 use std::{
     io::{self, IoSlice},
@@ -17,34 +17,36 @@ use tokio::{
     net::TcpStream,
 };
 
-/// How long a request's head may take, from its first byte.
+/// The head of a request arrives within this time, counted from its first byte; otherwise the connection is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may neither bring nor take a byte.
+/// A connection on which no byte moves in either direction for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a connection is used, at most: then it is told to come to an end, and closed when it has not a while later.
+/// After this time a connection is told to end after the request under way. It is closed [`IDLE_TIMEOUT`] later at the
+/// latest.
 const AGE_MAX: Duration = Duration::from_secs(3600);
-/// Bytes that are still read and thrown away after the last answer of a connection, at most.
+/// After the last answer of a connection, at most this many bytes are still read and thrown away.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
-/// How long these are read, at most.
+/// Reading what is thrown away takes at most this long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the caller may be silent meanwhile.
+/// A caller who sends nothing for this long is not waited for any more.
 const DISCARD_SILENCE_MAX: Duration = Duration::from_secs(2);
-/// Bytes that are read at once to be thrown away.
+/// One read that is thrown away takes at most this many bytes.
 const DISCARD_BUFFER_BYTES: usize = 64 * 1024;
 
-/// What a connection is at. Times are milliseconds since it began, and 0 for never.
+/// What a connection is doing. Times are milliseconds since the connection began; 0 stands for never.
 pub struct Life {
     began: Instant,
-    /// When bytes last moved, in whichever direction.
+    /// When a byte was last read or written.
     moved_at: AtomicU64,
-    /// When the first byte of a head came that is not complete yet.
+    /// When the first byte of the head that is now arriving came; 0 while no head is arriving.
     head_at: AtomicU64,
-    /// A request's head is complete and its answer is not made yet: bytes that come belong to its body.
+    /// Whether a request's head has arrived and its answer has not been made yet. Bytes that arrive meanwhile belong to
+    /// the body of the request.
     is_answering: AtomicBool,
 }
 
 impl Default for Life {
-    /// The life of a connection that has just begun.
+    /// A connection that begins now.
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -60,13 +62,13 @@ impl Life {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Notes that a request's head is complete.
+    /// Notes that the head of a request has arrived.
     pub fn has_request(&self) {
         self.head_at.store(0, Ordering::Relaxed);
         self.is_answering.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the answer to the request is made: what is read from now on begins the next head.
+    /// Notes that the answer to the request has been made: bytes that are read from now on belong to the next head.
     pub fn has_answer(&self) {
         self.is_answering.store(false, Ordering::Relaxed);
     }
@@ -83,17 +85,17 @@ impl Life {
         self.moved_at.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Whether the connection is between two requests.
+    /// Whether no request is being answered and no head is arriving.
     pub fn is_at_rest(&self) -> bool {
         !self.is_answering.load(Ordering::Relaxed) && self.head_at.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether it is time to let the connection end when it can.
+    /// Whether the connection is older than an hour (`AGE_MAX`) and should end after the request under way.
     pub fn is_old(&self) -> bool {
         self.began.elapsed() > AGE_MAX
     }
 
-    /// Whether the connection is to be closed as it is.
+    /// Whether a limit has passed, so that the connection is closed at once, even in the middle of a request.
     pub fn is_over(&self) -> bool {
         let longer_ago = |time: u64, limit: Duration| u128::from(self.now().saturating_sub(time)) > limit.as_millis();
         let head_at = self.head_at.load(Ordering::Relaxed);
@@ -103,20 +105,20 @@ impl Life {
     }
 }
 
-/// A connection that tells its [`Life`] when bytes move.
+/// A TCP connection that tells its [`Life`] about every read and write.
 pub struct WatchedStream {
     stream: TcpStream,
     life: Arc<Life>,
 }
 
 impl WatchedStream {
-    /// A connection whose life is told to `life`.
+    /// Wraps a connection, which reports to `life` from now on.
     #[must_use]
     pub fn new(stream: TcpStream, life: Arc<Life>) -> Self {
         Self { stream, life }
     }
 
-    /// The connection, which nobody watches any more.
+    /// The plain connection; its reads and writes are not reported any more.
     #[must_use]
     pub fn into_inner(self) -> TcpStream {
         self.stream
@@ -125,9 +127,9 @@ impl WatchedStream {
 
 /// Reads what the caller still sends and throws it away, until the caller closes the connection or a limit is reached.
 ///
-/// Many clients write a whole request before they read. A socket that is closed while bytes arrive answers them with a
-/// reset, which destroys the answer that is on its way (RFC 9112 §9.6). So the answer is sent, the sending direction is
-/// closed, and only then the rest of the request is waited for.
+/// Many clients write a whole request before they read. If a socket is closed while bytes arrive, the kernel sends a
+/// reset, which destroys the answer on its way to the client (RFC 9112 §9.6). So the answer is sent first, then the
+/// sending direction is closed, and then the rest of the request is read.
 pub async fn discard(mut stream: TcpStream) {
     let reading = async {
         let mut buffer = vec![0; DISCARD_BUFFER_BYTES];

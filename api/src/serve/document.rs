@@ -1,20 +1,21 @@
-//! The `OpenAPI` document, completed: what the library cannot say is said here, so that the document and the api agree
-//! to the letter and generators of clients understand it. What schemas and operations mean stands with their types.
+//! Completes the `OpenAPI` document that the library makes. The library cannot express some rules, so they are added
+//! here: the document then describes exactly what the api does, and generators of clients understand it. The
+//! descriptions themselves stand with the types and operations.
 
 mod operations;
 mod schemas;
 
 use serde_json::{Map, Value};
 
-/// The chapters, in the order in which a newcomer needs them.
+/// The chapters, in the order in which a newcomer reads them.
 const CHAPTERS: [&str; 9] =
     ["Subscriptions", "Events", "Ingest", "Deliveries", "Dead letters", "Replays", "API keys", "Audit log", "Health"];
 
 /// Completes the document that the library makes.
 ///
 /// # Panics
-/// When two groups of routes share a path, and one of them would vanish for most readers; or when a name that is
-/// written down here is no longer that of a chapter or an operation.
+/// When two groups of routes share a path, because most readers would keep only one of them; or when a name in these
+/// tables is not that of a chapter or an operation.
 #[must_use]
 pub fn complete(spec: &str) -> String {
     let mut document: Value = serde_json::from_str(spec).expect("the document is JSON");
@@ -32,7 +33,7 @@ pub fn complete(spec: &str) -> String {
     serde_json::to_string_pretty(&document).expect("a value has a JSON form")
 }
 
-/// The operations of all paths: each with its path, its method and what is said of it.
+/// Calls `change` with the path, the method and the description of every operation.
 fn each_operation(paths: &mut Map<String, Value>, mut change: impl FnMut(&str, &str, &mut Map<String, Value>)) {
     for (path, operations) in paths {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {

@@ -1,5 +1,5 @@
-//! `Idempotency-Key`: the header of every request that creates something, turned into what the core asks for; and
-//! answers that were stored, turned into answers again.
+//! `Idempotency-Key`: turns the header of a request that creates something into what the core asks for, and turns a
+//! stored answer back into an answer.
 
 use poem_openapi::types::ParseFromJSON;
 use postrider_core::{
@@ -11,21 +11,22 @@ use serde_json::Value;
 
 use crate::serve::problem::ApiError;
 
-/// The name of the header.
+/// The header that brings the key.
 pub const HEADER: &str = "Idempotency-Key";
 
-/// The name of the header for what the core calls otherwise, where a broken rule is told.
+/// The core's name for the key, and the header that brings it: a broken rule is reported by the header's name.
 pub const KEY_NAME: (&str, &str) = (KEY_FIELD, HEADER);
 
-/// How long keys are remembered.
+/// For how long an idempotency key is remembered.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyTtl {
-    /// Seconds.
+    /// The time in seconds.
     pub seconds: u32,
 }
 
 impl KeyTtl {
-    /// A creation that is to happen once, if a key came with it. `route` and `body` are what is asked.
+    /// The idempotent request that the core carries out once; `None` where the request has no key. `route` and `body`
+    /// make the fingerprint: the same key with another fingerprint is a conflict.
     ///
     /// # Errors
     /// Unprocessable where the key is not valid.
@@ -43,10 +44,10 @@ impl KeyTtl {
     }
 }
 
-/// The answer that was kept.
+/// Parses an answer that was stored with a key.
 ///
 /// # Errors
-/// Internal, where it is not one.
+/// Internal, where the stored bytes are not such an answer.
 pub fn stored_answer<T: ParseFromJSON>(answer: &[u8]) -> Result<T, ApiError> {
     let value: Value = serde_json::from_slice(answer).map_err(Error::internal)?;
     let parsed = T::parse_from_json(Some(value)).map_err(|error| Error::internal(error.into_message()))?;

@@ -1,4 +1,4 @@
-//! What all lists share: newest first, `limit` and `cursor` in, `data` and `next_cursor` out.
+//! What all lists share: they show the newest first, take `limit` and `cursor`, and answer `data` and `next_cursor`.
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use crate::serve::problem::ApiError;
 
-/// Items of a page where the caller does not say.
+/// A page has this many items where the caller does not say.
 const LIMIT_DEFAULT: u32 = 50;
-/// Items of a page, at most.
+/// A page has at most this many items.
 const LIMIT_MAX: u32 = 250;
 
 /// A page of a list, the newest first.
@@ -31,17 +31,17 @@ pub struct List<T: ParseFromJSON + ToJSON + Type + Send + Sync> {
     next_cursor: Option<String>,
 }
 
-/// A page that a caller asked for. One item more than its size is fetched, which tells whether there is a next page.
+/// The page that a caller asked for. One item more than its limit is fetched: if there is one, there is a next page.
 pub struct Wanted {
     limit: usize,
     page: Page,
 }
 
 impl Wanted {
-    /// Reads `limit` and `cursor`; a cursor is the id of the last item of the page before.
+    /// Reads `limit` and `cursor`. A cursor is the id of the last item of the page before.
     ///
     /// # Errors
-    /// Unprocessable.
+    /// Unprocessable where `limit` is out of its range, or `cursor` is not an id of this list.
     pub fn parse<I: FromStr>(limit: Option<u32>, cursor: Option<&str>, uuid: fn(I) -> Uuid) -> Result<Self, ApiError> {
         let limit = limit.unwrap_or(LIMIT_DEFAULT);
         if !(1..=LIMIT_MAX).contains(&limit) {
@@ -52,13 +52,13 @@ impl Wanted {
         Ok(Self { limit: limit as usize, page: Page { before, limit: i64::from(limit) + 1 } })
     }
 
-    /// What to fetch.
+    /// What the core has to fetch: the items before the cursor, and one more than the limit.
     #[must_use]
     pub fn page(&self) -> Page {
         self.page
     }
 
-    /// The answer, from what was fetched.
+    /// The answer, made of all the items that were fetched.
     pub fn list<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
         &self,
         fetched: Vec<S>,
@@ -68,8 +68,8 @@ impl Wanted {
         self.found(Found { items: fetched, examined_to: None }, id, |_| String::new(), view)
     }
 
-    /// The answer, from a bounded look: where that ended early, the page may be short and there is a next one all the
-    /// same, which begins where the look ended.
+    /// The answer, made of a scan that examined a bounded number of rows. Where the scan stopped early, the page may be
+    /// short and still has a `next_cursor`, which is where the scan stopped.
     pub fn found<S, T: ParseFromJSON + ToJSON + Type + Send + Sync, I: Display>(
         &self,
         found: Found<S>,
@@ -86,10 +86,10 @@ impl Wanted {
     }
 }
 
-/// The `since` and `until` of a list.
+/// The `since` and `until` of a list, as a span of time.
 ///
 /// # Errors
-/// Unprocessable where the span ends before it begins.
+/// Unprocessable where a time is out of range, or the span ends before it begins.
 pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Result<Span, ApiError> {
     for (field, time) in [("since", since), ("until", until)] {
         time.map_or(Ok(()), moment).map_err(|why| ApiError::invalid(field, why))?;
@@ -100,10 +100,10 @@ pub fn span(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Resul
     Ok(Span { since, until })
 }
 
-/// The `metadata` of a list: `key:value` each, all of which must be there.
+/// The `metadata` filter of a list, made of entries such as `region:eu`. An item must have all of them.
 ///
 /// # Errors
-/// Unprocessable.
+/// Unprocessable where an entry is not `key:value`, or a key stands there twice.
 pub fn metadata(entries: Vec<String>) -> Result<Option<Metadata>, ApiError> {
     let entry = |entry: &String| entry.split_once(':').map(|(key, value)| (key.to_owned(), value.to_owned()));
     let parsed: Option<BTreeMap<_, _>> = entries.iter().map(entry).collect();
@@ -113,10 +113,10 @@ pub fn metadata(entries: Vec<String>) -> Result<Option<Metadata>, ApiError> {
     Ok(Some(parsed).filter(|entries| !entries.is_empty()))
 }
 
-/// A filter's word, or what is wrong with it.
+/// Parses a filter of a list; `None` where it is absent.
 ///
 /// # Errors
-/// Unprocessable.
+/// Unprocessable where the text is not a word of this filter.
 pub fn parsed<T: FromStr<Err: Display>>(field: &str, text: Option<&str>) -> Result<Option<T>, ApiError> {
     text.map(str::parse).transpose().map_err(|why: T::Err| ApiError::invalid(field, why.to_string()))
 }

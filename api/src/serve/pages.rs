@@ -1,5 +1,5 @@
-//! The pages for people: Swagger UI over the `OpenAPI` document. Scripts and styles are files of their own, so that the
-//! content security policy needs to allow nothing inline.
+//! The pages for people: Swagger UI with the `OpenAPI` document. Scripts and styles are served as files of their own,
+//! so that the content security policy need not allow anything inline.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use poem::{
     web::Data,
 };
 
-/// What a page may load and do: only what this server serves. Swagger UI's icons are `data:` images.
+/// What a page of ours may load and do: only what this server serves. Swagger UI's icons are `data:` images.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src \
                            'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// What everything else may load and do, should a browser take it for a page.
+/// What any other answer may load and do if a browser takes it for a page: nothing.
 const NOTHING_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Headers of every answer.
+/// Headers that every answer carries.
 const HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
@@ -25,7 +25,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// How long a browser may keep scripts and styles, in seconds.
+/// A browser may keep scripts and styles for 3600 seconds.
 const ASSET_CACHE: &str = "public, max-age=3600";
 
 const PAGE: &str = r#"<!DOCTYPE html>
@@ -47,14 +47,14 @@ const PAGE: &str = r#"<!DOCTYPE html>
 
 const START: &str = "SwaggerUIBundle({ dom_id: '#ui', url: 'openapi.json', deepLinking: true });\n";
 
-/// The parts of Swagger UI and the document it shows.
+/// The files of Swagger UI, and the `OpenAPI` document that it shows.
 struct Swagger {
     style: Bytes,
     script: Bytes,
     document: Bytes,
 }
 
-/// The routes of the pages. `bundle` is Swagger UI as the library makes it, one page with everything in it.
+/// The routes of the pages. `bundle` is the library's Swagger UI: one page with its scripts and styles inside.
 #[must_use]
 pub fn routes(bundle: &str, document: String) -> Route {
     let part = |begins: &str, ends: &str| {
@@ -64,7 +64,7 @@ pub fn routes(bundle: &str, document: String) -> Route {
     };
     let style = part("<style charset=\"UTF-8\">", "</style>");
     let script = part("<script charset=\"UTF-8\">", "</script>\n</head>");
-    // Shared by all answers: a reader who takes his time holds no copy.
+    // All answers share these bytes, so that a slow reader does not hold a copy of its own.
     let swagger = Arc::new(Swagger { style, script, document: document.into() });
     let with = |endpoint| poem::EndpointExt::data(endpoint, Arc::clone(&swagger));
     Route::new()
@@ -75,7 +75,7 @@ pub fn routes(bundle: &str, document: String) -> Route {
         .at("/openapi.json", with(get(document_file)))
 }
 
-/// Sets the headers that keep a browser from doing more than is meant.
+/// Sets the headers that forbid a browser everything that the answer does not need.
 pub fn secure(headers: &mut HeaderMap) {
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));

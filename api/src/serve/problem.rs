@@ -1,5 +1,5 @@
-//! Every answer that is not a success, as problem+json (RFC 9457): one variant per status. What is our own fault is
-//! logged here, once, and never shown.
+//! Every answer that is not a success is a problem (RFC 9457), and `ApiError` has one variant for each status. An error
+//! of ours is logged here, once, and its details are never shown.
 
 use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::{
@@ -10,7 +10,7 @@ use poem_openapi::{
 };
 use postrider_core::{Error, access::api_key::Scope, validation::Problems};
 
-/// Seconds after which a caller may try again when we are full or the database is away.
+/// Seconds after which a caller should try again when the server is full or the database is away.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong, as RFC 9457 puts it.
@@ -42,7 +42,7 @@ pub struct FieldError {
     pub message: String,
 }
 
-/// An `application/problem+json` body.
+/// A problem as a body, with the content type `application/problem+json`.
 #[derive(Debug)]
 pub struct ProblemJson(Problem);
 
@@ -127,31 +127,31 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The request cannot be understood.
+    /// 400: the request cannot be understood.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::BadRequest(problem(StatusCode::BAD_REQUEST, "bad_request", detail))
     }
 
-    /// No valid key or signature.
+    /// 401: the request has no valid key and no valid signature.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         let problem = problem(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         Self::Unauthorized(problem, "Bearer realm=\"postrider\"".to_owned())
     }
 
-    /// The key lacks this scope.
+    /// 403: the key lacks this scope.
     #[must_use]
     pub fn forbidden(scope: Scope) -> Self {
         let detail = format!("this key lacks the scope `{scope}`");
         Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
     }
 
-    /// There is no such thing.
+    /// 404: the thing does not exist, or belongs to another tenant. `what` is its noun, such as `subscription`.
     #[must_use]
     pub fn not_found(what: &str) -> Self {
         Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", format!("no such {what}")))
     }
 
-    /// The method is not one of these.
+    /// 405: the path knows only these methods, such as `GET, POST`.
     #[must_use]
     pub fn method_not_allowed(allowed: &str) -> Self {
         let detail = format!("this path knows {allowed}");
@@ -161,34 +161,34 @@ impl ApiError {
         )
     }
 
-    /// The request did not arrive in time.
+    /// 408: the body did not arrive in time.
     #[must_use]
     pub fn request_timeout() -> Self {
         let detail = "the request did not arrive in time";
         Self::RequestTimeout(problem(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail))
     }
 
-    /// The body is larger than this many bytes.
+    /// 413: the body has more than this many bytes.
     #[must_use]
     pub fn payload_too_large(bytes_max: usize) -> Self {
         let detail = format!("the body may be at most {bytes_max} bytes long");
         Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
     }
 
-    /// A limit of so many requests a second is used up for so many seconds.
+    /// 429: a limit of so many requests a second is used up. `whose` is `key` or `subscription`; `retry_after` is in
+    /// seconds.
     #[must_use]
     pub fn too_many_requests(whose: &str, per_second: u32, retry_after: u32) -> Self {
         let detail = format!("{per_second} requests a second may post events with this {whose}");
         Self::TooManyRequests(problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail), retry_after)
     }
 
-    /// One field breaks a rule.
+    /// 422: one field breaks a rule.
     pub fn invalid(field: &str, message: impl Into<String>) -> Self {
         Error::Invalid(Problems::one(field, message)).into()
     }
 
-    /// Any error of the libraries' that nobody has answered for, in our shape; a client error of a kind that we do not
-    /// tell apart becomes a 400.
+    /// Turns an error of the libraries into one of ours. A client error for which there is no variant becomes a 400.
     #[must_use]
     pub fn from_status(status: StatusCode, detail: String) -> Self {
         match status {
@@ -200,7 +200,7 @@ impl ApiError {
     }
 }
 
-/// A whole HTTP/1.1 answer, for a connection on which no request is read: there are too many.
+/// A whole HTTP/1.1 answer, written to a connection from which no request is read because too many are open.
 #[must_use]
 pub fn too_many_connections() -> Vec<u8> {
     let status = StatusCode::SERVICE_UNAVAILABLE;

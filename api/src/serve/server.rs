@@ -1,7 +1,7 @@
-//! Serving HTTP to callers of whom nothing good is assumed: a limit of connections, a time for a request's head, an end
-//! for connections that say nothing, and answers that arrive even if the request was not read to its end. What is
-//! answered is the endpoint's business; what is not HTTP, the library (hyper) refuses by itself. HTTP/1.1 only: HTTP/2,
-//! where many requests share a connection, is for the proxy in front, with TLS.
+//! Serves HTTP to callers whom nobody trusts. It limits the connections and the time for a request's head, closes
+//! connections that are silent, and delivers its answers even where a request was not read to its end. The endpoint
+//! makes the answers; the library (hyper) refuses what is not HTTP. It speaks HTTP/1.1 only: TLS and HTTP/2, by which
+//! many requests share a connection, are for the proxy in front.
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -27,18 +27,18 @@ use crate::serve::{
     problem::too_many_connections,
 };
 
-/// How often connections are examined: they are closed so much later than they might be, at most.
+/// How often each connection is checked against its limits. A connection may outlast a limit by at most this time.
 const EXAMINED_EVERY: Duration = Duration::from_secs(2);
-/// Bytes of a request's head, at most; and of a URI, a little less.
+/// The head of a request has at most this many bytes; the URI is part of it.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// How long nobody is accepted after accepting has failed, as it does while the process has no file descriptors left.
+/// How long the server waits before it accepts again after an error, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that are being told that there are too many, at most; those beyond are just closed.
+/// At most this many refused connections get a 503 at the same time; any more are closed without an answer.
 const REFUSALS_MAX: usize = 64;
-/// How long telling them may take, until they have closed their connection.
+/// Answering a refused connection takes at most this long, until the caller has closed it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until it is told to stop; then lets requests finish for as long as `patience` says.
+/// Serves until `stop` is canceled, then lets requests under way finish for at most `patience`.
 pub async fn serve<E>(
     listener: TcpListener,
     endpoint: E,
@@ -89,7 +89,7 @@ pub async fn serve<E>(
     connections.shutdown().await;
 }
 
-/// One connection, from its first byte to its end.
+/// Serves one connection, from its first byte to its end.
 async fn connection<E>(stream: TcpStream, remote: SocketAddr, endpoint: Arc<E>, stop: CancellationToken)
 where
     E: Endpoint<Output = poem::Response> + 'static,
@@ -109,8 +109,8 @@ where
         }
     });
     let mut builder = http1::Builder::new();
-    // The time of a head is ours to measure: the library's own runs while a connection rests between two requests too.
-    // Who has said everything may stop speaking, and still wants the answer.
+    // [`Life`] measures the time of a head, because the library's timer also runs between two requests. `half_close`: a
+    // caller that has closed its sending direction still wants the answer.
     builder.max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None).half_close(true);
     let mut served = builder.serve_connection(TokioIo::new(watched), service);
     let mut examined = tokio::time::interval(EXAMINED_EVERY);
@@ -131,13 +131,13 @@ where
             Pin::new(&mut served).graceful_shutdown();
         }
     }
-    // Between two requests there is no answer that could be lost.
+    // A connection that was between two requests has no answer that a reset could destroy.
     if !was_at_rest {
         discard(served.into_parts().io.into_inner().into_inner()).await;
     }
 }
 
-/// Tells a caller that there are too many connections, and waits a moment for them to read it.
+/// Answers 503 because too many connections are open, and gives the caller a moment to read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(&too_many_connections()).await?;
     stream.shutdown().await?;

@@ -1,5 +1,5 @@
-//! Subscriptions as callers send them. What of it is valid, [`postrider_core::subscription::settings_input`] says; what
-//! they get back stands in [`crate::subscriptions::view`].
+//! Subscriptions as callers send them. The rules for them stand in [`postrider_core::subscription::settings_input`],
+//! and what answers show in [`crate::subscriptions::view`].
 
 use std::collections::BTreeMap;
 
@@ -149,7 +149,7 @@ impl FiltersBody {
         self.metadata.is_empty() && self.payload.is_none()
     }
 
-    /// As they are stored.
+    /// The filters as JSON, from those that are stored.
     #[must_use]
     pub fn of(filters: &Filters) -> Self {
         let payload = filters.payload.as_ref().map(|filter| filter.source().clone());
@@ -160,8 +160,8 @@ impl FiltersBody {
 impl Input for SubscriptionInput {}
 
 impl SubscriptionInput {
-    /// What a subscription is now, as if somebody had sent it: the ground that a patch is applied to. Its secret is
-    /// left out, so it stays.
+    /// The subscription as a caller would send it, which is what a patch is applied to. The secret is left out, so it
+    /// stays as it is.
     #[must_use]
     pub fn of(subscription: &Subscription) -> Self {
         let settings = &subscription.settings;
@@ -183,10 +183,10 @@ impl SubscriptionInput {
         }
     }
 
-    /// Checks everything at once. `current` is the subscription that is being changed, if one is.
+    /// Checks all fields. `current` is the subscription that is being changed; `None` where a new one is created.
     ///
     /// # Errors
-    /// Every broken rule.
+    /// All broken rules together.
     pub fn parse(self, policy: &TargetPolicy, current: Option<&Subscription>) -> Result<Checked> {
         let input = SettingsInput {
             target_url: self.target_url,

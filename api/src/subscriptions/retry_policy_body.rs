@@ -1,4 +1,4 @@
-//! Retry policies as JSON, whoever has one: a subscription or an inline delivery.
+//! Retry policies as JSON, for subscriptions and for inline deliveries.
 
 use poem_openapi::Object;
 use postrider_core::queue::retry_policy::{ClientErrors, RetryPolicy, RetryPolicyInput, Schedule};
@@ -34,7 +34,7 @@ pub struct RetryPolicyBody {
 }
 
 impl RetryPolicyBody {
-    /// A policy as it is shown.
+    /// A stored policy as answers show it.
     #[must_use]
     pub fn of(policy: &RetryPolicy) -> Self {
         let retry_client_errors = Some(policy.client_errors() == ClientErrors::Retry);
@@ -53,7 +53,7 @@ impl RetryPolicyBody {
         }
     }
 
-    /// What it says, for the core to check.
+    /// The input for the core, which checks it.
     #[must_use]
     pub fn into_core(self) -> RetryPolicyInput {
         let retries_client_errors = self.retry_client_errors.unwrap_or(true);

@@ -1,4 +1,4 @@
-//! A subscription's secrets: showing and replacing them, and the public half for everybody.
+//! A subscription's secrets: showing them, replacing them, and publishing the public keys to everybody.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -29,7 +29,7 @@ use crate::{
     subscriptions::view::SubscriptionView,
 };
 
-/// The routes of secrets.
+/// The routes of a subscription's secrets.
 pub struct SecretsApi(pub App);
 
 /// What signs the deliveries of a subscription.
@@ -98,7 +98,7 @@ pub struct JwkView {
     kid: String,
 }
 
-/// Characters of a public key's name.
+/// The name of a public key has this many characters.
 const KID_CHARACTERS: usize = 16;
 
 #[OpenApi(tag = "Tag::Subscriptions")]
@@ -158,7 +158,8 @@ impl SecretsApi {
             Ok(id) => self.0.cache.get(id).await?,
             Err(_) => None,
         };
-        // One without public keys looks like none: that it exists is nobody's business.
+        // A subscription without public keys gets the same 404 as one that does not exist, so that nobody learns that
+        // it exists.
         let subscription = found.ok_or_else(|| ApiError::not_found("subscription"))?;
         let keys = subscription.secrets.active(Utc::now()).filter_map(SigningSecret::public_key);
         let keys: Vec<_> = keys.map(JwkView::of).collect();

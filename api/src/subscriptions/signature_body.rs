@@ -1,4 +1,4 @@
-//! Signatures as JSON, in both directions: the words of the schemes, and what a subscription's ingest takes.
+//! Signatures as JSON: the names of the schemes, and which signatures a subscription's ingest takes.
 
 use poem_openapi::{Enum, Object};
 use postrider_core::{
@@ -93,14 +93,14 @@ pub struct IngestSignatureView {
 }
 
 impl IngestSignatureInput {
-    /// What it is now, as if somebody had sent it; its secrets are left out, so they stay.
+    /// The setting as a caller would send it. Its secrets are left out, so they stay as they are.
     #[must_use]
     pub fn of(current: &IngestSignature) -> Self {
         let tolerance_seconds = Some(current.tolerance_seconds());
         Self { provider: current.provider().into(), secrets: None, tolerance_seconds }
     }
 
-    /// What it says, for the core to check.
+    /// The input for the core, which checks it.
     #[must_use]
     pub fn into_core(self) -> CoreIngestSignatureInput {
         CoreIngestSignatureInput {
@@ -112,7 +112,7 @@ impl IngestSignatureInput {
 }
 
 impl IngestSignatureView {
-    /// As it may be shown at any time.
+    /// What answers show: everything but the secrets.
     #[must_use]
     pub fn of(signature: &IngestSignature) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Subscriptions as they are shown: never with a secret, but in the answers that make one.
+//! Subscriptions as answers show them. Only the answers that create or rotate a secret show it.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ impl From<StateName> for State {
 }
 
 impl SubscriptionView {
-    /// A subscription as it may be shown at any time.
+    /// A subscription without its secret.
     #[must_use]
     pub fn of(subscription: &Subscription) -> Self {
         let settings = &subscription.settings;

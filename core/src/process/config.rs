@@ -1,5 +1,5 @@
-//! Reads configuration from the environment only. Every mistake is collected, so that a person can fix all of them at
-//! once. The meaning of each variable is described where it is read and in `docs/configuration.md`.
+//! Reads configuration from the environment, and from nowhere else. Every mistake is collected, so that a person can
+//! mend all of them at once. What each variable means stands where it is read and in docs/configuration.md.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -10,16 +10,16 @@ use crate::{
 
 type Lookup = dyn Fn(&str) -> Option<String>;
 
-/// The environment variables of this process, and the mistakes that were found in them.
+/// The environment variables of this process, with a list of what is wrong with them.
 pub struct Environment {
     lookup: Box<Lookup>,
     problems: Vec<String>,
 }
 
-/// The encryption key in the project's `.env`, which everybody knows.
+/// The key that stands in the project's `.env`.
 const EXAMPLE_ENCRYPTION_KEY: &str = "cG9zdHJpZGVyLWRldmVsb3BtZW50LWtleS0zMi1ieXQ=";
 
-/// Whether this process serves users or a developer.
+/// Whether this process serves people or a developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// `POSTRIDER_ENVIRONMENT=development`: known example secrets are accepted.
@@ -29,8 +29,8 @@ pub enum Stage {
 }
 
 impl Environment {
-    /// The environment of this process. Where there is a `.env` file in the working directory or above, it supplies the
-    /// variables that are not set.
+    /// The process's own environment, after a `.env` file in the working directory or above it, if there is one, has
+    /// filled in what is not set.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
     pub fn of_process() -> Self {
@@ -43,23 +43,23 @@ impl Environment {
         env
     }
 
-    /// An environment whose variables come from `lookup`.
+    /// Any other source of values.
     pub fn new(lookup: impl Fn(&str) -> Option<String> + 'static) -> Self {
         Self { lookup: Box::new(lookup), problems: Vec::new() }
     }
 
-    /// A variable's value, or `default` where the variable is unset or empty; `None` where it cannot be parsed.
+    /// A value, or its default where the variable is unset or empty.
     pub fn get<T: FromStr<Err: Display>>(&mut self, name: &str, default: &str) -> Option<T> {
         self.parse(name, default, |text| text.parse().map_err(|error: T::Err| error.to_string()))
     }
 
-    /// Like [`Self::get`], with a parser that the caller supplies.
+    /// Like [`Self::get`], with a parser of the caller's.
     pub fn parse<T>(&mut self, name: &str, default: &str, parser: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(name).unwrap_or_else(|| default.to_owned());
         parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
     }
 
-    /// The value of a variable that must be set.
+    /// A value that has no default.
     pub fn required<T>(&mut self, name: &str, parser: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let Some(text) = self.text(name) else {
             self.problems.push(format!("{name}: must be set"));
@@ -68,7 +68,7 @@ impl Environment {
         parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
     }
 
-    /// A whole number within `bounds`.
+    /// A number within bounds.
     pub fn number(&mut self, name: &str, default: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<u32> {
         self.parse(name, default, |text| {
             let number = text.parse().ok().filter(|number| bounds.contains(number));
@@ -76,17 +76,17 @@ impl Environment {
         })
     }
 
-    /// A whole number of seconds within `bounds`.
+    /// Whole seconds within bounds.
     pub fn seconds(&mut self, name: &str, default: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<Duration> {
         self.number(name, default, bounds).map(|seconds| Duration::from_secs(seconds.into()))
     }
 
-    /// Adds a mistake that concerns more than one variable.
+    /// Notes a mistake that concerns more than one value.
     pub fn problem(&mut self, message: impl Into<String>) {
         self.problems.push(message.into());
     }
 
-    /// Returns the configuration, or all mistakes.
+    /// Hands over the configuration, or every mistake.
     ///
     /// # Errors
     /// The mistakes, one sentence each.
@@ -97,7 +97,7 @@ impl Environment {
         }
     }
 
-    /// The value of `POSTRIDER_ENVIRONMENT`.
+    /// `POSTRIDER_ENVIRONMENT`.
     pub fn stage(&mut self) -> Option<Stage> {
         self.parse("POSTRIDER_ENVIRONMENT", "production", |text| match text {
             "development" => Ok(Stage::Development),
@@ -106,10 +106,10 @@ impl Environment {
         })
     }
 
-    /// The values of `DATABASE_URL` and `POSTRIDER_DATABASE_SCHEMA`.
+    /// `DATABASE_URL` and `POSTRIDER_DATABASE_SCHEMA`.
     pub fn database(&mut self) -> Option<DatabaseConfig> {
         let url = self.required("DATABASE_URL", |text| {
-            // The parser's own message may repeat the text, which holds a password.
+            // The parser's own message may repeat the text, and the text holds a password.
             let ours = text.starts_with("postgres://") || text.starts_with("postgresql://");
             let parsed = text.parse().ok().filter(|_| ours);
             parsed.ok_or_else(|| "must be a URL such as postgres://user:password@host:5432/database".to_owned())
@@ -127,7 +127,7 @@ impl Environment {
         Some(DatabaseConfig { options: url?, schema: schema? })
     }
 
-    /// The keys in `POSTRIDER_ENCRYPTION_KEYS`. The example key is accepted in development only.
+    /// `POSTRIDER_ENCRYPTION_KEYS`. The example key is for development only.
     pub fn keyring(&mut self, stage: Option<Stage>) -> Option<Keyring> {
         self.required("POSTRIDER_ENCRYPTION_KEYS", |text| {
             if text.contains(EXAMPLE_ENCRYPTION_KEY) && stage != Some(Stage::Development) {
@@ -137,7 +137,7 @@ impl Environment {
         })
     }
 
-    /// The policy that `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY` describe.
+    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY`.
     pub fn target_policy(&mut self) -> Option<TargetPolicy> {
         let allowed_private = self.parse("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "", TargetPolicy::networks);
         let is_https_only = self.parse("POSTRIDER_HTTPS_ONLY", "false", |text| match text {

@@ -1,4 +1,4 @@
-//! The database's own ceiling: the same statements that api and worker use, with nothing around them.
+//! The most that the database can do: the statements of api and worker, with no process of Postrider around them.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,23 +11,23 @@ use uuid::Uuid;
 
 use super::load::{PAYLOAD_BYTES, payload};
 
-/// Rows of each statement.
+/// Each statement works on this many rows.
 const BATCH: usize = 200;
-/// How long the full cycle is measured.
+/// The full cycle of insert, claim and record is measured for this long.
 const CYCLE: Duration = Duration::from_secs(8);
-/// Single commits measured.
+/// The latency of a commit is the median of this many commits.
 const COMMITS: usize = 500;
 
-/// What the database can do by itself.
+/// What the database can do without Postrider's processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceiling {
-    /// Rows a second through insert, claim and record, all three at the same time.
+    /// Rows a second that are inserted, claimed and recorded, with all three at work at the same time.
     pub cycle_rows_per_second: f64,
-    /// Median of a single-row insert with its commit, in milliseconds.
+    /// The median time of a single-row insert with its commit, in milliseconds.
     pub commit_ms: f64,
 }
 
-/// Measures it.
+/// Measures the ceiling of this database.
 ///
 /// # Errors
 /// When a statement fails.
@@ -56,7 +56,8 @@ pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
     let started = Instant::now();
     let produce = async {
         while started.elapsed() < CYCLE {
-            // A few batches ahead of the consumer, no more: a steady state, not a growing backlog.
+            // The producer stays at most ten batches ahead of the consumer, so the backlog does not grow during the
+            // measurement.
             if stored.load(Ordering::Relaxed) > finished.load(Ordering::Relaxed) + 10 * BATCH as u64 {
                 tokio::task::yield_now().await;
                 tokio::time::sleep(Duration::from_micros(200)).await;
@@ -81,7 +82,7 @@ pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
     })
 }
 
-/// Stores so many events with one delivery each.
+/// Stores `rows` events with one delivery each.
 ///
 /// # Errors
 /// When the statement fails.
@@ -105,7 +106,7 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
     Ok(())
 }
 
-/// Claims what there is, reads it, and records it as succeeded.
+/// Claims what is due, reads its payloads, and records it as succeeded; answers the number of rows.
 async fn cycle(pool: &PgPool) -> Result<u64> {
     let claimed = sqlx::query(
         "SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity', NULL)",

@@ -1,4 +1,4 @@
-//! What events cost beyond plain ingest: their latency, by HTTP and by SQL, and a wide fan-out.
+//! Measures what events cost beyond plain ingest: the latency by HTTP and by SQL, and a fan-out to many subscriptions.
 
 use std::time::{Duration, Instant};
 
@@ -17,19 +17,19 @@ use crate::{
     receiver::{Keep, Receiver},
 };
 
-/// Subscriptions of the wide fan-out, and events that are fanned out to all of them.
+/// The fan-out is measured with this many subscriptions, and with so many events for all of them.
 const SUBSCRIPTIONS: u64 = 10_000;
 const WIDE_EVENTS: u64 = 5;
-/// Sessions that publish by SQL at once, and for how long.
+/// This many sessions publish by SQL at the same time, for so long.
 const PUBLISHERS: usize = 16;
 const PUBLISH_TIME: Duration = Duration::from_secs(5);
 
 const PUBLISH: &str = "SELECT publish('bench.event', $1::jsonb)";
 
-/// Publishes at a steady rate by HTTP, then by SQL.
+/// Measures the latency of events that are published at a steady rate, first by HTTP, then by SQL.
 ///
 /// # Errors
-/// When something breaks.
+/// When something does not start, or a statement fails.
 pub async fn latency(server: &Postgres) -> Result<Value> {
     let system = System::start(server).await?;
     let receiver = Receiver::start("127.0.0.1:0", Keep::Everything).await?;
@@ -55,7 +55,7 @@ pub async fn latency(server: &Postgres) -> Result<Value> {
     Ok(json!({"http": by_http, "sql": by_sql}))
 }
 
-/// One session, one event a transaction; accepted means that the commit has returned.
+/// Publishes from one session, one event a transaction. An event counts as accepted when its commit has returned.
 async fn publish_steadily(pool: &PgPool, time: Duration) -> Result<Vec<Posted>> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / LATENCY_RATE);
     let mut posted = Vec::new();
@@ -69,16 +69,16 @@ async fn publish_steadily(pool: &PgPool, time: Duration) -> Result<Vec<Posted>> 
 }
 
 async fn publish_one(pool: &PgPool, number: u64) -> Result<()> {
-    // A JSON text keeps its bytes in jsonb, a number does not.
+    // The payload is sent as a JSON text, which jsonb keeps byte for byte; a number would be written anew.
     let payload = String::from_utf8(load::payload(number).to_vec())?;
     sqlx::query(PUBLISH).bind(payload).execute(pool).await?;
     Ok(())
 }
 
-/// Posts events that ten thousand subscriptions want.
+/// Measures the fan-out of events that ten thousand subscriptions want.
 ///
 /// # Errors
-/// When something breaks.
+/// When something does not start, or a request fails.
 pub async fn fan_out(server: &Postgres) -> Result<Value> {
     let system = System::start(server).await?;
     let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;
@@ -99,7 +99,7 @@ pub async fn fan_out(server: &Postgres) -> Result<Value> {
         receiver.wait_for(round * SUBSCRIPTIONS, Duration::from_secs(60)).await?;
         delivered.push(started.elapsed());
     }
-    // The first one also reads the subscriptions, in both processes.
+    // The first event takes longer, because api and worker have to read the subscriptions for it.
     let first = stored.remove(0).as_secs_f64() * 1000.0;
     delivered.remove(0);
     stored.sort_unstable();
@@ -114,10 +114,10 @@ pub async fn fan_out(server: &Postgres) -> Result<Value> {
     Ok(json!({"subscriptions": SUBSCRIPTIONS, "until_202_p50_ms": until_202, "until_all_p50_ms": until_all}))
 }
 
-/// Publishes by SQL as fast as some sessions can, one event a transaction.
+/// Measures how fast several sessions can publish by SQL, one event a transaction.
 ///
 /// # Errors
-/// When something breaks.
+/// When something does not start, or a statement fails.
 pub async fn publish(server: &Postgres) -> Result<Value> {
     let system = System::start(server).await?;
     let receiver = Receiver::start("127.0.0.1:0", Keep::Count).await?;

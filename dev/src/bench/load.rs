@@ -1,4 +1,4 @@
-//! Load on the api: many kept-alive connections, each posting one event after the other.
+//! Load on the api: many connections that stay open, each of which posts one event after the other.
 
 use std::{
     sync::{
@@ -15,59 +15,59 @@ use hyper::{Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-/// Bytes of each payload.
+/// Each payload has this many bytes.
 pub const PAYLOAD_BYTES: usize = 1024;
 
-/// Makes the body of the request with a number.
+/// A function that makes the body of the request with this number.
 pub type Body = Arc<dyn Fn(u64) -> Bytes + Send + Sync>;
 
-/// Where requests go, and under whose name.
+/// Where requests are posted to, with which bodies and with which key.
 #[derive(Clone)]
 pub struct Target {
-    /// `127.0.0.1:8080`
+    /// Host and port, such as `127.0.0.1:8080`.
     pub address: String,
-    /// The path.
+    /// The path, such as `/events`.
     pub path: String,
-    /// What they bring.
+    /// Makes the body of each request.
     pub body: Body,
-    /// The `Authorization` header.
+    /// The value of the `Authorization` header.
     pub authorization: String,
 }
 
 /// When a run of load ends.
 #[derive(Clone, Copy)]
 pub enum Until {
-    /// After so many events in all.
+    /// After so many events, over all connections.
     Events(u64),
-    /// After this time.
+    /// After this time has passed.
     Elapsed(Duration),
 }
 
-/// What a run of load has seen.
+/// What was measured during a run of load.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Duration of each request, sorted.
+    /// How long each request took, from the shortest to the longest.
     pub latencies: Vec<Duration>,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     pub elapsed: Duration,
 }
 
 impl Seen {
-    /// Requests a second.
+    /// The number of requests a second.
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// The value below which this share of the sorted values lies, in milliseconds.
+/// The value, in milliseconds, below which `share` of the sorted values lie; a share of 0.5 gives the median.
 #[must_use]
 pub fn quantile_ms(sorted: &[Duration], share: f64) -> f64 {
     let index = ((sorted.len() as f64 - 1.0) * share).max(0.0) as usize;
     sorted.get(index).map_or(f64::NAN, |value| value.as_secs_f64() * 1000.0)
 }
 
-/// A payload of the usual size that begins with a number by which its receipt is recognized.
+/// A payload of [`PAYLOAD_BYTES`] that begins with a number, by which the receiver recognizes it.
 #[must_use]
 pub fn payload(number: u64) -> Bytes {
     let mut text = format!("{{\"n\":\"{number:020}\",\"filler\":\"");
@@ -76,24 +76,24 @@ pub fn payload(number: u64) -> Bytes {
     text.into()
 }
 
-/// The body of `POST /events` around such a payload.
+/// The body of `POST /events` with the payload of this number.
 #[must_use]
 pub fn event(number: u64) -> Bytes {
     [b"{\"event_type\":\"bench.event\",\"payload\":", &*payload(number), b"}"].concat().into()
 }
 
-/// The number of a payload.
+/// The number that a payload begins with.
 #[must_use]
 pub fn number(payload: &[u8]) -> Option<u64> {
-    // By SQL it comes with spaces.
+    // An event that was published by SQL arrives as jsonb writes it, with spaces.
     let first = payload.iter().position(u8::is_ascii_digit)?;
     std::str::from_utf8(payload.get(first..first + 20)?).ok()?.parse().ok()
 }
 
-/// Posts as fast as so many connections can.
+/// Posts as fast as this many connections can.
 ///
 /// # Errors
-/// When the api refuses one.
+/// When the api refuses a request.
 pub async fn flood(target: &Target, connections: usize, until: Until) -> Result<Seen> {
     let next = Arc::new(AtomicU64::new(0));
     let mut posters = JoinSet::new();
@@ -130,19 +130,20 @@ pub async fn flood(target: &Target, connections: usize, until: Until) -> Result<
     Ok(seen)
 }
 
-/// When an event was posted, and when it was accepted.
+/// The moments at which one event was posted and accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Posted {
-    /// The request began.
+    /// When the request began.
     pub sent: Instant,
-    /// The 202 was there.
+    /// When the 202 had arrived.
     pub accepted: Instant,
 }
 
-/// Posts at a steady rate, whatever the answers take, over a few connections; answers the moments by number.
+/// Posts at a steady rate over a few connections, however long the answers take; answers the moments of each event by
+/// its number.
 ///
 /// # Errors
-/// When the api refuses one, or cannot keep up at all.
+/// When the api refuses a request, or cannot keep up with the rate at all.
 pub async fn steady(target: &Target, per_second: u32, time: Duration) -> Result<Vec<Posted>> {
     let connections = (per_second / 100).clamp(4, 64) as usize;
     let (sender, receiver) = async_queue(connections);

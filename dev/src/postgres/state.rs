@@ -1,5 +1,5 @@
-//! Where servers keep what they need: folders that the user of a server can enter, locked while they are in use, and
-//! cleared away when the process that used them is gone.
+//! The folders of our servers. A server's user can enter them, they are locked while they are in use, and they are
+//! removed when the process that used them has ended.
 
 use std::{
     env, fs,
@@ -13,30 +13,30 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 
-/// The variable that says where all of this goes.
+/// The environment variable that names the folder for all of this.
 pub const STATE_VARIABLE: &str = "POSTRIDER_DEV_STATE";
 
-/// How long the lock of a folder in use is waited for: another process may hold it only to look whether it is held, or
-/// be about to end.
+/// How long we wait for the lock of a folder in use. Another process may hold the lock only to look whether it is free,
+/// or may be about to end.
 const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What to do while another process holds a lock.
+/// How long to wait while another process holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Wait until it is done.
+    /// Wait until the other process has given the lock back.
     UntilFree,
-    /// Give up soon, and say that the folder is in use.
+    /// Give up after [`LOCKED_WITHIN`], with an error that says that the folder is in use.
     Briefly,
 }
 
-/// The folder of that name for what should survive this process. It is never below a home directory that the user of a
-/// server cannot enter.
+/// The folder with this name, for data that survives this process. It is never below a home directory that the server's
+/// user cannot enter.
 #[must_use]
 pub fn state_directory(name: &str) -> PathBuf {
     base().join(format!("postrider-{name}"))
 }
 
-/// A name for a folder that no other process and no other call in this one uses; [`stale`] knows it by its end.
+/// A fresh name for a temporary folder, unique among all processes. [`stale`] recognizes the name by its numbers.
 pub(super) fn temporary_directory(purpose: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -56,14 +56,14 @@ fn base() -> PathBuf {
         .unwrap_or_else(env::temp_dir)
 }
 
-/// The lock file beside a folder.
+/// The path of the lock file of a folder; it stands beside the folder.
 pub(super) fn lock_path(folder: &Path) -> PathBuf {
     let mut path = folder.as_os_str().to_owned();
     path.push(".lock");
     path.into()
 }
 
-/// Locks a folder for this process; held until the file is closed, also by the process's end.
+/// Locks a folder for this process. The lock is held until the file is closed or the process ends.
 pub(super) fn lock(folder: &Path, wait: Wait) -> Result<fs::File> {
     let path = lock_path(folder);
     let made = fs::create_dir_all(base());
@@ -83,7 +83,7 @@ pub(super) fn lock(folder: &Path, wait: Wait) -> Result<fs::File> {
     }
 }
 
-/// The temporary folders of processes that are gone, each with its lock, now ours.
+/// The temporary folders whose processes have ended. Each comes with its lock, which this process holds from now on.
 pub(super) fn stale() -> Vec<(PathBuf, fs::File)> {
     let entries = fs::read_dir(base()).into_iter().flatten().flatten();
     let folders = entries.filter_map(|entry| {
@@ -102,7 +102,7 @@ pub(super) fn stale() -> Vec<(PathBuf, fs::File)> {
         .collect()
 }
 
-/// `postrider-PURPOSE-PROCESS` or `postrider-PURPOSE-PROCESS-NUMBER`.
+/// Whether a name is `postrider-PURPOSE-PROCESS` or `postrider-PURPOSE-PROCESS-NUMBER`.
 fn is_temporary(folder: &Path) -> bool {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let mut words = name.split('-');
@@ -111,14 +111,14 @@ fn is_temporary(folder: &Path) -> bool {
     first == "postrider" && is_number && words.next().is_some()
 }
 
-/// Removes a folder and its lock file.
+/// Removes a folder and its lock file; does nothing where they do not exist.
 pub(super) fn remove(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
     let _ = fs::remove_file(lock_path(folder));
 }
 
-/// The user and group to run a server as when we are root, whom Postgres refuses: `postgres` where it exists, `nobody`
-/// otherwise.
+/// The user and group that runs a server when we are root, because Postgres refuses root: `postgres` if it exists, or
+/// else `nobody`. `None` where we are not root.
 pub(super) fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     if !geteuid().is_root() {
         return Ok(None);

@@ -1,12 +1,13 @@
-//! Who may know whom in `core`: rooms stand on floors, imports run downwards only, and there is no circle within a
-//! room. It reads paths that begin with `crate::` or `super::`, outside of tests.
+//! Checks which module of `core` imports which. The rooms stand on floors, an import runs only to a lower floor, and
+//! the modules of one room import each other in no circle. It reads paths that begin with `crate::` or `super::`, and
+//! skips tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tidy::File;
 
-/// The rooms of `core/src`, from below: a room may import from those before it, and from no other. A room is a file, or
-/// a folder with the file of its name.
+/// The rooms of `core/src`, the lowest first. A room may import from those before it and from no other. A room is a
+/// file, or a folder together with the file of the same name.
 const FLOORS: [&str; 17] = [
     "text_enum",
     "id",
@@ -27,12 +28,12 @@ const FLOORS: [&str; 17] = [
     "process",
 ];
 
-/// Names that stand in `lib.rs` for what is in a room.
+/// Names that `lib.rs` exports from a room, each with that room.
 const RE_EXPORTS: [(&str, &str); 2] = [("Error", "error"), ("Result", "error")];
 
 const ROOT: &str = "core/src/";
 
-/// Every import that runs upwards, and every circle within a room.
+/// Every import that runs upwards, and every circle within a room, a line each.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     breaches_on(&FLOORS, files)
 }
@@ -72,13 +73,13 @@ fn room_of(module: &str) -> &str {
     module.split("::").next().unwrap_or_default()
 }
 
-/// Whether one of the two is in the folder of the other.
+/// Whether both are the same module, or one of them is in the folder of the other.
 fn is_family(one: &str, other: &str) -> bool {
     let is_below = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with("::"));
     one == other || is_below(one, other) || is_below(other, one)
 }
 
-/// The modules that a module's text names.
+/// The modules that the text of a module imports.
 fn imports(module: &str, text: &str, sources: &BTreeMap<String, &str>) -> BTreeSet<String> {
     let code: String = text
         .split("#[cfg(test)]\nmod tests")
@@ -102,14 +103,15 @@ fn imports(module: &str, text: &str, sources: &BTreeMap<String, &str>) -> BTreeS
     paths.iter().filter_map(|path| module_of(path, sources)).filter(|target| target != module).collect()
 }
 
-/// Reads the rest of a path, with all its branches where it ends in braces, and puts each whole path into the list.
+/// Reads the rest of a path. Where the path branches in braces, every branch is read. Each whole path is put into the
+/// list.
 fn expand(text: &mut std::iter::Peekable<std::str::Chars<'_>>, mut path: String, paths: &mut Vec<String>) {
     loop {
         while text.next_if(|next| next.is_whitespace()).is_some() {}
         if text.next_if_eq(&'{').is_some() {
             loop {
                 expand(text, path.clone(), paths);
-                // To the end of this branch: behind it stands at most `as` and a name.
+                // Skips to the end of this branch, where only `as` and a name may follow.
                 while text.next_if(|next| !matches!(next, ',' | '}')).is_some() {}
                 if text.next() != Some(',') {
                     return;
@@ -131,7 +133,7 @@ fn expand(text: &mut std::iter::Peekable<std::str::Chars<'_>>, mut path: String,
     }
 }
 
-/// The module in which a path ends.
+/// The module that a path leads to: the path itself, or the longest beginning of it that is a module.
 fn module_of(path: &str, sources: &BTreeMap<String, &str>) -> Option<String> {
     if let Some((_, room)) = RE_EXPORTS.iter().find(|(name, _)| *name == path) {
         return Some((*room).to_owned());
@@ -145,7 +147,7 @@ fn module_of(path: &str, sources: &BTreeMap<String, &str>) -> Option<String> {
     }
 }
 
-/// Circles among modules: each once, beginning and ending with the module that comes first in the alphabet.
+/// The circles among modules. Each is listed once, from the module that comes first in the alphabet and back to it.
 fn circles(edges: &BTreeMap<&str, BTreeSet<String>>) -> Vec<Vec<String>> {
     fn walk(at: &str, way: &mut Vec<String>, edges: &BTreeMap<&str, BTreeSet<String>>, found: &mut Vec<Vec<String>>) {
         let first = way[0].clone();
@@ -170,7 +172,7 @@ fn circles(edges: &BTreeMap<&str, BTreeSet<String>>) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// Modules with their texts.
+    /// Modules, each with its text.
     type Sources<'a> = &'a [(&'a str, &'a str)];
 
     fn files(sources: Sources<'_>) -> Vec<File> {
@@ -190,7 +192,7 @@ mod tests {
             (&[("low", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::high;\n}"), ("high", "")], &[]),
             (&[("low", "use super::high::Thing;"), ("high", "")], &[up]),
             (&[("other", "")], &["core/src/other: its room is not in the table of dev/src/tidy/floors.rs"]),
-            // A parent and its child may know each other.
+            // A parent and its child may import each other.
             (&[("low", "use crate::low::child::A;"), ("low/child", "use crate::low::B;")], &[]),
             (
                 &[LOW, ("low/a", "use crate::low::b::B;"), ("low/b", "use super::a::A;")],

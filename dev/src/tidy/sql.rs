@@ -1,12 +1,12 @@
-//! Rules for the SQL functions: each is short, and stands in one file.
+//! Checks the files of SQL functions: each function is short, and stands in one file only.
 
 use std::{collections::BTreeMap, path::Path};
 
 use crate::tidy::File;
 
-/// Where the functions live.
+/// The folder of the files.
 const FOLDER: &str = "core/sql/functions/";
-/// Lines of a function, at most.
+/// A function has at most this many lines.
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// A function as it stands in a file.
@@ -16,7 +16,7 @@ struct Function<'a> {
     lines: usize,
 }
 
-/// Every function that is too long or stands in two files.
+/// Every function that is too long or stands in two files, a line each.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut homes: BTreeMap<&str, &str> = BTreeMap::new();
@@ -54,7 +54,7 @@ fn functions(text: &str) -> Vec<Function<'_>> {
     found
 }
 
-/// The name of the function or procedure that a line begins to create.
+/// The name of the function or procedure whose creation begins in this line.
 fn created(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("CREATE ")?;
     let rest = rest.strip_prefix("OR REPLACE ").unwrap_or(rest);
@@ -62,7 +62,7 @@ fn created(line: &str) -> Option<&str> {
     rest.split(['(', ' ']).next()
 }
 
-/// How far a function has been read: in front of its body, in it (which ends with the same mark), or behind it.
+/// How far a function has been read: before its body, in it, or behind it. The mark that begins the body also ends it.
 #[derive(Default)]
 struct Body<'a> {
     mark: Option<&'a str>,
@@ -90,7 +90,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The first `$$` or `$word$` of a text, and where it stands.
+/// The first `$$` or `$word$` of a text, and its position.
 fn dollar_mark(text: &str) -> Option<(usize, &str)> {
     let start = text.find('$')?;
     let length = text[start + 1..].find('$')? + 2;
@@ -136,7 +136,7 @@ mod tests {
                 vec![file(functions, &long(2)), file("migrations/1.sql", &long(2))],
                 &["migrations/1.sql: f stands in core/sql/functions/f.sql too"],
             ),
-            // Two of one name in one file take different arguments.
+            // Two functions of one name in one file are allowed, because they take different arguments.
             (vec![file(functions, &format!("{}{}", long(2), long(3)))], &[]),
         ];
         for (files, expected) in cases {

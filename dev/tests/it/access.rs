@@ -1,4 +1,4 @@
-//! Whose things a key opens: tenants, on every route that the document has.
+//! Tenants: what a key of one tenant reaches, on every route of the `OpenAPI` document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, World, answer, id};
 
-/// An API key's id and text.
+/// Creates an API key; answers its id and its text.
 pub async fn key(world: &World, scopes: &[&str], tenant: Option<&str>) -> (String, String) {
     let body = json!({"name": "a key", "scopes": scopes, "tenant_id": tenant});
     let created = world.call(Method::POST, "/api-keys", Some(body)).await.expect(201);
@@ -23,7 +23,7 @@ pub fn data(list: &Value) -> Vec<Value> {
     list["data"].as_array().unwrap_or_else(|| panic!("no list: {list}")).clone()
 }
 
-/// Calls the api with that key.
+/// Calls the api with this key.
 pub async fn call(world: &World, key: &str, method: &Method, path: &str, body: Option<Value>) -> Answer {
     let mut request = world.anonymous(method.clone(), path).bearer_auth(key);
     if let Some(body) = body {
@@ -32,7 +32,7 @@ pub async fn call(world: &World, key: &str, method: &Method, path: &str, body: O
     answer(request).await
 }
 
-/// All that is stored, but for some tables.
+/// The rows of all tables but those of `except`, as text by the name of the table.
 pub async fn stored(world: &World, except: &[&str]) -> BTreeMap<String, String> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text FROM pg_class
@@ -61,7 +61,7 @@ enum Kind {
     ApiKey,
 }
 
-/// One of everything that has an id, and a key that opens all of it.
+/// A tenant with one of everything that has an id, and with a key that opens all of it.
 pub struct Tenant {
     name: &'static str,
     pub admin: String,
@@ -94,7 +94,7 @@ impl Tenant {
         }
     }
 
-    /// Ids that nobody has.
+    /// Ids that belong to nothing.
     pub fn nobody() -> Self {
         Self {
             name: "nobody",
@@ -119,11 +119,11 @@ impl Tenant {
     }
 }
 
-/// An operation of the document.
+/// An operation of the `OpenAPI` document.
 pub struct Operation {
     pub method: Method,
     pub template: String,
-    /// The parameters that are ids: name, kind, and whether it is in every request.
+    /// The parameters that are ids: the name, what the id names, and whether every request needs it.
     ids: Vec<(String, Kind, bool)>,
     is_list: bool,
     pub is_guarded: bool,
@@ -155,7 +155,7 @@ impl Operation {
         all
     }
 
-    /// The path with one id of somebody's, and the other ids that it needs of somebody else's.
+    /// A path in which the parameter `probed` has the id of `whose`, and all other ids are those of `others`.
     pub fn path(&self, probed: &str, whose: &Tenant, others: &Tenant) -> String {
         let (mut path, mut query) = (self.template.clone(), Vec::new());
         for (name, kind, required) in &self.ids {
@@ -170,7 +170,7 @@ impl Operation {
         if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
     }
 
-    /// A body that breaks no rule, where it takes one.
+    /// A body that breaks no rule; `None` where the operation takes no body.
     fn body(&self, world: &World) -> Option<Value> {
         self.takes_body.then(|| match (self.method.as_str(), self.template.as_str()) {
             (
@@ -186,12 +186,12 @@ impl Operation {
     }
 }
 
-/// What a parameter names; `None` where it is no id.
+/// What the id in a parameter names; `None` where the parameter is no id.
 fn kind(template: &str, parameter: &Value) -> Option<Kind> {
     let name = parameter["name"].as_str().unwrap();
     let named = match parameter["in"].as_str().unwrap() {
         "path" => template.split(&format!("/{{{name}}}")).next()?.rsplit('/').next()?,
-        // Of anything at all; the lists below see to it.
+        // This id may name anything at all; `a_list_shows_a_key_its_own_tenants_things_only` tries it.
         "query" if name == "target_id" && template == "/audit-log" => return None,
         "query" if name == "subscription" || name.ends_with("_id") => name,
         _ => return None,
@@ -211,11 +211,11 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
 async fn whatever_is_another_tenants_is_not_there_on_any_route() {
     let world = World::new().await;
     let (acme, bolt, nobody) = (Tenant::new(&world, "acme").await, Tenant::new(&world, "bolt").await, Tenant::nobody());
-    // When keys were used is written down, and lanes are looked at, whenever it suits.
+    // Two tables are left out: the last uses of keys and the visits to lanes are written at any time.
     let before = stored(&world, &["api_keys", "lanes"]).await;
     let mut probes = 0;
     let mut operations = Operation::all(&world).await;
-    // Public keys are for everybody.
+    // Routes without a key, such as those of public keys, are open to every tenant.
     operations.retain(|operation| operation.is_guarded);
     for operation in &operations {
         for (probed, ..) in &operation.ids {
@@ -280,7 +280,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
     world.finish().await;
 }
 
-/// Whose it is: it says so itself, or its delivery does.
+/// The tenant of a thing; a dead letter names the tenant in its delivery.
 fn tenant(thing: &Value) -> &str {
     thing.get("delivery").unwrap_or(thing)["tenant_id"].as_str().unwrap_or_default()
 }
@@ -319,7 +319,7 @@ async fn what_a_key_creates_is_its_own_tenants() {
             assert_eq!(tenant(&listed), "bolt", "{path}");
         }
     }
-    // Acme has a subscription that wants everything too.
+    // One delivery to Acme is expected: the dead letter of Acme's own subscription.
     for owed in data(&world.get("/deliveries").await) {
         let to = owed.get("subscription_id").unwrap_or(&Value::Null);
         assert!(tenant(&owed) == "bolt" || *to == acme.subscription && owed["id"] == acme.dead_letter, "{owed}");

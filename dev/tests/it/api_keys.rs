@@ -1,4 +1,4 @@
-//! A key's life: what its scopes open, until when, what is written down of it and of what it did, and what is not.
+//! API keys: what each scope opens, when a key ends, and what is written down of the key and of what it did.
 
 use std::collections::BTreeSet;
 
@@ -11,17 +11,17 @@ use crate::{
     world::{KEY, SOON, World, answer, client, id, serve},
 };
 
-/// What each scope includes.
+/// Each scope, with the scopes that it includes.
 const SCOPES: [(&str, &[&str]); 4] = [
     ("admin", &["admin", "manage", "ingest", "read"]),
     ("manage", &["manage", "read"]),
     ("ingest", &["ingest"]),
     ("read", &["read"]),
 ];
-/// Two signing secrets.
+/// Two signing secrets of the form that callers send.
 const SECRETS: [&str; 2] = ["whsec_Zmlyc3RzZWNyZXRmaXJzdHNlY3JldDEx", "whsec_c2Vjb25kc2VjcmV0c2Vjb25kc2VjcmV0"];
 
-/// The scope that an operation asks for.
+/// The scope that an operation needs.
 fn scope(operation: &Operation) -> &'static str {
     match (operation.method.as_str(), operation.template.as_str()) {
         (_, template) if template.starts_with("/api-keys") || template.starts_with("/audit-log") => "admin",
@@ -59,7 +59,7 @@ async fn every_route_asks_for_a_key_with_its_scope() {
         for (granted, includes, key) in &keys {
             let answer = call(&world, key, method, &path, None).await;
             if includes.contains(&scope(&operation)) {
-                // There are no such ids and no bodies, but that is another matter.
+                // The ids and bodies are made up, so a refusal for those means that the key was let in.
                 let passed = [200, 400, 404, 422].contains(&answer.status.as_u16());
                 assert!(passed, "{method} {path} with {granted}: {} {}", answer.status, answer.body);
             } else {
@@ -177,7 +177,7 @@ async fn when_a_key_was_last_used_is_written_down_at_the_latest_when_the_api_sto
     world.finish().await;
 }
 
-/// Entries of the audit log, the oldest first.
+/// The entries of the audit log, the oldest first.
 async fn entries(world: &World, query: &str) -> Vec<Value> {
     let mut entries = data(&world.get(&format!("/audit-log?limit=250&{query}")).await);
     entries.reverse();
@@ -260,7 +260,7 @@ async fn the_audit_log_is_filtered_by_who_what_whose_and_when() {
         .await
         .expect(200);
     world.post(&format!("/subscriptions/{}/pause", bolt.subscription)).await;
-    // One of them has happened an hour ago.
+    // One entry is moved an hour into the past.
     let moved = "UPDATE audit_log SET created_at = created_at - interval '1 hour',
                         id = uuid_floor(created_at - interval '1 hour')
                   WHERE action = 'subscription.paused' AND target_id = $1";

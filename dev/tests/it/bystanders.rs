@@ -1,4 +1,5 @@
-//! Nothing that many share waits for, or fails with, one: a locked lane, a poisoned row, a counter that has come far.
+//! One bad row harms nobody else: what many share neither waits for nor fails with a locked lane, a poisoned row or a
+//! counter that is nearly full.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,11 @@ use uuid::Uuid;
 
 use crate::world::{SOON, World, answer, store, uuid};
 
-/// Far below the 5 s for which a statement of ingest would wait for a lock, and far above what a busy machine needs.
+/// A statement of ingest would wait 5 s for a lock, so this is far less than that; a busy machine needs far less than
+/// this.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// Holds the lane of a subscription until the transaction ends.
+/// Locks the lane of a subscription until the transaction ends.
 async fn hold(world: &World, subscription: &str) -> sqlx::PgTransaction<'static> {
     let mut holder = world.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM lanes WHERE id = $1 FOR UPDATE")
@@ -57,7 +59,7 @@ async fn what_was_stored_into_a_locked_lane_is_found_although_its_api_died() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
     let holder = hold(&world, &subscription).await;
-    // Nobody calls wake() for this one.
+    // This event is stored without a call of wake(), as if the api had died after the commit.
     let mut connection = world.pool.acquire().await.unwrap();
     assert!(!store(&mut connection, &subscription, EventId::new().0, DeliveryId::new().0).await);
     assert_eq!(queue::arm_noted_lanes(&world.pool).await.unwrap(), 0, "it is still locked");
@@ -115,7 +117,7 @@ async fn a_lane_whose_claims_fail_is_set_aside_and_the_others_are_delivered() {
     let delivery = world.ingest(&healthy, "x").await;
     assert_eq!(world.drain().await, 1);
     assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
-    // Mended, it goes on by itself.
+    // Once the trigger is gone, the delivery of the poisoned lane is made without anybody's help.
     sqlx::query("DROP TRIGGER poison ON queue").execute(&world.pool).await.unwrap();
     world.pass(Duration::from_secs(61)).await;
     assert_eq!(world.drain().await, 1);

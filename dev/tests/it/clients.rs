@@ -1,6 +1,6 @@
-//! Clients that generators make of the api's `OpenAPI` document, in Python and in TypeScript: each creates a
-//! subscription, publishes events, pages through their deliveries and reads problems, as typed values. What they do
-//! stands in `dev/clients`.
+//! Clients that generators make from the api's `OpenAPI` document, in Python and in TypeScript. Each creates a
+//! subscription, publishes events, reads the pages of their deliveries and reads problems, all as typed values. The
+//! programs stand in `dev/clients`.
 
 use std::{
     env,
@@ -19,10 +19,10 @@ use tokio::process::Command;
 
 use crate::world::{KEY, World};
 
-/// How long one program may take; the compiler is the slowest.
+/// How long one program may take; the TypeScript compiler is the slowest.
 const PROGRAM_TIME: Duration = Duration::from_secs(120);
 
-/// A folder of this process's own, with the document of a running api in it.
+/// Makes a folder for this process that holds the document of a running api.
 async fn folder_with_document(world: &World, language: &str) -> PathBuf {
     let folder = dev::workspace().join(format!("target/generated-{language}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
@@ -32,7 +32,7 @@ async fn folder_with_document(world: &World, language: &str) -> PathBuf {
     folder
 }
 
-/// Runs a program in a folder; it has to succeed.
+/// Runs a program in a folder and asserts that it succeeds.
 async fn run(command: &mut Command, folder: &Path) {
     let output = command.current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(PROGRAM_TIME, output).await.expect("it ends in time").expect("it runs");
@@ -52,7 +52,7 @@ async fn a_generated_python_client_works() {
     let world = World::new().await;
     let programs = python::venv().await.unwrap().join("bin");
     let folder = folder_with_document(&world, "python").await;
-    // The generator tidies up with a program that stands beside it.
+    // The generator formats its output with a program that stands beside it.
     let mut path = OsString::from(&programs);
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
@@ -80,7 +80,7 @@ async fn a_generated_typescript_client_works() {
     }
     let generator = modules.join("openapi-typescript/bin/cli.js");
     run(Command::new("node").arg(generator).args(["openapi.json", "--output", "schema.d.ts"]), &folder).await;
-    // Nothing is written where a type does not fit.
+    // With the client's `tsconfig.json`, tsc writes nothing where a type does not fit.
     run(Command::new("node").arg(modules.join("typescript/bin/tsc")), &folder).await;
     let mut client = Command::new("node");
     client.arg("built/client.js").args([&world.base, KEY, &world.receiver.url("/success")]);

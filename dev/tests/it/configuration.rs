@@ -1,4 +1,4 @@
-//! The files that give api and worker their environment for development, read as their simplest readers do.
+//! The files that hold the environment of api and worker for development, read as the simplest programs read them.
 
 use std::{collections::HashMap, fs};
 
@@ -8,7 +8,7 @@ use worker::config::Config as WorkerConfig;
 
 use crate::world::lookup;
 
-/// Both configurations are valid with these variables.
+/// Asserts that the configurations of api and worker are valid with these variables.
 #[track_caller]
 fn is_valid(env: &HashMap<String, String>) {
     assert_eq!(ApiConfig::from(lookup(env)).err(), None);
@@ -28,7 +28,7 @@ fn the_example_environment_means_the_same_to_every_reader() {
     let env = example();
     is_valid(&env);
     for (name, value) in env {
-        // A shell, dotenvy, Docker Compose, `docker run --env-file`: each takes some of these for something else.
+        // A shell, dotenvy, Docker Compose and `docker run --env-file` read these characters differently.
         let strange = value.find(|character: char| " \t\"'#$`\\".contains(character));
         assert_eq!(strange, None, "{name}={value}");
     }

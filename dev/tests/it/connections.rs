@@ -1,4 +1,5 @@
-//! Connections that are kept for the next request: how long, and what happens when the receiver ends them just then.
+//! Connections that the worker keeps for its next request: how long it keeps them, and what happens when the receiver
+//! closes one just then.
 
 use std::{
     sync::{
@@ -26,8 +27,8 @@ use crate::{
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A receiver that answers the first request of each connection, keeps the connection, and breaks it when a second
-/// request has come, after having said `word`.
+/// A receiver that answers the first request of each connection and keeps the connection. When a second request has
+/// come, it sends `word` and then does `then`. Answers the receiver and the number of connections that it broke so.
 fn breaks_the_second(word: &'static [u8], then: Then) -> (RawServer, Arc<AtomicUsize>) {
     let broken = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&broken);
@@ -58,7 +59,8 @@ async fn a_kept_connection_that_ends_unanswered_costs_the_receiver_nothing() {
         }
         assert_eq!((server.accepted.load(Ordering::Relaxed), broken.load(Ordering::SeqCst)), (2, 1));
     }
-    // Where an answer had begun, or an informational one came, the receiver has read the request.
+    // If an answer had begun, or an informational one came, the receiver has read the request, so it must not be sent
+    // again.
     for word in [&b"HTTP/1.1 2"[..], b"HTTP/1.1 103 Early Hints\r\n\r\n"] {
         let (server, broken) = breaks_the_second(word, Then::Closes);
         assert_eq!(told(&attempt_at(&world, &server.url).await), ("success", Some(200)));
@@ -76,7 +78,7 @@ async fn a_kept_connection_that_ends_unanswered_costs_the_receiver_nothing() {
 #[tokio::test]
 async fn a_request_is_sent_once_more_and_on_a_fresh_connection() {
     let world = World::new().await;
-    // Two connections are kept, and both are of no use any more.
+    // The worker keeps two connections, and the receiver ends both as soon as a second request comes.
     let (both, broken) = (Arc::new(Barrier::new(2)), Arc::<AtomicUsize>::default());
     let (met, count) = (Arc::<AtomicUsize>::default(), Arc::clone(&broken));
     let server = RawServer::listen(move |mut stream| {
@@ -103,7 +105,7 @@ async fn a_request_is_sent_once_more_and_on_a_fresh_connection() {
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
     assert_eq!((server.accepted.load(Ordering::Relaxed), broken.load(Ordering::SeqCst)), (3, 1));
 
-    // Whoever ends the fresh one, too, has failed.
+    // An attempt fails if the receiver closes the fresh connection, too.
     let connections = AtomicUsize::new(0);
     let server = RawServer::listen(move |mut stream| {
         let is_first = connections.fetch_add(1, Ordering::SeqCst) == 0;

@@ -1,4 +1,4 @@
-//! Crashes, outages and shutdowns, with the real binaries as child processes where a process has to die.
+//! Crashes, outages and shutdowns. Where a process has to die, it is the real binary as a child process.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use sqlx::PgPool;
 
 use crate::world::{KEY, SOON, World, answer, client, environment, id, uuid};
 
-/// Builds the binaries, once; cargo finds them fresh when the tests have just been built.
+/// Builds the binaries. It takes no time if they have just been built together with the tests.
 pub fn binaries() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -74,7 +74,8 @@ async fn workers_killed_one_after_the_other_under_load_lose_nothing() {
         let worker = process("worker", &world.env).await;
         world.receiver.wait_for(round * 50, SOON).await.unwrap();
         worker.signal(Signal::KILL);
-        // A dead process answers nobody; only then are its leases let go.
+        // Dropping waits until the process is dead and sends nothing any more; only then does time pass, so that its
+        // leases expire.
         drop(worker);
         world.pass(Duration::from_secs(36)).await;
     }
@@ -192,7 +193,7 @@ async fn a_killed_api_loses_nothing_it_acknowledged() {
     api.signal(Signal::KILL);
     let acknowledged: Vec<String> = posters.join_all().await.into_iter().flatten().collect();
     assert!(!acknowledged.is_empty());
-    // Its last wake-ups may never have been sent, nor its looks after the commit made.
+    // The killed api may not have sent its last wake-ups, nor looked at the lanes after its last commits.
     world.pass(Duration::from_secs(9)).await;
     while world.drain().await > 0 {}
     let received: std::collections::HashSet<_> =
@@ -201,7 +202,7 @@ async fn a_killed_api_loses_nothing_it_acknowledged() {
     world.finish().await;
 }
 
-/// A system on a server of its own, which can be stopped.
+/// An api and a worker on a database server of their own, which the test can stop.
 struct Fragile {
     server: Postgres,
     api: Process,
@@ -291,7 +292,7 @@ pub async fn run_with(command: &str, variables: &[(&str, &str)]) -> Output {
     let mut words = command.split(' ');
     let mut command = tokio::process::Command::new(workspace().join("target/debug").join(words.next().unwrap()));
     command.args(words);
-    // An empty directory has no .env.
+    // The command starts in a folder that has no `.env`, so only these variables count.
     command.env_clear().current_dir("/").envs(variables.iter().copied()).stdin(Stdio::null());
     tokio::time::timeout(SOON, command.output()).await.expect("it ends").unwrap()
 }

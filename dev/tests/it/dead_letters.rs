@@ -1,11 +1,11 @@
-//! Dead letters: listing, retrying, resolving and purging what was given up.
+//! Dead letters: listing, retrying, resolving and purging deliveries that were given up.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::world::{World, id, worker};
 
-/// Dead letters of a receiver that always fails, oldest first.
+/// Makes dead letters of a receiver that always fails; answers their ids, the oldest first.
 async fn dead(world: &World, subscription: &str, count: usize) -> Vec<String> {
     let mut deliveries = Vec::new();
     for number in 0..count {
@@ -73,7 +73,7 @@ async fn dead_letters_are_retried_and_purged_in_bulk() {
     world.post(&format!("/dead-letters/{}/resolve", to_retry[0])).await;
     let patch = json!({"target_url": world.receiver.url("/success")});
     world.call(Method::PATCH, &format!("/subscriptions/{mended}"), Some(patch)).await.expect(200);
-    // A worker that is not running hears no announcements; a new one knows the new target.
+    // A worker that does not run hears no announcements, so a new one is made, which reads the new target.
     world.worker = worker(&world.env);
 
     assert_eq!(bulk(&world, "retry", json!({"until": "2000-01-01T00:00:00Z"})).await, 0);

@@ -1,4 +1,4 @@
-//! From a POST to the receiver and back into the log.
+//! The way of a delivery: from the POST to the receiver, and back into the log of attempts.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     world::{SOON, World, answer, expected_signature, id},
 };
 
-/// A policy of three attempts, ten and sixty seconds apart.
+/// A retry policy of three attempts, which waits ten and then sixty seconds.
 fn three_attempts() -> Value {
     json!({"retry_policy": {"delays_seconds": [10, 60]}})
 }
@@ -140,7 +140,7 @@ async fn retry_after_is_honoured_and_rests_the_whole_lane() {
     assert_eq!(world.delivery(&first).await["attempt_count"], 2);
     assert_eq!(world.delivery(&second).await["attempt_count"], 1);
 
-    // The last attempt's answer rests the lane as well.
+    // The `Retry-After` of the last attempt's answer holds the lane as well.
     world.pass(Duration::from_secs(121)).await;
     assert_eq!(world.drain().await, 2);
     assert_eq!(world.delivery(&first).await["status"], "dead_letter");
@@ -167,7 +167,7 @@ async fn gone_disables_the_subscription_and_events_are_still_stored() {
         let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body("later");
         answer(request).await.expect(202)
     };
-    // The announcement of the change travels for a moment.
+    // The announcement of the change takes a moment to reach the api.
     let refused = async {
         loop {
             let accepted = stored().await;
@@ -187,7 +187,7 @@ async fn gone_disables_the_subscription_and_events_are_still_stored() {
 #[tokio::test]
 async fn private_addresses_are_refused_when_sending_too() {
     let mut world = World::new().await;
-    // The api was more generous than this worker is, or the list was shortened since.
+    // The targets were allowed when they were chosen, but this worker allows fewer networks.
     let subscription = world.subscription("/success").await;
     let by_name = world.receiver.url("/success").replace("127.0.0.1", "localhost");
     let body = json!({"target_url": by_name});

@@ -1,5 +1,5 @@
-//! The documentation's examples, run as they are written: all `sh` blocks of a page in one shell, against a running
-//! system. Blocks that are marked otherwise are not run.
+//! Runs the examples of the documentation as they are written: all `sh` blocks of a page in one shell, against a
+//! running system. Blocks with another mark are not run.
 
 use std::{fs, process::Stdio, time::Duration};
 
@@ -8,12 +8,12 @@ use tokio::process::Command;
 
 use crate::world::{KEY, World};
 
-/// Pages that tell no user how to do something, and so have no examples.
+/// Pages without examples, because they are not about using Postrider.
 const WITHOUT_EXAMPLES: [&str; 1] = ["STYLE.md"];
-/// How long the examples of a page may take.
+/// How long the examples of one page may take.
 const PAGE_TIME: Duration = Duration::from_secs(120);
 
-/// The `sh` blocks of a page.
+/// The `sh` blocks of a page, one after the other.
 fn script(page: &str) -> String {
     let mut script = String::new();
     let mut inside = false;

@@ -1,19 +1,19 @@
-//! The statuses that the `OpenAPI` document lists for each operation, and whether an answer's is among them: asked of
-//! every answer that a test gets, so that no list is too short.
+//! The statuses that the `OpenAPI` document lists for each operation. Every answer that a test gets is compared with
+//! them, so a status that the document does not list makes a test fail.
 
 use std::{collections::BTreeSet, sync::OnceLock};
 
 use reqwest::Method;
 use serde_json::Value;
 
-/// A method, the segments of a path, and the statuses that are listed.
+/// A method, the segments of a path, and the statuses that the document lists for them.
 type Operation = (String, Vec<String>, BTreeSet<u16>);
 
 fn segments(path: &str) -> Vec<String> {
     path.split('/').skip(1).map(str::to_owned).collect()
 }
 
-/// All operations of the document that is committed, which another test compares with the one that is served.
+/// All operations of the committed document. Another test compares that document with the one that the api serves.
 fn operations() -> &'static [Operation] {
     static OPERATIONS: OnceLock<Vec<Operation>> = OnceLock::new();
     OPERATIONS.get_or_init(|| {
@@ -31,7 +31,8 @@ fn operations() -> &'static [Operation] {
     })
 }
 
-/// Asserts that the operation lists this status; a path or a method that the document does not know lists nothing.
+/// Asserts that the document lists this status for the operation. It lists no status for an operation that it does not
+/// know.
 #[track_caller]
 pub fn assert_documented(method: &Method, path: &str, status: u16) {
     let asked = segments(path);
@@ -41,7 +42,7 @@ pub fn assert_documented(method: &Method, path: &str, status: u16) {
     };
     let mut fitting: Vec<_> =
         operations().iter().filter(|(of, known, _)| of == method.as_str() && fits(known)).collect();
-    // `/dead-letters/purge` also looks like `/dead-letters/{id}`.
+    // A path without parameters fits best: `/dead-letters/purge` also looks like `/dead-letters/{id}`.
     fitting.sort_by_key(|(_, known, _)| known.iter().filter(|segment| segment.starts_with('{')).count());
     if let Some((_, known, statuses)) = fitting.first() {
         let path = known.join("/");

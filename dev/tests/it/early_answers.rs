@@ -1,5 +1,5 @@
-//! Answers that are sent before the request's body was read: clients that write a whole request before they read get
-//! them all the same, and the bytes that nobody wants are read within bounds.
+//! Answers that are sent before the body of the request was read. Clients that write a whole request before they read
+//! get such an answer all the same, and the api reads only a bounded number of the unwanted bytes.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use crate::{
     world::{SOON, World},
 };
 
-/// Larger than what the sockets' buffers take, so that a client that writes first depends on somebody who reads.
+/// More bytes than the buffers of the sockets hold, so a client that writes first depends on the api reading them.
 const LARGE: usize = 16 << 20;
-/// Bytes that the api and the sockets may take of a request that was refused, at most; the api's own limit is 64 MiB.
+/// The api and the sockets take at most this many bytes of a refused request; the limit of the api alone is 64 MiB.
 const TAKEN_MAX: usize = 96 << 20;
-/// How long the api may go on reading what it has refused, with some time to spare.
+/// The api reads what it has refused for at most 15 s; this allows for a busy machine.
 const READ_ON_FOR: Duration = Duration::from_secs(25);
 
 fn with_length(line: &str, more: &str, length: usize) -> Vec<u8> {
     request(line, format!("{more}Content-Length: {length}\r\n").as_bytes(), b"")
 }
 
-/// A request without a key and without its body.
+/// The head of a request that has a body but no key.
 fn keyless(line: &str) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\nHost: postrider\r\nContent-Length: {LARGE}\r\n\r\n").into_bytes()
 }
 
-/// Writes everything before it reads anything, as many clients do.
+/// Writes all bytes before it reads any, as many clients do.
 async fn write_then_read(world: &World, case: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(&world.base).await;
     let written = tokio::time::timeout(SOON, stream.write_all(bytes)).await;
@@ -35,7 +35,7 @@ async fn write_then_read(world: &World, case: &str, bytes: &[u8]) -> Vec<u8> {
     hear(&mut stream, SOON).await
 }
 
-/// Has a large body refused on a connection that stays open.
+/// Sends the head of a request with a large body, reads the refusal, and answers the connection, which is still open.
 async fn refused_early(world: &World, length: usize) -> TcpStream {
     let mut stream = connect(&world.base).await;
     stream.write_all(&with_length("POST /subscriptions", "", length)).await.unwrap();
@@ -73,7 +73,7 @@ async fn who_writes_before_reading_gets_the_answer() {
         refused(case, answers.remove(0));
     }
     all_is_well(&world, before).await;
-    // The first takes what a second allows; one of the next comes too early.
+    // The first request takes what a second allows, so a later one is too early.
     let mut statuses = Vec::new();
     while !statuses.contains(&429) {
         assert!(statuses.len() < 10, "{statuses:?}");
@@ -92,7 +92,7 @@ async fn who_writes_before_reading_gets_the_answer() {
 async fn what_was_refused_is_not_read_for_ever() {
     let world = World::new().await;
     let before = rows(&world).await;
-    // Far more bytes than anybody reads.
+    // This is far more than the api reads.
     let mut stream = refused_early(&world, 1 << 40).await;
     let (chunk, mut taken) = (vec![b'x'; 1 << 20], 0);
     let flooding = async {
@@ -102,7 +102,7 @@ async fn what_was_refused_is_not_read_for_ever() {
     };
     tokio::time::timeout(SOON, flooding).await.expect("the connection is closed");
     assert!((LARGE..TAKEN_MAX).contains(&taken), "{taken} bytes were taken");
-    // A byte now and then for as long as possible; and nothing for a while, which ends it sooner.
+    // One client sends a byte now and then, for as long as it can. The other first sends nothing, which ends it sooner.
     for (silence, within) in [(Duration::ZERO, READ_ON_FOR), (Duration::from_secs(6), Duration::from_secs(3))] {
         let mut stream = refused_early(&world, LARGE).await;
         tokio::time::sleep(silence).await;

@@ -1,4 +1,4 @@
-//! Publishing: who gets an event, why, when, and until when; and that a batch is whole.
+//! Publishing events: who gets an event and why, when it is delivered and until when, and that a batch is stored whole.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::world::{World, answer, id};
 
-/// The subscriptions that have a delivery of an event.
+/// The ids of the subscriptions that have a delivery of this event.
 async fn receivers_of(world: &World, event: &str) -> BTreeSet<String> {
     let list = world.get(&format!("/events/{event}/deliveries?limit=250")).await;
     let deliveries = list["data"].as_array().unwrap().iter();
@@ -149,7 +149,8 @@ async fn one_event_reaches_ten_thousand_subscriptions() {
     let world = World::new().await;
     let first = world.subscription("/success").await;
     world.multiply(9_999).await;
-    // Made behind the api's back, one announcement each; a change through the api makes it look anew.
+    // The copies were made without the api, one announcement each; a change through the api makes it read them all
+    // anew.
     world.call(Method::PATCH, &format!("/subscriptions/{first}"), Some(json!({"name": "x"}))).await.expect(200);
     let (event_id, deliveries) = world.publish(json!({"event_type": "a.b", "payload": {}})).await;
     assert_eq!(deliveries.len(), 10_000);
@@ -184,7 +185,7 @@ async fn a_scheduled_event_waits_for_its_time_whatever_else_its_lane_does() {
     assert_eq!(world.delivery(&early[0]).await["status"], "succeeded");
     world.ingest(&subscription, "now").await;
     assert_eq!(world.drain().await, 1);
-    // Past every linger, so that the lane has gone idle but for what is scheduled.
+    // After a minute no lane is looked at without a reason, so only the scheduled delivery can arm this one.
     world.pass(Duration::from_secs(60)).await;
     assert_eq!(world.drain().await, 0);
     world.pass(Duration::from_secs(3600)).await;
@@ -229,7 +230,7 @@ async fn filters_are_kept_changed_and_refused_with_the_place_of_the_mistake() {
     let created = world.subscribe("/success", json!({"filters": filters})).await;
     assert_eq!(created["filters"], filters);
     let path = format!("/subscriptions/{}", id(&created));
-    // Replaced as a whole: in a filter, null has a meaning.
+    // A filter is replaced as a whole, because null has a meaning in it.
     let other = json!({"payload": {"note": null, "x": {"$lt": 5}}});
     let changed = world.call(Method::PATCH, &path, Some(json!({"filters": other}))).await.expect(200);
     assert_eq!(changed["filters"], other);
@@ -245,7 +246,7 @@ async fn filters_are_kept_changed_and_refused_with_the_place_of_the_mistake() {
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
         assert!(problem["errors"][0]["message"].as_str().unwrap().contains(part), "{problem}");
     }
-    // Ingest passes the same filters.
+    // Ingest applies the same filters as publishing.
     let subscription = id(&world.subscribe("/success", json!({"filters": {"payload": {"a": 1}}})).await);
     for (payload, status) in [("{\"a\": 1}", "pending"), ("{\"a\": 2}", "filtered"), ("plain", "filtered")] {
         let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body(payload);

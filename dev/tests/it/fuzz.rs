@@ -1,4 +1,4 @@
-//! The targets of the fuzzer, with a bounded number of inputs that look like something: the same each time.
+//! Runs the targets of the fuzzer on a bounded number of random inputs, which are the same in each run.
 
 use proptest::{
     collection::vec,
@@ -9,10 +9,10 @@ use proptest::{
 #[path = "../../../fuzz/targets.rs"]
 mod targets;
 
-/// Inputs for each target.
+/// Each target gets this many inputs.
 const CASES: u32 = 4000;
 
-/// Words that the targets know, so that random inputs come further than the first check.
+/// Words that the targets know. Inputs made of them get past the first check.
 const WORDS: &[&str] = &[
     "sha256=",
     "v0=",

@@ -1,5 +1,5 @@
-//! Bodies, paths and texts that nobody should send: each is refused as a problem and leaves nothing behind, or is legal
-//! and delivered as it is. What breaks HTTP itself is told in [`crate::hostile_callers`].
+//! Bodies, paths and texts that nobody should send. Each is refused with a problem and leaves nothing behind, or is
+//! legal and delivered as it is. Requests that break HTTP itself stand in [`crate::hostile_callers`].
 
 use reqwest::{Method, header::HeaderValue};
 use serde_json::json;
@@ -9,25 +9,25 @@ use crate::{
     world::{Answer, World, answer, id},
 };
 
-/// What begins an event that is fine.
+/// The beginning of an event that is valid.
 const EVENT: &str = r#""event_type":"a.b","payload":1,"#;
-/// What no text is, separated by `|`; `LONG` stands for 200,000 characters.
+/// Values that are no valid text, separated by `|`. `LONG` stands for 200,000 characters.
 const TEXT: &str = r#"1|true|[]|{}|""|"\u0000"|"a\u0000b"|"\ud800"|"LONG""#;
-/// What no list of event types is.
+/// Values that are no valid list of event types.
 const LIST: &str = r#"1|"x"|{}|[1]|[null]|[[]]|[{}]|[""]|["a\u0000b"]|["\ud800"]|["LONG"]"#;
-/// What no metadata and no headers are.
+/// Values that are neither valid metadata nor valid headers.
 const MAP: &str = r#"1|"x"|[]|[["a","b"]]|{"a":1}|{"a":{}}|{"":"x"}|{"a\u0000b":"x"}|{"a":"x\u0000"}|{"a":"\ud800"}
                      |{"LONG":"x"}|{"a":"LONG"}"#;
-/// What no time to come is, and no time at all.
+/// Values that are no time, or no time that may be stored.
 const TIME: &str = r#"1|true|[]|{}|""|"now"|"\u0000"|"2030-01-01"|"2030-01-01T00:00:00"|"2030-02-30T00:00:00Z"
                       |"2030-13-01T00:00:00Z"|"2030-01-01T24:00:00Z"|"2030-01-01T23:59:61Z"
                       |"2030-01-01T00:00:00+24:00"|"10000-01-01T00:00:00Z"|"+10000-01-01T00:00:00Z"
                       |"+262142-12-31T23:59:59Z"|"99999999-01-01T00:00:00Z"|"0000-01-01T00:00:00Z"
                       |"-5000-01-01T00:00:00Z"|"-262143-01-01T00:00:00Z""#;
-/// What no milliseconds are.
+/// Values that are no valid timeout in milliseconds.
 const TIMEOUT: &str = r#""15000"|true|[]|{}|0|999|60001|-1|1.5|15000.0|1e4|4294967296|18446744073709551616|1e400|-1e400
                          |-9223372036854775809|DIGITS"#;
-/// What no retry policy is.
+/// Values that are no valid retry policy.
 const POLICY: &str = r#"1|"x"|[]|[[5],null,null,null,null,null]|{"x":1}|{"delays_seconds":1}|{"delays_seconds":[-1]}
     |{"delays_seconds":[1.5]}|{"delays_seconds":["1"]}|{"delays_seconds":[604801]}|{"delays_seconds":[4294967296]}
     |{"delays_seconds":[1e400]}|{"delays_seconds":[DIGITS]}|{"delays_seconds":[1],"factor":2}|{"max_attempts":3}
@@ -38,14 +38,14 @@ const POLICY: &str = r#"1|"x"|[]|[[5],null,null,null,null,null]|{"x":1}|{"delays
     |{"max_attempts":3,"initial_seconds":1,"factor":1e308,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":1,"factor":1e400,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":1,"factor":2,"max_seconds":604801}"#;
-/// What no filters are.
+/// Values that are no valid filters.
 const FILTERS: &str = r#"1|"x"|true|[]|[{}]|[{"a":"b"},null]|{"x":1}|{"metadata":[]}|{"metadata":{"a":1}}|{"payload":1}
     |{"metadata":{"a\u0000b":"x"}}|{"metadata":{"a":"\u0000"}}|{"payload":[]}|{"payload":{}}|{"payload":{"a":1e400}}
     |{"payload":{"a":{"$gt":-1e400}}}|{"payload":{"a":DIGITS}}|{"payload":{"a":{"$gt":{}}}}
     |{"payload":{"a":"\ud800"}}|{"payload":{"a":"\u0000"}}|{"payload":{"a\u0000b":1}}
     |{"payload":{"a":{"$in":["\u0000"]}}}|{"payload":{"a":{"$startsWith":"\u0000"}}}
     |{"payload":{"a":[{"b":"\u0000"}]}}|{"payload":{"a":"LONG"}}"#;
-/// No place to deliver to.
+/// Values that are no valid target URL.
 const TARGET: &str = r#"" "|"http://"|"http:///"|"https://exa mple.com/"|"http://[::1"|"http://[::g]/"
     |"http://a\u0000b/"|"http://256.256.256.256/"|"http://127.0.0.1:99999/"|"http://127.0.0.1:-1/"|"http://127.0.0.1:x/"
     |"http://a%00b/"|"javascript:alert(1)"|"data:text/html,x"|"file:///etc/passwd"|"gopher://example.com/"
@@ -54,25 +54,25 @@ const TARGET: &str = r#"" "|"http://"|"http:///"|"https://exa mple.com/"|"http:/
     |"http://[::ffff:10.0.0.1]/"|"http://[fe80::1]/"|"http://169.254.169.254/"|"http://127.0.0.1/LONG"|"http://LONG/"
     |"\u202ehttp://example.com/""#;
 
-/// Sends a body with the admin key; `line` is a method and a path.
+/// Sends a body with the admin key; `line` is a method and a path, such as `POST /events`.
 async fn send(world: &World, line: &str, body: impl Into<Vec<u8>>) -> Answer {
     let body = body.into();
     if body.len() > 200_000 {
-        // It may be refused before all of it has been sent, and then a client that goes on sending misses the answer.
+        // A large body may be refused before all of it was sent, and a client that goes on sending misses that answer.
         return ask(world, &last_with_body(line, &body)).await;
     }
     let (method, path) = line.split_once(' ').unwrap();
     answer(world.request(method.parse().unwrap(), path).body(body)).await
 }
 
-/// Every route that takes JSON.
+/// Every route that takes a JSON body, each as a method and a path.
 fn routes(subscription: &str) -> Vec<String> {
     let plain = "POST /subscriptions|POST /events|POST /events/batch|POST /deliveries|POST /api-keys\
                  |POST /dead-letters/retry|POST /dead-letters/purge|PUT ONE|PATCH ONE|POST ONE/replay";
     plain.replace("ONE", &format!("/subscriptions/{subscription}")).split('|').map(str::to_owned).collect()
 }
 
-/// Asserts that a field is refused with each of these values.
+/// Asserts that a field is refused with each of these values, while the rest of the body is valid.
 async fn values_are_refused(world: &World, line: &str, fine: &str, field: &str, values: &str) {
     let values = values.replace("LONG", &"x".repeat(200_000)).replace("DIGITS", &"9".repeat(100_000));
     for value in values.split('|').map(str::trim) {
@@ -274,7 +274,7 @@ async fn what_is_too_deep_or_too_long_is_refused_briefly() {
 async fn any_json_is_delivered_byte_for_byte() {
     let world = World::new().await;
     world.subscription("/success").await;
-    // Somebody looks into the payloads, and wants none of them.
+    // A second subscription looks into every payload and wants none of them.
     let picky = id(&world.subscribe("/picky", json!({"filters": {"payload": {"no": {"$in": ["such", 1]}}}})).await);
     let texts = r#"null|-0|1.0|1e400|-1e400|18446744073709551616|"\u0000"|{"a\u0000b":"\u0000"}|"\ud800"
         |{"\udfff":"\ud800\ud800"}|{"a":1,"a":2}|{"__proto__":{"a":1},"constructor":null}
@@ -307,7 +307,7 @@ async fn any_json_is_delivered_byte_for_byte() {
     world.finish().await;
 }
 
-/// What is legal and unusual can be read back and changed, and does not spoil what comes after it.
+/// Values that are legal and unusual can be read back and changed, and do not harm the requests after them.
 #[tokio::test]
 async fn what_was_accepted_is_no_trap() {
     let world = World::new().await;
@@ -339,7 +339,7 @@ async fn what_was_accepted_is_no_trap() {
         |body: String| world.request(Method::POST, "/deliveries").header("Idempotency-Key", "known-too").body(body);
     answer(keyed(inline(""))).await.expect(202);
     let before = rows(&world).await;
-    // Asked again, a time may have passed; it must still be one that can be stored.
+    // A repeated event may bring a time in the past, but it must be a time that can be stored.
     for time in ["-5000-01-01T00:00:00Z", "-262143-01-01T00:00:00Z", "0000-01-01T00:00:00Z"] {
         let again = json!({"event_type": "a.b", "payload": {"a": 1}, "id": "known", "expires_at": time});
         refused(time, world.call(Method::POST, "/events", Some(again)).await);
@@ -370,7 +370,7 @@ async fn odd_paths_queries_and_headers_are_refused() {
     for line in lines.replace("GET ?", "GET /events?").split('|') {
         refused(line, ask(&world, &last_with_body(line, b"")).await);
     }
-    // These may be refused, or lead to nothing.
+    // Each of these requests may be refused or find nothing.
     let lines = "GET /audit-log?actor=%00|GET /audit-log?action=%00|GET /audit-log?target_id=%00\
         |GET /audit-log?actor=%ff|GET ?tenant_id=%ff|GET ?limit=1&limit=2|GET ?&&==&%&%zz&a|GET ?cursor=evt_MAX\
         |GET /events/evt_MAX|GET ?since=1970-01-01T00:00:00Z&until=9999-12-31T23:59:59Z\

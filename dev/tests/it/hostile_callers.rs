@@ -1,6 +1,6 @@
-//! Callers that break HTTP, its limits or their connection: each is refused or cut off within bounds, nothing of it is
-//! stored, and nobody else notices. What stands inside of bodies is told in [`crate::hostile_bodies`]; answers that are
-//! sent before a body was read, in [`crate::early_answers`].
+//! Callers that break HTTP, its limits or their connection. Each is refused or cut off within bounds, nothing of its
+//! request is stored, and no other caller notices. Bad bodies stand in [`crate::hostile_bodies`], and answers that are
+//! sent before a body was read in [`crate::early_answers`].
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use crate::{
 };
 
 const LIVE: &str = "GET /health/live";
-/// How soon a caller whose request never ends must be gone: the api gives it 30 s.
+/// A caller whose request never ends is cut off within this time; the api gives it 30 s.
 const GONE: Duration = Duration::from_secs(40);
-/// The statuses that dawdlers may be told.
+/// The statuses with which each kind of slow caller may be answered; an empty list means no answer at all.
 const HEAD_LATE: &[&[u16]] = &[&[], &[408]];
 const BODY_LATE: &[&[u16]] = &[&[408]];
 const BODY_LATE_OR_LARGE: &[&[u16]] = &[&[408], &[413]];
-/// Who dawdles, what it sends at once, what again and again, and what it may be told.
+/// A slow caller: its name, what it sends first, what it then sends again and again, and how it may be answered.
 type Dawdler = (&'static str, Vec<u8>, Vec<u8>, &'static [&'static [u16]]);
-/// Between two pieces of what dawdlers send.
+/// How long a slow caller waits before it sends the next piece.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Asserts that a request was refused, by the api with a problem or by the HTTP library without a body.
+/// Asserts that a request was refused: by the api with a problem, or by the HTTP library without a body.
 #[track_caller]
 fn refused_by_either(case: &str, answer: Answer) {
     if answer.body.is_null() { refused_bare(case, &answer) } else { drop(refused(case, answer)) }
 }
 
-/// Asks something on a connection that stays open.
+/// Asserts that a request is served on this connection, which stays open.
 async fn is_served(stream: &mut TcpStream) {
     stream.write_all(&request(LIVE, b"", b"")).await.unwrap();
     answers(&hear_until(stream, b"live\n").await).remove(0).expect(200);
 }
 
-/// Sends the beginning, then one piece after another, for as long as the api bears it; answers what it said.
+/// Sends `begin` and then one `piece` after another until the api closes the connection; answers what the api said.
 async fn dawdle(base: &str, begin: &[u8], piece: &[u8], within: Duration) -> Vec<u8> {
     let mut stream = connect(base).await;
     let (mut reader, mut writer) = stream.split();
@@ -88,7 +88,8 @@ async fn whoever_dawdles_is_cut_off() {
         let within = if told == HEAD_LATE { SOON } else { GONE };
         dawdlers.spawn(async move { (case, told, dawdle(&base, &begin, &piece, within).await) });
     }
-    // Who says nothing yet is no nuisance: longer than a head may take, before the first request and between two.
+    // A connection that has said nothing is not closed: it may wait longer than a head may take, before its first
+    // request and between two.
     let mut patient = connect(&world.base).await;
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(12)).await;
@@ -118,7 +119,7 @@ async fn connections_are_limited_and_come_back() {
         is_served(&mut stream).await;
         held.push(stream);
     }
-    // Whether they ask for something or not.
+    // Callers beyond the limit get the answer whether they send a request or not.
     for asked in [last(LIVE, b"", b""), Vec::new()].iter().cycle().take(20) {
         let answer = ask(&world, asked).await;
         assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
@@ -143,7 +144,7 @@ async fn a_head_has_a_size() {
     let live = |more: String| last(LIVE, more.as_bytes(), b"");
     let get = |path: &str| last(&format!("GET {path}"), b"", b"");
     let long = "x".repeat(200_000);
-    // Three headers are there already. Of a head that is too long, nobody may know any more what is.
+    // Each request has three more headers. Where a head is too long, the api cannot tell what was asked.
     let cases: [(&str, Vec<u8>, &[u16]); 8] = [
         ("100 headers", live(fillers(97, 1)), &[200]),
         ("101 headers", live(fillers(98, 1)), &[431]),
@@ -213,7 +214,7 @@ async fn fifty_requests_at_once_are_answered_in_order() {
         answers.into_iter().map(|answer| answer.expect(202)["event_id"].clone()).collect()
     };
     let first = post_all((0..50).collect()).await;
-    // An id tells which answer belongs to which request.
+    // The id of an event tells which answer belongs to which request.
     let mut again = post_all((0..50).rev().collect()).await;
     again.reverse();
     assert_eq!(again, first);
@@ -242,7 +243,7 @@ async fn callers_may_vanish_or_never_listen() {
         }
     }
     all_is_well(&world, before).await;
-    // Who listens at last gets what was asked for.
+    // A caller that reads late still gets its answers.
     let heard = String::from_utf8(hear(&mut deaf, SOON).await).unwrap();
     assert_eq!(heard.matches(&payload).count(), 20);
     ask(&world, &last_with_body(&ingest, b"whole")).await.expect(202);
@@ -270,7 +271,7 @@ async fn what_is_not_http_is_refused_and_closed() {
         assert_eq!(answer.status, 400, "{:?}", String::from_utf8_lossy(&bytes));
         refused_bare(&String::from_utf8_lossy(&bytes), &answer);
     }
-    // HTTP/2's first words, and then nothing that belongs to it: whatever it is told, it is gone.
+    // The first bytes of HTTP/2, and then bytes that are not HTTP/2: whatever the answer is, the connection is closed.
     say(&world, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), [0xff; 200].as_slice()].concat()).await;
     all_is_well(&world, 0).await;
     world.finish().await;

@@ -1,5 +1,6 @@
-//! Receivers that break HTTP, never end, never answer, or answer what nobody asked for: each attempt ends in bounded
-//! time and bytes, its failure is told by kind, and the same worker goes on. What breaks TLS stands in `hostile_tls`.
+//! Receivers that break HTTP, never end, never answer, or answer what nobody asked for. Each attempt ends within bounds
+//! of time and bytes, its failure has the right kind, and the worker goes on. Receivers that break TLS stand in
+//! `hostile_tls`.
 
 use std::{
     sync::{
@@ -20,30 +21,30 @@ use tokio::{
 
 use crate::world::{SOON, World, id, uuid};
 
-/// Kernel buffers of raw receivers, small, so that what they have sent is about what the worker has taken.
+/// The size of a raw receiver's kernel buffers. They are small, so that the worker has taken most of what was sent.
 const SOCKET_BUFFER_BYTES: u32 = 64 * 1024;
-/// What never ends has sent less than this when the worker hangs up, the kernel's buffers included.
+/// A receiver that sends without end has sent fewer bytes than this when the worker closes the connection.
 const SENT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// The shortest timeout of a subscription, in milliseconds.
+/// The shortest timeout that a subscription may have, in milliseconds.
 pub(crate) const A_SECOND: u32 = 1000;
-/// A timeout that nothing else reaches, on a busy machine neither.
+/// A timeout in milliseconds that an attempt never reaches by itself, not even on a busy machine.
 pub(crate) const PATIENT: u32 = 9000;
 
-/// A receiver below HTTP: does with each connection what the test says.
+/// A receiver below HTTP: the test says what it does with each connection.
 pub(crate) struct RawServer {
     pub(crate) url: String,
     pub(crate) accepted: Arc<AtomicUsize>,
 }
 
 impl RawServer {
-    /// Hands each connection to `behave` as it comes; see [`read_request`].
+    /// Hands each accepted connection to `behave`, which reads the request itself, as with [`read_request`].
     pub(crate) fn listen<F, Fut>(behave: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let socket = TcpSocket::new_v4().unwrap();
-        // Accepted connections inherit them.
+        // Accepted connections inherit the sizes of these buffers.
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
         socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -61,7 +62,7 @@ impl RawServer {
     }
 }
 
-/// Reads a request and its body, and not a byte more.
+/// Reads one request with its body, and not a byte more.
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -73,18 +74,18 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::
     stream.read_exact(&mut body).await.map(|_| ())
 }
 
-/// What a receiver does then.
+/// What a receiver does with a connection after it has answered.
 #[derive(Clone)]
 pub(crate) enum Then {
     Closes,
     Resets,
-    /// Waits until the worker closes.
+    /// Waits until the worker closes the connection.
     Holds,
     /// Neither reads nor writes nor closes.
     Sleeps,
-    /// Sends this again and again, so often that no timeout between two reads would strike.
+    /// Sends this text again and again, with pauses so short that a timeout between two reads would never strike.
     Drips(&'static str),
-    /// Sends this without end; tells how many bytes were sent when the connection breaks.
+    /// Sends these bytes without end. When the connection breaks, it reports how many bytes it has sent.
     Floods(Arc<[u8]>, mpsc::UnboundedSender<usize>),
 }
 
@@ -113,13 +114,13 @@ impl Then {
     }
 }
 
-/// A receiver that answers each connection's first request with these bytes.
+/// A receiver that answers the first request of each connection with these bytes, and then does `then`.
 pub(crate) fn answering(answer: &[u8], then: Then) -> RawServer {
     let answer = Arc::<[u8]>::from(answer);
     RawServer::listen(move |mut stream| {
         let (answer, then) = (Arc::clone(&answer), then.clone());
         async move {
-            // The worker need not take it all.
+            // The worker may close the connection before it has read the whole answer.
             if read_request(&mut stream).await.is_ok() && stream.write_all(&answer).await.is_ok() {
                 then.happens(stream).await;
             }
@@ -127,7 +128,7 @@ pub(crate) fn answering(answer: &[u8], then: Then) -> RawServer {
     })
 }
 
-/// A delivery that waits for its first attempt at this target; the second would come an hour later.
+/// Makes a delivery to this target that is due now; a second attempt would come an hour later.
 pub(crate) async fn owe(world: &World, target: &str, timeout_ms: u32, payload: impl Into<reqwest::Body>) -> String {
     let policy = json!({"delays_seconds": [3600]});
     let body = json!({"target_url": target, "timeout_ms": timeout_ms, "retry_policy": policy});
@@ -135,7 +136,7 @@ pub(crate) async fn owe(world: &World, target: &str, timeout_ms: u32, payload: i
     world.ingest(&subscription, payload).await
 }
 
-/// The attempt of a delivery that has had one, which did not take long.
+/// The only attempt of a delivery; asserts that it did not take long.
 pub(crate) async fn only_attempt(world: &World, delivery: &str) -> Value {
     let attempts = world.attempts(delivery).await;
     let [attempt] = attempts.as_slice() else { panic!("one attempt, not {attempts:?}") };
@@ -143,27 +144,27 @@ pub(crate) async fn only_attempt(world: &World, delivery: &str) -> Value {
     attempt.clone()
 }
 
-/// One attempt at this target.
+/// Makes one delivery to this target and answers its attempt.
 pub(crate) async fn attempt_at(world: &World, target: &str) -> Value {
     let delivery = owe(world, target, PATIENT, "x").await;
     assert_eq!(world.drain().await, 1);
     only_attempt(world, &delivery).await
 }
 
-/// The kind of an attempt's failure, or that it was a success, and the status of the answer.
+/// The kind of an attempt's failure, or `success`, and the status of the answer.
 pub(crate) fn told(attempt: &Value) -> (&str, Option<u64>) {
     let kind = attempt.get("error_kind").map_or("success", |kind| kind.as_str().unwrap());
     (kind, attempt.get("status_code").and_then(Value::as_u64))
 }
 
-/// Ends a test: the worker that was treated so still delivers to others.
+/// Ends a test after asserting that the same worker still delivers to another receiver.
 pub(crate) async fn goes_on(world: World) {
     let attempt = Box::pin(attempt_at(&world, &world.receiver.url("/success"))).await;
     assert_eq!(told(&attempt), ("success", Some(200)), "{attempt}");
     world.finish().await;
 }
 
-/// One attempt at each receiver that answers so: all end alike, and no request is made twice.
+/// Makes one attempt for each answer: all must end as expected, and no request is sent twice.
 async fn each_is(world: &World, answers: &[impl AsRef<[u8]>], then: Then, expected: (&str, Option<u64>)) {
     let mut owed = Vec::new();
     for answer in answers {
@@ -180,8 +181,8 @@ async fn each_is(world: &World, answers: &[impl AsRef<[u8]>], then: Then, expect
     }
 }
 
-/// One attempt at a receiver that begins so and then sends wave after wave; answers the delivery and how many bytes of
-/// the waves had gone out when the worker hung up.
+/// Makes one attempt at a receiver that sends `beginning` and then `wave` again and again. Answers the delivery, and
+/// how many bytes of the waves were sent when the worker closed the connection.
 async fn flood(world: &World, beginning: &str, wave: &[u8], timeout_ms: u32) -> (String, usize) {
     let (tell, mut totals) = mpsc::unbounded_channel();
     let server = answering(beginning.as_bytes(), Then::Floods(wave.into(), tell));
@@ -195,7 +196,7 @@ async fn flood(world: &World, beginning: &str, wave: &[u8], timeout_ms: u32) -> 
 async fn who_takes_too_long_is_cut_off() {
     let world = World::new().await;
     let never_reads = RawServer::listen(|stream| Then::Sleeps.happens(stream));
-    // Its queue is full with one connection that nobody accepts, so the kernel lets others wait.
+    // This listener's queue is full with one connection that nobody accepts, so the kernel answers no other.
     let never_accepts = TcpSocket::new_v4().unwrap();
     never_accepts.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let never_accepts = never_accepts.listen(0).unwrap();
@@ -241,7 +242,7 @@ async fn what_never_ends_is_cut_off() {
         ("HTTP/1.1 200 ", long.as_str(), ("protocol", None)),
         ("HTTP/1.1 200 OK\r\nX: ", long.as_str(), ("protocol", None)),
         ("HTTP/1.1 200 OK\r\n", headers.as_str(), ("protocol", None)),
-        // What a client has to skip ends with its time only.
+        // A client has to skip these, so only the timeout of the attempt ends them.
         ("", "HTTP/1.1 100 Continue\r\n\r\n", ("timeout", None)),
         ("", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n", ("timeout", None)),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0000000000000000", ("timeout", Some(200))),
@@ -339,7 +340,7 @@ async fn what_comes_behind_an_answer_is_ignored() {
 #[tokio::test]
 async fn what_is_kept_is_raw_and_bounded() {
     let world = World::new().await;
-    // 64 KiB of zeros, and however many of them one after the other are one file.
+    // This is 64 KiB of zeros as gzip; several of them in a row are one gzip file.
     let parts: [&[u8]; 3] = [
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xed\xc1\x01\x01\x00\x00\x00\x80\x90\xfe\xaf\xee\x08\x0a",
         &[0; 63],
@@ -371,7 +372,7 @@ async fn what_is_kept_is_raw_and_bounded() {
 #[tokio::test]
 async fn who_is_not_there_or_in_a_hurry_is_told_by_kind() {
     let world = World::new().await;
-    // Bound, so that nobody else gets the port, and not listening.
+    // The port is bound, so that nobody else gets it, but nobody listens on it.
     let closed = TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     for (target, expected) in [
@@ -381,11 +382,11 @@ async fn who_is_not_there_or_in_a_hurry_is_told_by_kind() {
         let attempt = attempt_at(&world, &target).await;
         assert_eq!(told(&attempt), expected, "{target}: {attempt}");
     }
-    // A reset may arrive while the worker still connects.
+    // The reset may arrive while the worker is still connecting.
     let resets = RawServer::listen(|stream| Then::Resets.happens(stream));
     let attempt = attempt_at(&world, &resets.url).await;
     assert!(["connect", "protocol"].contains(&told(&attempt).0), "{attempt}");
-    // An answer counts although most of the request was not read.
+    // An answer counts even if the receiver has read little of the request.
     let hurries = RawServer::listen(|mut stream| async move {
         let _ = stream.read(&mut [0; 64]).await;
         let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await;

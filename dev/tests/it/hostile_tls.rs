@@ -1,5 +1,5 @@
-//! Receivers that break TLS: no request is sent to one that does not prove who it is, and a handshake that fails or
-//! hangs is told by kind. The worker trusts an authority of the test's own, named by `POSTRIDER_CA_FILE`.
+//! Receivers that break TLS. No request is sent to a receiver that does not prove who it is, and a handshake that fails
+//! or hangs gets the right kind. The worker trusts an authority of the test, named by `POSTRIDER_CA_FILE`.
 
 use std::{
     convert::Infallible,
@@ -32,10 +32,10 @@ use crate::{
     world::World,
 };
 
-/// Characters of an attempt's error that are kept, at most, whatever a certificate says.
+/// An attempt keeps at most this many characters of its error, whatever a certificate says.
 const ERROR_CHARACTERS_MAX: usize = 4096;
 
-/// An authority that signs certificates.
+/// A certificate authority of the test, which signs certificates.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -51,7 +51,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A world whose worker trusts it, and the file that says so.
+    /// A world whose worker trusts this authority, and the file from which the worker has read its certificate.
     async fn world(&self) -> (World, CaFile) {
         let file = CaFile(std::env::temp_dir().join(format!("postrider-ca-{}.pem", Uuid::now_v7())));
         std::fs::write(&file.0, &self.pem).unwrap();
@@ -59,7 +59,8 @@ impl Authority {
         (world, file)
     }
 
-    /// A server with a certificate for these names, signed by this authority, once `change` has had its way.
+    /// A TLS server with a certificate for these names, signed by this authority; `change` may alter the certificate
+    /// first.
     fn certifies(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = params(names);
@@ -68,7 +69,7 @@ impl Authority {
     }
 }
 
-/// Removes the file when dropped.
+/// A file that is removed when this is dropped.
 struct CaFile(PathBuf);
 
 impl Drop for CaFile {
@@ -93,7 +94,7 @@ fn acceptor(certificate: &Certificate, key: &KeyPair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// A receiver that shakes hands so, reads a request, and leaves the rest to `behave`.
+/// A receiver that makes the handshake, reads one request, and then hands the connection to `behave`.
 fn secured<F, Fut>(acceptor: TlsAcceptor, behave: F) -> RawServer
 where
     F: Fn(TlsStream<TcpStream>) -> Fut + Send + Sync + 'static,
@@ -169,7 +170,7 @@ async fn only_who_proves_to_be_that_host_is_sent_anything() {
 #[tokio::test]
 async fn a_handshake_that_fails_or_hangs_is_told_by_kind() {
     let (world, _file) = Authority::new().world().await;
-    // Nobody knows whose fault a connection is that breaks: the handshake's, or the network's.
+    // When a connection breaks during the handshake, nobody can tell whether the handshake or the network failed.
     let broken: &[&str] = &["connect", "tls"];
     let (tls, timeout): (&[&str], &[&str]) = (&["tls"], &["timeout"]);
     let hello = "\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03";
@@ -186,7 +187,7 @@ async fn a_handshake_that_fails_or_hangs_is_told_by_kind() {
         let server = RawServer::listen(move |mut stream| {
             let then = then.clone();
             async move {
-                // The client's hello.
+                // Reads the first message of the client's handshake.
                 let _ = stream.read(&mut [0; 4096]).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
                 then.happens(stream).await;
@@ -206,7 +207,7 @@ async fn a_handshake_that_fails_or_hangs_is_told_by_kind() {
 async fn what_breaks_after_the_handshake_is_no_success() {
     let authority = Authority::new();
     let (world, _file) = authority.world().await;
-    // Without a length and without a farewell, nobody knows that this is all.
+    // The answer has no length and TLS was not closed properly, so nobody can tell whether it is complete.
     let cut_off = secured(authority.certifies(&["127.0.0.1"], |_| {}), |mut stream| async move {
         send(&mut stream, b"HTTP/1.1 200 OK\r\n\r\nhalf of").await;
     });
@@ -244,7 +245,7 @@ async fn what_a_certificate_says_is_not_kept_at_any_length() {
     goes_on(world).await;
 }
 
-/// A receiver that speaks HTTP/2, and ends each connection without a word when its second request has come.
+/// A receiver that speaks HTTP/2, and closes each connection without a word when its second request has come.
 fn ends_http2_at_the_second(acceptor: &TlsAcceptor) -> RawServer {
     let mut config = ServerConfig::clone(acceptor.config());
     config.alpn_protocols = vec![b"h2".to_vec()];

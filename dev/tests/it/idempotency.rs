@@ -1,4 +1,4 @@
-//! Idempotency: a request that comes again, at once or later, to whichever process, happens once.
+//! Idempotency: a repeated request takes effect once, whether it comes at once or later, and to whichever process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, KEY, SOON, World, answer, client, id, serve};
 
-/// What a creation may add rows to.
+/// The tables that a creation may add rows to.
 const TABLES: [&str; 9] = [
     "events",
     "deliveries",
@@ -22,7 +22,7 @@ const TABLES: [&str; 9] = [
     "idempotency_keys",
 ];
 
-/// One subscription that wants everything, and finished deliveries to it.
+/// A tenant with one subscription that wants every event, and with finished deliveries to it.
 pub struct Tenant {
     name: &'static str,
     subscription: String,
@@ -43,7 +43,7 @@ impl Tenant {
 /// A request that creates something.
 #[derive(Clone)]
 pub struct Creation {
-    /// Its path in the document.
+    /// The path as the document writes it, such as `/deliveries/{id}/replay`.
     pub template: &'static str,
     pub path: String,
     pub body: String,
@@ -51,7 +51,7 @@ pub struct Creation {
     pub client: reqwest::Client,
 }
 
-/// Each creation that takes a key, for a tenant. Another variant asks for something else.
+/// Each creation that takes a key, for this tenant. Another `variant` makes another body.
 pub fn creations(tenant: &Tenant, target: &str, variant: usize) -> Vec<Creation> {
     let client = client();
     let creation = |template, path: &str, body: Value, status| {
@@ -107,7 +107,7 @@ pub async fn send(base: &str, creation: &Creation, key: &str) -> Answer {
     answer(request.body(creation.body.clone())).await
 }
 
-/// Posts a body with a key, or without.
+/// Posts a body, with an idempotency key or without.
 pub async fn post(world: &World, path: &str, key: Option<&str>, body: &Value) -> Answer {
     let mut request = world.request(Method::POST, path).body(body.to_string());
     if let Some(key) = key {
@@ -116,14 +116,14 @@ pub async fn post(world: &World, path: &str, key: Option<&str>, body: &Value) ->
     answer(request).await
 }
 
-/// Rows of each table.
+/// The number of rows of each table of [`TABLES`].
 pub async fn rows(world: &World) -> Vec<i64> {
     let counts = TABLES.map(|table| format!("(SELECT count(*) FROM {table})")).join(", ");
     let counts = format!("SELECT ARRAY[{counts}]");
     sqlx::query_scalar(sqlx::AssertSqlSafe(counts)).fetch_one(&world.pool).await.unwrap()
 }
 
-/// By how much the tables have grown.
+/// How many rows each table has gained; tables that have not grown are left out.
 pub fn growth(before: &[i64], after: &[i64]) -> BTreeMap<&'static str, i64> {
     let grown = TABLES.into_iter().zip(before.iter().zip(after).map(|(before, after)| after - before));
     grown.filter(|(_, by)| *by != 0).collect()
@@ -183,7 +183,7 @@ async fn each_creation_happens_once_and_answers_the_same_again() {
         assert_eq!(send(&world.base, first, what).await.expect(first.status), made, "{what}");
         assert_eq!(rows(&world).await, after_theirs, "{what}");
     }
-    // A key stands for one request, of whatever route: among those that post events, and among the others.
+    // A key stands for one request across all routes: among those that post events, and among the others.
     reused(send(&world.base, &first[1], "/deliveries").await);
     reused(send(&world.base, &first[5], "/subscriptions").await);
     while world.drain().await > 0 {}
@@ -207,7 +207,7 @@ async fn a_key_that_breaks_a_rule_is_refused_and_creates_nothing() {
                 wrong.push(format!("{} with {key:?}: {} {}", creation.template, answer.status, answer.body));
             }
         }
-        // Keys are common to all routes, so each gets one of its own.
+        // A key may be used for one request only, whatever the route, so each request gets a key of its own.
         let length = if creation.template == "/events/batch" { 240 } else { 255 };
         let longest = format!("{:y<length$}", creation.template);
         send(&world.base, &creation, &longest).await.expect(creation.status);
@@ -290,7 +290,7 @@ async fn an_events_own_id_stands_for_it() {
     reused(post(&world, "/events", None, &event("one", 2)).await);
     let shown = world.get(&format!("/events/{}", one["event_id"].as_str().unwrap())).await;
     assert_eq!(shown["external_id"], "one");
-    // A header is another key, and so is a batch's.
+    // A key of a header, the `id` of an event and the key of a batch are apart, even with the same text.
     let of_header = post(&world, "/events", Some("one"), &json!({"event_type": "a.b", "payload": 3})).await.expect(202);
     assert_ne!(of_header, one);
     let unnamed = json!({"event_type": "a.b", "payload": 4});

@@ -1,4 +1,4 @@
-//! Idempotency under load: identical requests at the same moment, and a process that stops amid them.
+//! Idempotency under load: the same request many times at once, and a process that stops in the middle of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Ingest: what is taken in, what is refused, and that a refusal stores nothing.
+//! Ingest: what is accepted, what is refused, and that nothing of a refused request is stored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -111,7 +111,7 @@ async fn concurrent_events_share_commits_and_a_poisoned_one_fails_alone() {
         let mut callers = JoinSet::new();
         for number in 0..200 {
             let intake = intake.clone();
-            // Postgres takes no NUL in a text, whatever let it through.
+            // Postgres cannot store a NUL in a text, so the statement fails for this event.
             let event = event(if poisoned == Some(number) { "poi\0son" } else { "good" }, b"x");
             callers.spawn(async move { (number, intake.accept(vec![event]).await) });
         }
@@ -138,7 +138,7 @@ async fn what_waits_to_be_stored_counts_and_the_surplus_is_told_so_at_once() {
     sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
 
     let mut posts = JoinSet::new();
-    // Without a key, so that the room is small.
+    // The subscription takes requests without a key, so the bytes under way are limited as those of keyless callers.
     let fitting = SUBSCRIPTION_BYTES_MAX >> 20;
     let payload = Bytes::from(vec![b'x'; 1 << 20]);
     let refused = Arc::new(tokio::sync::Semaphore::new(0));
@@ -153,7 +153,7 @@ async fn what_waits_to_be_stored_counts_and_the_surplus_is_told_so_at_once() {
             answer
         });
     }
-    // Before anything can be stored, the surplus has its answer.
+    // Those that find no room are answered before any event can be stored.
     let surplus = refused.acquire_many(20);
     tokio::time::timeout(Duration::from_secs(4), surplus).await.expect("503 at once").unwrap().forget();
     blocker.rollback().await.unwrap();
@@ -168,7 +168,7 @@ async fn what_waits_to_be_stored_counts_and_the_surplus_is_told_so_at_once() {
             accepted += 1;
         }
     }
-    // Those that are refused may have had a part of the room before.
+    // A request that was refused may have taken a part of the room before.
     assert!((1..=fitting).contains(&accepted), "{accepted} of {fitting}");
     assert_eq!(events(&world.pool).await, i64::try_from(accepted).unwrap());
     for _ in 0..=fitting {
@@ -221,7 +221,7 @@ async fn a_change_is_seen_by_every_api_at_once() {
     assert_eq!(post_to_other("user.created").await, "pending", "the other api knows it now");
     let patch = json!({"event_types": ["order.*"]});
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
-    // Far sooner than the cache would forget by itself.
+    // The api hears of the change far sooner than its cache would forget by itself.
     let seen = async {
         while post_to_other("user.created").await != "filtered" {
             tokio::task::yield_now().await;

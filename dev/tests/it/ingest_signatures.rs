@@ -1,5 +1,5 @@
-//! What opens a subscription's ingest: keys, signatures of providers, both or neither; and that a signed request that
-//! is sent again is the same request.
+//! What opens a subscription's ingest: keys, signatures of providers, both or neither. A signed request that is sent
+//! again counts as the same request.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use postrider_core::id::SubscriptionId;
@@ -19,7 +19,7 @@ async fn events(world: &World) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.pool).await.unwrap()
 }
 
-/// A subscription whose ingest takes what `more` says, and the path of its ingest.
+/// Creates a subscription with the settings in `more`; answers the path of its ingest.
 async fn subscribed(world: &World, more: Value) -> String {
     format!("/webhooks/ingest/{}", id(&world.subscribe("/success", more).await))
 }
@@ -28,7 +28,7 @@ fn taking(provider: &str, secret: &str) -> Value {
     json!({"ingest_auth": "signature", "ingest_signature": {"provider": provider, "secrets": [secret]}})
 }
 
-/// The body with the headers that a provider would send, its clock being so many seconds ahead.
+/// Signs the body as the provider would, with a clock that is `ahead` seconds ahead, and sets the provider's headers.
 fn signed(provider: &str, request: RequestBuilder, body: &'static str, ahead: i64) -> RequestBuilder {
     let at = (chrono::Utc::now().timestamp() + ahead).to_string();
     let hmac =
@@ -80,7 +80,7 @@ async fn each_provider_opens_its_own_ingest_with_its_own_signature() {
         }
         assert_eq!(events(&world).await, stored, "{provider}: nothing is stored that is not signed");
         answer(signed(provider, post(), "{}", -290)).await.expect(202);
-        // Somebody else's credentials, which a proxy or a provider adds, do not matter.
+        // A key that is not ours does no harm: a proxy or the provider may have added it.
         answer(signed(provider, post(), r#"{"a": 1}"#, -280).bearer_auth("their-own")).await.expect(202);
         stored += 2;
         assert_eq!(events(&world).await, stored, "{provider}");
@@ -104,22 +104,24 @@ async fn a_signed_request_that_is_sent_again_is_the_same_request() {
         };
         let first = answer(again(&|one| one)).await.expect(202);
         assert_eq!(answer(again(&|one| one)).await.expect(202), first, "{provider}");
-        // Nothing that is not signed makes another request of it.
+        // A change outside of what is signed does not make it another request.
         let typed = answer(again(&|one| one.header("X-Event-Type", "order.paid"))).await;
         assert_eq!(typed.problem(409)["code"], "idempotency_key_reused", "{provider}");
         let keyed = answer(again(&|one| one.header("Idempotency-Key", "another"))).await;
         assert_eq!(keyed.problem(422)["errors"][0]["field"], "Idempotency-Key", "{provider}");
         assert_eq!(events(&world).await, before + 1, "{provider}: a replay stores nothing");
 
-        // To another subscription it is another request.
+        // The same body for another subscription is another request.
         let other = subscribed(&world, taking(provider, secret_of(provider))).await;
         answer(signed(provider, world.anonymous(Method::POST, &other), "{}", -100)).await.expect(202);
         assert_eq!(events(&world).await, before + 2, "{provider}");
-        // A later one is a new one, but where an id says that it is the same message.
+        // A later signature makes it a new request, except with `standard`, whose signed id says that it is the same
+        // message.
         let later = answer(signed(provider, world.anonymous(Method::POST, &path), "{}", 0)).await.expect(202);
         assert_eq!(later == first, provider == "standard", "{provider}");
     }
-    // While a provider replaces its secret, it signs with both: whichever is left of that, it is the same request.
+    // A provider that replaces its secret signs with both for a while. Whichever of the two is left, the request is the
+    // same.
     let both = json!({"ingest_auth": "signature",
                       "ingest_signature": {"provider": "stripe", "secrets": ["new-secret", PROVIDER_SECRET]}});
     let path = subscribed(&world, both).await;
@@ -137,7 +139,7 @@ async fn a_signed_request_that_is_sent_again_is_the_same_request() {
     world.call(Method::PATCH, &subscription, Some(only_old)).await.expect(200);
     assert_eq!(post(format!(",v1={old},v1={new}")).await, first);
 
-    // Without a timestamp nobody can tell a replay, unless the caller names its requests.
+    // A signature without a timestamp does not show a replay, so the caller has to send an idempotency key.
     let path = subscribed(&world, taking("github", PROVIDER_SECRET)).await;
     let post = || signed("github", world.anonymous(Method::POST, &path), "{}", 0).header("Idempotency-Key", "once");
     assert_eq!(answer(post()).await.expect(202), answer(post()).await.expect(202));
@@ -151,7 +153,7 @@ async fn the_owner_decides_what_opens_ingest() {
     let (_, ingest_key) = key(&world, &["ingest"], None).await;
     let (_, read_key) = key(&world, &["read"], None).await;
     let (_, stranger_key) = key(&world, &["ingest"], Some("stranger")).await;
-    // Which statuses nothing, a key, a key without the scope, another tenant's key, and a signature are answered with.
+    // The statuses for a request with nothing, a key, a key without the scope, another tenant's key, and a signature.
     let cases = [
         (None, [401, 202, 403, 404, 202]),
         (Some("key_or_signature"), [401, 202, 403, 404, 202]),
@@ -177,12 +179,12 @@ async fn the_owner_decides_what_opens_ingest() {
             assert_eq!(answer.status, expected, "{auth:?}, case {place}: {}", answer.body);
         }
         if auth == Some("key_or_signature") {
-            // Either will do, whatever comes with it.
+            // One valid credential is enough, whatever else comes with it.
             answer(post().bearer_auth("theirs").header("X-Hub-Signature-256", &own)).await.expect(202);
             answer(post().bearer_auth(&ingest_key).header("X-Hub-Signature-256", "nonsense")).await.expect(202);
         }
     }
-    // Whoever may not ask is not told which subscriptions there are.
+    // A caller without a valid credential does not learn which subscriptions exist.
     let nowhere = format!("/webhooks/ingest/{}", SubscriptionId::new());
     for path in [nowhere.as_str(), "/webhooks/ingest/nonsense"] {
         answer(world.anonymous(Method::POST, path).body("x")).await.problem(401);
@@ -220,7 +222,7 @@ async fn a_providers_secrets_change_and_are_never_shown() {
     let change =
         async |signature: Value| world.call(Method::PATCH, &path, Some(json!({"ingest_signature": signature}))).await;
     assert!(opens().await);
-    // What is not named stays, and what an answer shows is no input.
+    // A setting that the patch does not name stays as it is, and so do the secrets that it leaves out.
     world.call(Method::PATCH, &path, Some(json!({"name": "renamed"}))).await.expect(200);
     change(json!({"provider": "github", "tolerance_seconds": 60})).await.expect(200);
     assert!(opens().await);
@@ -257,7 +259,8 @@ async fn a_delivery_does_not_open_the_ingest_of_its_own_subscription() {
             }
         }
         answer(again).await.problem(401);
-        // So its secret opens nothing there, and somebody else's has to be named.
+        // With `github` and `standard_v1a`, the secret of the deliveries opens nothing here, so `ingest_signature`
+        // needs another.
         let body = json!({"ingest_auth": "signature"});
         let changed = world.call(Method::PATCH, &format!("/subscriptions/{}", id(&created)), Some(body)).await;
         if ["github", "standard_v1a"].contains(&scheme) {

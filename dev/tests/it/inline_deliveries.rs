@@ -1,4 +1,4 @@
-//! Inline deliveries: to a URL, without a subscription.
+//! Inline deliveries: an event for one URL, without a subscription.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn it_is_retried_by_its_own_policy_dies_and_can_be_retried_and_replayed() 
     assert_eq!(world.delivery(&dying).await["status"], "dead_letter");
     let letters = world.get("/dead-letters").await;
     assert_eq!(letters["data"][0]["id"], *dying);
-    // An hour later nobody remembers its lane.
+    // An hour later, its lane is no longer needed and is removed.
     world.pass(Duration::from_secs(3600)).await;
     world.drain().await;
     world.pass(Duration::from_secs(60)).await;

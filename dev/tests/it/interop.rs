@@ -1,5 +1,5 @@
-//! Deliveries verified by others: the official Standard Webhooks libraries for Python, JavaScript and Rust, and, for
-//! Ed25519, which none of them knows, Node's own. Each also refuses what was tampered with on the way.
+//! Others verify our deliveries: the official Standard Webhooks libraries for Python, JavaScript and Rust, and Node
+//! itself for Ed25519, which none of these libraries knows. Each also refuses what was changed on the way.
 
 use std::{process::Stdio, str::from_utf8};
 
@@ -19,25 +19,25 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::world::{SOON, World, answer, id, worker};
 
-/// The headers that a verification looks at.
+/// The headers that are part of a verification.
 const ID: &str = "webhook-id";
 const TIMESTAMP: &str = "webhook-timestamp";
 const SIGNATURE: &str = "webhook-signature";
-/// Seconds by which a timestamp is too old or too new; the standard's libraries take 300.
+/// A timestamp that is this many seconds away is too old or too new; the libraries accept 300 seconds.
 const OUT_OF_TOLERANCE_SECONDS: i64 = 400;
 
-/// What should come out.
+/// How a verification should end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     Verified,
     Refused,
 }
 
-/// A request as a receiver has it, and what it verifies it with.
+/// A request as the receiver got it, and the keys to verify it with.
 #[derive(Clone)]
 struct Case {
     name: String,
-    /// `secret`, or `public_key` and `jwks`, for the scripts.
+    /// `secret`, or `public_key` and `jwks`, as the scripts expect them.
     keys: Value,
     headers: HeaderMap,
     body: Bytes,
@@ -50,14 +50,15 @@ impl Case {
         Self { name: name.to_owned(), keys: keys.clone(), headers, body, expect: Expect::Verified }
     }
 
-    /// The same with something changed, for which it should be refused.
+    /// A copy of the case with `change` applied, which should be refused.
     fn refused(&self, why: &str, change: impl FnOnce(&mut Self)) -> Self {
         let mut changed = Self { name: format!("{}, {why}", self.name), expect: Expect::Refused, ..self.clone() };
         change(&mut changed);
         changed
     }
 
-    /// Whatever a third party could change on the way, and the keys of somebody else.
+    /// Copies of the case with everything that a third party could change on the way, and one with somebody else's
+    /// keys.
     fn tampered(&self, others: &Value) -> Vec<Self> {
         let timestamp: i64 = self.header(TIMESTAMP).parse().unwrap();
         vec![
@@ -65,7 +66,7 @@ impl Case {
             self.refused("a changed timestamp", |case| case.set(TIMESTAMP, &(timestamp + 1).to_string())),
             self.refused("a changed id", |case| case.set(ID, &format!("{}0", case.header(ID)))),
             self.refused("a signature that was cut", |case| {
-                // By whole groups, so that it is still base64.
+                // A group of four characters is cut off, so that the rest is still valid base64.
                 let signature = case.header(SIGNATURE).to_owned();
                 case.set(SIGNATURE, &signature[..signature.len() - 4]);
             }),
@@ -77,7 +78,7 @@ impl Case {
         ]
     }
 
-    /// The same, properly signed at another time.
+    /// A copy of the case with a valid signature of another time, which should be refused.
     fn signed_at(&self, why: &str, timestamp: i64) -> Self {
         self.refused(why, |case| {
             let signature = Webhook::new(case.secret()).unwrap().sign(case.header(ID), timestamp, &case.body).unwrap();
@@ -98,7 +99,7 @@ impl Case {
         self.keys["secret"].as_str().unwrap()
     }
 
-    /// As the scripts read it.
+    /// The case as the line of JSON that the scripts read.
     fn line(&self) -> String {
         let headers = self.headers.iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap())));
         let headers: Map<String, Value> = headers.collect();
@@ -113,7 +114,7 @@ impl Case {
     }
 }
 
-/// Posts an event and answers the request in which it arrives, from a worker that remembers no secrets.
+/// Posts an event and answers the request that arrived. A new worker sends it, so it has cached no secrets.
 async fn delivered(world: &World, subscription: &str, body: &'static [u8]) -> Received {
     world.ingest(subscription, body).await;
     assert_eq!(worker(&world.env).drain().await.unwrap(), 1);
@@ -129,14 +130,15 @@ async fn rotate(world: &World, subscription: &str, body: Value) -> Value {
 fn rust_agrees(case: &Case) {
     let outcome = Webhook::new(case.secret()).unwrap().verify(&case.body, &case.headers);
     if from_utf8(&case.body).is_err() {
-        // Where it comes that far, it takes text only; the scripts verify such a body by hand.
+        // The library accepts text only, and says so after it has verified the signature. The scripts verify such a
+        // body.
         assert!(matches!(outcome, Err(WebhookError::InvalidPayload)), "{}: {outcome:?}", case.name);
         return;
     }
     assert_eq!(outcome.is_ok(), case.expect == Expect::Verified, "{}: {outcome:?}", case.name);
 }
 
-/// Runs a script on the cases: each must come out as expected.
+/// Runs a script on the cases and asserts that each ends as expected.
 async fn script_agrees(command: &mut Command, cases: &[Case]) {
     let lines: Vec<_> = cases.iter().map(Case::line).collect();
     let lines = lines.join("\n");
@@ -144,7 +146,7 @@ async fn script_agrees(command: &mut Command, cases: &[Case]) {
     let mut script = command.spawn().unwrap();
     let mut stdin = script.stdin.take().unwrap();
     let run = async {
-        // A script that ends early says why below.
+        // If the script ends early, this write fails, and the assertions below show why.
         let _ = stdin.write_all(lines.as_bytes()).await;
         drop(stdin);
         script.wait_with_output().await.unwrap()
@@ -155,7 +157,7 @@ async fn script_agrees(command: &mut Command, cases: &[Case]) {
     assert_eq!(told.trim(), format!("{} cases as expected", cases.len()), "{command:?}");
 }
 
-/// Asks the libraries for all three languages, as far as they are spoken here.
+/// Verifies the cases with the libraries of all three languages, as far as Python and Node are installed here.
 async fn libraries_agree(cases: &[Case]) {
     let folder = dev::workspace().join("dev/interop");
     for case in cases {

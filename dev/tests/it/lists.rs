@@ -1,5 +1,5 @@
-//! Lists at size: however few rows pass a filter, a page reads a bounded number of them and never a table from end to
-//! end; and pages neither skip nor repeat.
+//! Lists over many rows. A page reads a bounded number of rows, however few of them pass the filter, and never a whole
+//! table. Pages neither skip nor repeat an item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +20,15 @@ use uuid::Uuid;
 
 use crate::world::{World, database_config, id};
 
-/// Events, and deliveries, that lists are tried on.
+/// The lists are tried on this many events, and on as many deliveries.
 const ROWS: i64 = 60_000;
-/// Rows of a page, and rows that showing it may read: of each item its event, queue row and last attempt.
+/// The rows of a page, and how many rows may be read to show it: the event, the queue row and the last attempt of each
+/// item.
 const LIMIT: i64 = 51;
 const SHOWN: i64 = 6 * LIMIT;
 
-/// The past of a large and a small tenant, with one subscription each; a few thousand dead letters and a backlog.
+/// Fills the tables with the past of a large and a small tenant, which have one subscription each, with a few thousand
+/// dead letters, and with a backlog.
 async fn fill(pool: &PgPool) {
     let fill = format!(
         "CREATE TEMPORARY TABLE past AS
@@ -56,8 +58,8 @@ async fn fill(pool: &PgPool) {
     connection.execute(sqlx::AssertSqlSafe(fill)).await.expect("filled");
 }
 
-/// Rows that have been read so far, and how often a table was read from end to end; of tables that are not (all but)
-/// empty, because those have no better plan.
+/// How many rows have been read so far, and how often a table was read from end to end. Tables with hardly any rows are
+/// left out, because reading them whole is their best plan.
 async fn read(pool: &PgPool) -> (i64, i64) {
     sqlx::query_as(
         "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::bigint, sum(seq_scan)::bigint
@@ -78,7 +80,7 @@ fn page(before: Option<Uuid>) -> Page {
 async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     let world = World::new().await;
     fill(&world.pool).await;
-    // One connection, so that it can be told to hand its counts over.
+    // The pool has one connection, so that this connection can be told to report what it has read.
     let pool = database_config(&world.env).pool(Session::Management, 1);
     let tenant = || Some("small".to_owned());
     let kind = || Some("rare.type".parse().unwrap());
@@ -133,7 +135,7 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     note("audit log", "tenant", false).await;
 
     for (name, examines, rows, seq_scans) in looks {
-        // Each row that is looked at may have its event or its delivery looked at too.
+        // For each row that is examined, its event or its delivery may be read as well.
         let bound = if examines { 3 * EXAMINED_MAX + SHOWN } else { LIMIT + SHOWN };
         assert!(rows <= bound, "{name}: {rows} rows read for a page of {LIMIT}, {bound} allowed");
         assert_eq!(seq_scans, 0, "{name}: a table was read from end to end");
@@ -141,7 +143,7 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     world.api_stops().await;
 }
 
-/// What has been read, everything handed over.
+/// The numbers of [`read`], after the connection has reported everything that it has read.
 async fn settled(pool: &PgPool) -> (i64, i64) {
     pool.execute("SELECT pg_stat_force_next_flush()").await.expect("flushed");
     read(pool).await

@@ -1,5 +1,5 @@
-//! A developer's machine: with no Postgres of its own, with data of other versions, and after commands and tests that
-//! were ended on the way. What runs is found by a variable that all children inherit.
+//! The commands on a developer's machine: without a Postgres, with data of other versions, and after commands and tests
+//! that were killed. A variable that all children inherit shows which processes belong to a test.
 
 use std::{
     fs,
@@ -29,21 +29,21 @@ use crate::{
     world::{KEY, World, answer, client, database, environment, id},
 };
 
-/// How long a command may take to start: it may have to fetch something.
+/// A command may take this long to start, because it may have to fetch something first.
 const STARTED_WITHIN: Duration = Duration::from_secs(180);
-/// How long it may take until everything has ended.
+/// All processes of a command have ended after this time.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
-/// Where [`stays_until_it_is_killed`] does so.
+/// If this variable is set, [`stays_until_it_is_killed`] stays; otherwise it passes at once.
 const STAY: &str = "POSTRIDER_TEST_STAYS";
 
-/// A folder for the state of a command, which goes when dropped.
+/// A folder for the state of a command. It is removed when this is dropped.
 struct State(PathBuf);
 
 impl State {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Where the user of a server can enter, as root, too.
+        // The user of a server can enter a folder in `/var/tmp`, even if the test runs as root.
         let path = PathBuf::from(format!("/var/tmp/postrider-test-state.{}.{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -55,7 +55,7 @@ impl State {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// A command that keeps its state here, with its output piped.
+    /// A command that keeps its state in this folder, with its output in a pipe.
     fn command(&self, program: impl AsRef<Path>, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = Command::new(program.as_ref());
         command
@@ -69,7 +69,7 @@ impl State {
         command
     }
 
-    /// What `cargo dev up` says, being refused.
+    /// Runs `cargo dev up`, asserts that it refuses to start, and answers what it has said.
     async fn refused(&self, variables: &[(&str, &str)]) -> String {
         let mut command = self.command(env!("CARGO_BIN_EXE_dev"), &["up"], variables);
         let child = Child::spawn(command.stderr(Stdio::piped())).unwrap();
@@ -79,7 +79,7 @@ impl State {
         told
     }
 
-    /// The processes that have this for their state.
+    /// The command lines of all processes whose state is kept in this folder.
     fn processes(&self) -> Vec<String> {
         let mark = format!("{STATE_VARIABLE}={}", self.0.display());
         let entries = fs::read_dir("/proc").unwrap().flatten();
@@ -91,7 +91,7 @@ impl State {
             .collect()
     }
 
-    /// Waits until none is left.
+    /// Waits until no process of this folder is left.
     async fn is_quiet(&self) {
         let quiet = async {
             while !self.processes().is_empty() {
@@ -109,7 +109,7 @@ impl Drop for State {
     }
 }
 
-/// Reads lines until one holds that word; answers all.
+/// Reads lines until one contains `word`; answers all lines that were read.
 async fn read_until(lines: &mut Lines<BufReader<ChildStdout>>, word: &str) -> Vec<String> {
     let read = async {
         let mut seen = Vec::new();
@@ -124,24 +124,24 @@ async fn read_until(lines: &mut Lines<BufReader<ChildStdout>>, word: &str) -> Ve
     tokio::time::timeout(STARTED_WITHIN, read).await.unwrap_or_else(|_| panic!("it does not say {word}"))
 }
 
-/// The first word behind that label in what was said.
+/// The first word that stands behind `label` in these lines.
 fn said<'a>(lines: &'a [String], label: &str) -> &'a str {
     let found = lines.iter().find_map(|line| line.split_once(label));
     found.unwrap_or_else(|| panic!("{label} in {lines:#?}")).1.split_whitespace().next().unwrap()
 }
 
-/// A running `cargo dev up`, and what it has said.
+/// Starts `cargo dev up`; answers the process and what it has said until it was ready.
 async fn up(state: &State) -> (Child, Vec<String>) {
     let embedded = [("POSTRIDER_DEV_POSTGRES", "embedded")];
     let mut child = Child::spawn(&mut state.command(env!("CARGO_BIN_EXE_dev"), &["up"], &embedded)).unwrap();
     let mut lines = BufReader::new(child.stdout().unwrap()).lines();
     let told = read_until(&mut lines, "Ctrl-C stops everything").await;
-    // Nothing that it says later may find its pipe closed.
+    // The rest of its output is read, too, so that it never writes to a closed pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (child, told)
 }
 
-/// Publishes an event by the api that was started and waits until it has arrived.
+/// Publishes an event to the api that was started, and waits until the receiver has it.
 async fn deliver(told: &[String]) {
     let base = said(told, "Swagger UI:").trim_end_matches("/swagger");
     let post = async |path: &str, body: Value| {
@@ -183,7 +183,7 @@ async fn a_machine_without_postgres_gets_one_that_delivers_and_ends_with_the_com
     let data = state.0.join("postrider-dev");
     assert!(data.join("PG_VERSION").exists() && !data.join("postmaster.pid").exists(), "kept, and shut down");
 
-    // With the copy and the data that are there now.
+    // The second start finds the copy of Postgres and the data of the first.
     let (mut child, told) = up(&state).await;
     deliver(&told).await;
     child.signal(Signal::KILL);
@@ -222,7 +222,7 @@ async fn a_schema_of_other_migrations_is_refused() {
     assert_eq!(told.lines().count(), 1, "{told}");
 }
 
-/// Not a test of its own: what the next one kills.
+/// This is not a test of its own: the next test runs it in a process of its own and kills that.
 #[tokio::test]
 async fn stays_until_it_is_killed() {
     if std::env::var_os(STAY).is_none() {
@@ -249,12 +249,13 @@ async fn tests_that_are_ended_on_the_way_leave_nothing_behind() {
         let mut lines = BufReader::new(child.stdout().unwrap()).lines();
         read_until(&mut lines, "it stays").await;
         assert!(!stale.exists(), "what was left by a process that is gone");
-        // The test binary, its worker, its Postgres (whose other processes hide what they inherit) and the reaper.
+        // The processes are the test binary, its worker, its Postgres and the reaper. Other processes of Postgres hide
+        // the variable.
         assert!(state.processes().len() >= 4, "{:#?}", state.processes());
         child.signal(signal);
         child.wait().await.unwrap();
         state.is_quiet().await;
-        // A copy of Postgres, where one was fetched, stays.
+        // A copy of Postgres that was fetched is kept.
         let left: Vec<_> = state.names().into_iter().filter(|name| !name.starts_with("postrider-postgres-")).collect();
         assert_eq!(left, [""; 0], "{signal:?}");
     }

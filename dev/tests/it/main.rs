@@ -1,4 +1,4 @@
-//! Everything with I/O, in one binary: over HTTP, against a real Postgres and a real receiver.
+//! All tests that do I/O, in one binary. They call the real api over HTTP, with a real Postgres and a real receiver.
 #![expect(clippy::unwrap_used, reason = "tests speak for themselves")]
 
 mod world;

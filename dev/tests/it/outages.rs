@@ -1,5 +1,5 @@
-//! A database that fails in other ways than stopping: it takes no writes for a while, ends idle sessions, has defaults
-//! of its own, freezes, or lacks a partition.
+//! A database that fails without stopping: it takes no writes for a while, ends idle sessions, has defaults of its own,
+//! freezes, or lacks a partition.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use reqwest::Method;
 
 use crate::world::{SOON, World, answer, database_config, uuid};
 
-/// Ends all sessions of the test's database but the test's own.
+/// Ends all sessions of the test's database except those of the test itself.
 async fn end_sessions(world: &World) {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'postrider'";
@@ -25,7 +25,7 @@ async fn set(world: &World, setting: &str, value: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&world.pool).await.unwrap();
 }
 
-/// Posts until the answer has that status.
+/// Posts again and again until an answer has this status.
 async fn posts_until(world: &World, subscription: &str, status: u16) {
     let posting = async {
         loop {
@@ -49,7 +49,7 @@ async fn a_server_that_was_read_only_for_a_while_is_used_again() {
     posts_until(&world, &subscription, 503).await;
     answer(world.anonymous(Method::GET, "/health/ready")).await.problem(503);
     set(&world, "default_transaction_read_only", "off").await;
-    // Sessions that were opened meanwhile would stay read-only for as long as they live.
+    // A session that was opened while the database was read-only would stay read-only; such a session must not be kept.
     posts_until(&world, &subscription, 202).await;
     assert_eq!(answer(world.anonymous(Method::GET, "/health/ready")).await.status, 200);
     world.api_stops().await;
@@ -127,14 +127,14 @@ async fn a_frozen_server_is_given_up_and_not_asked_again_on_the_same_sessions() 
     cache.get(subscription).await.unwrap_err();
     let took = started.elapsed();
     assert!(took < ANSWER_TIMEOUT + Duration::from_secs(5), "{took:?}");
-    // Other sessions are opened, while those stay as they are.
+    // The worker opens other sessions, while the frozen ones stay frozen.
     let again = async { while cache.get(subscription).await.is_err() {} };
     tokio::time::timeout(SOON, again).await.expect("it is loaded on another session");
     drop(frozen);
     world.api_stops().await;
 }
 
-/// Backends that are stopped until this is dropped.
+/// The process ids of frozen Postgres sessions. They go on when this is dropped.
 struct Frozen(Vec<i32>);
 
 async fn freeze(world: &World) -> Frozen {
@@ -148,7 +148,7 @@ async fn freeze(world: &World) -> Frozen {
 impl Frozen {
     fn signal(&self, signal: &str) {
         for pid in &self.0 {
-            // One that has ended meanwhile needs no signal.
+            // A session that has ended meanwhile needs no signal.
             let _ = std::process::Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
         }
     }

@@ -1,5 +1,5 @@
-//! Plans: whatever the statistics say, a hot statement reads what it needs and no table from end to end. Rows are
-//! counted by Postgres itself.
+//! Plans: a hot statement reads the rows that it needs and never a whole table, whatever the statistics say. Postgres
+//! counts the rows.
 
 use postrider_core::{
     database::Session,
@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::world::{World, database_config, uuid};
 
-/// Rows of the large lane, of the outbox, and of remembered keys: so many that reading all of them cannot hide.
+/// The large lane, the outbox and the idempotency keys have this many rows, so that reading all of them shows.
 const MANY: i64 = 20_000;
 
-/// The states that statistics are in, and how each is brought about.
+/// The states that the statistics may be in, each with the statements that bring it about.
 const STATISTICS: [(&str, &str); 4] = [
     ("as never looked at", "SELECT 1"),
     ("fresh", "ANALYZE"),
@@ -27,7 +27,7 @@ const STATISTICS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Rows that a statement reads from our tables, by whichever way and inside of functions too.
+/// How many rows of our tables a statement reads, through indexes or not, and inside of functions too.
 async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
     const READ: &str = "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
                           FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
@@ -39,7 +39,7 @@ async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
     after - before
 }
 
-/// Rows that have been read so far by everybody, once the sessions of a pool with one connection have said so.
+/// How many rows all sessions have read so far, after the one connection of this pool has reported its own.
 async fn rows_read_by_all(pool: &PgPool) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
     let read = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::bigint
@@ -47,8 +47,8 @@ async fn rows_read_by_all(pool: &PgPool) -> i64 {
     sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
 }
 
-/// One lane with a deep backlog, a thousand other lanes, a full outbox and many remembered keys. Answers two deliveries
-/// that are leased with token 7.
+/// Makes one lane with a deep backlog, a thousand other lanes, a full outbox and many idempotency keys. Answers two
+/// deliveries that are leased with token 7.
 async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
     let fill = format!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token)
@@ -73,7 +73,7 @@ async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
     leased.fetch_all(&world.pool).await.unwrap().try_into().expect("two")
 }
 
-/// Hot statements, each with the rows that it may read.
+/// The hot statements, each with the range of rows that it may read.
 fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, String, std::ops::Range<i64>)> {
     let outcome = |id: Uuid, end: &str| format!("ROW('{id}', 7, '{subscription}', {end})::outcome");
     let succeeded = "'succeeded', NULL, NULL, false, 1, now(), 1, 200, NULL, NULL, '[]', 'x', false";
@@ -93,7 +93,7 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
         "ARRAY(SELECT ROW({id}, 'default', 'event:' || n * 2, 'x', 'x')::event_key FROM generate_series(1, 50) n)"
     );
     vec![
-        // Fifty rows are leased, each found and changed.
+        // Fifty rows are leased. Each is found and changed.
         ("claim", "SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)".to_owned(), 50..300),
         (
             "record",
@@ -104,7 +104,7 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
             ),
             2..40,
         ),
-        // Fifty lanes, each looked at and armed.
+        // Fifty lanes are each looked at and armed.
         ("accept", accept("'{}'"), 50..400),
         ("accept with known keys", accept(&keys), 50..400),
         (
@@ -131,7 +131,7 @@ async fn plans_do_not_flip_with_the_statistics() {
             let read = rows_read(&world.pool, &statement).await;
             assert!(bound.contains(&read), "{statistics}: {name} read {read} rows, not {bound:?}");
         }
-        // At most 32 events leave the outbox in a step, and at most 1,000 rows are looked at by a step of a replay.
+        // A step takes at most 32 events out of the outbox, and a step of a replay looks at at most 1,000 rows.
         let before = rows_read_by_all(&fan_out).await;
         assert_eq!(outbox::step(&fan_out, world.worker.cache()).await.unwrap().events, 32);
         let read = rows_read_by_all(&fan_out).await - before;

@@ -1,4 +1,4 @@
-//! The queue itself: leases, fences, fairness, plans.
+//! The queue itself: leases and their tokens, fairness among lanes, and how soon deliveries are found.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,17 +15,17 @@ use uuid::Uuid;
 
 use crate::world::{SOON, World, id, store, uuid};
 
-/// What becomes of a delivery that ran out of attempts.
+/// The outcome of a delivery that has run out of attempts.
 const GIVEN_UP: Disposition = Disposition::DeadLetter { lane_rests: None };
 
-/// No delivery.
+/// An empty list of deliveries.
 const NOBODY: [Uuid; 0] = [];
 
 fn look(rows_max: i32) -> ClaimRequest {
     ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None }
 }
 
-/// What is due, once there is something: the lane may be in somebody else's hands for a moment.
+/// Claims until something was claimed, because another session may hold the lane for a moment.
 async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
     let some = async {
         loop {
@@ -64,7 +64,7 @@ async fn many_claims_at_once_never_take_the_same_delivery() {
         let pool = world.pool.clone();
         claimers.spawn(async move {
             let mut mine = Vec::new();
-            // Others may hold all lanes for a moment, so a few empty looks in a row mean that nothing is left.
+            // Others may hold all lanes for a moment, so only twenty empty claims in a row mean that nothing is left.
             let mut empty = 0;
             while empty < 20 {
                 let claimed = queue::claim(&pool, &look(16)).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_batch_mixes_outcomes_and_stale_ones() {
     }
     let expected = [("succeeded", 1), ("dead_letter", 1), ("pending", 1), ("pending", 1), ("in_flight", 1)];
     assert_eq!(shown, expected.map(|(status, count)| (status.to_owned(), count)));
-    // A lease given back without an attempt takes its number back, and logs nothing.
+    // A release without an attempt takes the attempt's number back and writes no attempt.
     let mut release =
         record(&claimed[4], Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts: Counts::No }, None);
     release.outcome = None;
@@ -198,7 +198,7 @@ async fn hanging_receivers_delay_nobody_else() {
         }
     }
     let (stop, running) = world.run_worker();
-    // The worker is full of them now, or as full as they are let.
+    // Now the slow receivers hold as many places of the worker as they may.
     world.receiver.wait_for(20, SOON).await.unwrap();
     let quick = world.subscription("/success").await;
     let mut deliveries = Vec::new();
@@ -216,9 +216,8 @@ async fn hanging_receivers_delay_nobody_else() {
     world.finish().await;
 }
 
-/// With 8 places a lane holds 4, so with answers after 1.5 s its 16 deliveries take 4 rounds, 6 s in all. A lane that
-/// was left out because it held its share, and that later looks then began behind, would wait for a sweep after each
-/// round, for 20 s in all.
+/// A lane may hold 4 of 8 places. With answers after 1.5 s, its 16 deliveries take 4 rounds, which is 6 s. If a lane
+/// that holds its share were left out until the next sweep, each round would wait for that, and all would take 20 s.
 #[tokio::test]
 async fn a_slow_receiver_keeps_its_own_pace_beside_others() {
     const SLOW: &str = "/slow/1500";
@@ -248,7 +247,7 @@ async fn lost_notifications_cost_only_time() {
     let (stop, running) = world.run_worker();
     world.ingest(&subscription, "the worker is up").await;
     world.receiver.wait_for(1, SOON).await.unwrap();
-    // Stored by somebody who never sends a notification.
+    // This delivery is stored, but nobody sends a notification for it.
     store(&mut world.pool.acquire().await.unwrap(), &subscription, Uuid::now_v7(), Uuid::now_v7()).await;
     world.receiver.wait_for(2, SOON).await.unwrap();
     world.queue_is_empty().await;
@@ -268,7 +267,8 @@ async fn the_latest_settings_are_used_for_each_attempt() {
     let patched =
         world.call(reqwest::Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
     assert_eq!(id(&patched), subscription);
-    // The announcement travels for a moment; every further attempt is made on demand.
+    // The announcement takes a moment to arrive. Each further attempt is asked for, because no policy would make it
+    // now.
     let changed = async {
         loop {
             let delivery = world.get("/deliveries").await["data"][0].clone();
@@ -293,7 +293,8 @@ async fn what_is_scheduled_is_found_although_the_note_of_it_has_already_passed()
     world.ingest(&subscription, "now").await;
     let later = (chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339();
     world.publish(json!({"event_type": "a.b", "payload": 1, "deliver_at": later})).await;
-    // The note is lost and made again, for an earlier delivery, a moment that passes before the lane is visited.
+    // The lane's note of the scheduled delivery is lost, and replaced by an earlier time that passes before the lane is
+    // visited.
     sqlx::query("UPDATE lanes SET scheduled_at = 'infinity', due_at = clock_timestamp(), drained_at = NULL")
         .execute(&world.pool)
         .await

@@ -1,4 +1,4 @@
-//! Ingest, claims and wake-ups in every order that could lose a delivery, with transactions held open by hand.
+//! Ingest, claims and wake-ups in every order that could lose a delivery. The tests hold transactions open by hand.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
     let subscription = world.subscription("/success").await;
     world.ingest(&subscription, "first").await;
 
-    // An ingest that sees the lane due, and so leaves it alone, and is slow to commit.
+    // This ingest sees that the lane is due, so it does not arm the lane, and it commits late.
     let mut slow = world.pool.begin().await.unwrap();
     let armed = store(&mut slow, &subscription).await;
     assert!(!armed, "the lane was due already");
     assert_eq!(world.drain().await, 1, "the claim sees the first only, and drains the lane");
     slow.commit().await.unwrap();
-    // Its api dies here, before it can look once more. The lane must come up by itself.
+    // Its api dies before it can look at the lane once more, so the lane must become due by itself.
     world.pass(Duration::from_secs(9)).await;
     assert_eq!(world.drain().await, 1, "the second look");
 
-    // Once more; this time the api lives, and its look after the commit is enough.
+    // The same again, but this time the api lives, and its look after the commit is enough.
     world.ingest(&subscription, "third").await;
     let mut slow = world.pool.begin().await.unwrap();
     let delivery = DeliveryId::new();
@@ -36,7 +36,7 @@ async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
     assert!(wake(&world.pool, false, Duration::ZERO, &[delivery.0]).await.unwrap().notified);
     assert_eq!(world.drain().await, 1);
 
-    // And a lane that stays empty goes idle, on the second look and not before.
+    // A lane that stays empty goes idle at the second look, and not before.
     let idle = async || {
         let due: Option<bool> = sqlx::query_scalar("SELECT due_at = 'infinity' FROM lanes WHERE id = $1")
             .bind(uuid(&subscription))
@@ -56,7 +56,7 @@ async fn store(connection: &mut sqlx::PgConnection, subscription: &str) -> bool 
     store_as(connection, subscription, DeliveryId::new()).await
 }
 
-/// What ingest does, inside a transaction of the test's; answers whether it armed the lane.
+/// Does what ingest does, inside a transaction of the test; answers whether it armed the lane.
 async fn store_as(connection: &mut sqlx::PgConnection, subscription: &str, delivery: DeliveryId) -> bool {
     crate::world::store(connection, subscription, EventId::new().0, delivery.0).await
 }
@@ -71,7 +71,7 @@ async fn a_wake_up_that_meets_a_claim_passing_by_comes_again() {
         sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)").fetch_all(&mut *claim).await.unwrap();
     assert_eq!(claimed.len(), 1);
 
-    // While that claim has read the queue and not committed, another event comes, and sees the lane armed.
+    // That claim has read the queue and not committed. Meanwhile another event comes, and sees that the lane is armed.
     let delivery = DeliveryId::new();
     assert!(!store_as(&mut world.pool.acquire().await.unwrap(), &subscription, delivery).await);
     let woken = wake(&world.pool, false, Duration::ZERO, &[delivery.0]).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_lane_on_its_way_to_idle_is_armed_although_it_is_due() {
     world.ingest(&subscription, "first").await;
     assert_eq!(world.drain().await, 1);
     world.pass(Duration::from_secs(9)).await;
-    // Due for its second look, which would find nothing and send it to sleep for good.
+    // The lane is due for its second look, which would find nothing and make it idle.
     let mut slow = world.pool.begin().await.unwrap();
     assert!(store(&mut slow, &subscription).await);
     assert_eq!(world.drain().await, 0, "the claim leaves the locked lane alone");
@@ -121,7 +121,7 @@ async fn an_ingest_that_straddles_a_visit_is_not_left_behind_the_floor() {
 async fn a_row_without_its_partition_does_not_stop_everybody() {
     let world = World::new().await;
     let (lost, healthy) = (world.subscription("/success").await, world.subscription("/success").await);
-    // Retention took the day of this delivery away while it was leased.
+    // Retention has dropped the partition of this delivery's day while the delivery was leased.
     let old = uuid::Uuid::from_u128((1_600_000_000_000 << 80) | (0x7000 << 64) | (1 << 63));
     sqlx::query(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token, attempt_count)

@@ -1,4 +1,4 @@
-//! Rate limits at the way in: of a key, of a subscription, told with every answer.
+//! Rate limits on posting events: of a key and of a subscription. Every answer shows their state.
 
 use reqwest::{Method, header::HeaderMap};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::{
     world::{Answer, SOON, World, answer, id},
 };
 
-/// A number of a structured header, as in `"key";r=4;t=1`.
+/// A number in a structured header, such as 4 for the parameter `r` in `"key";r=4;t=1`.
 fn number(headers: &HeaderMap, name: &str, item: &str, parameter: &str) -> u32 {
     let text = headers[name].to_str().unwrap();
     let item = text.split(", ").find(|one| one.starts_with(&format!("\"{item}\""))).unwrap_or_else(|| panic!("{text}"));
@@ -16,7 +16,7 @@ fn number(headers: &HeaderMap, name: &str, item: &str, parameter: &str) -> u32 {
     parameter.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
 
-/// Asks until it is refused; answers how often it was let through, and the refusal.
+/// Sends requests until one is refused; answers how many were let through, and the refusal.
 async fn exhaust(ask: impl AsyncFn() -> Answer) -> (u32, Answer) {
     for admitted in 0..1000 {
         let answer = ask().await;
@@ -44,7 +44,7 @@ async fn a_key_may_post_so_many_events_a_second() {
         ("/deliveries".to_owned(), inline),
         (format!("/webhooks/ingest/{subscription}"), json!(1)),
     ];
-    // One limit over all routes that take events.
+    // The key has one limit for all routes that take events together.
     let first = call(&world, &key, &Method::POST, &routes[0].0, Some(routes[0].1.clone())).await;
     assert_eq!(first.headers["ratelimit-policy"], "\"key\";q=5;w=1");
     assert_eq!(number(&first.headers, "ratelimit", "key", "r"), 4);
@@ -56,7 +56,7 @@ async fn a_key_may_post_so_many_events_a_second() {
         assert_eq!(refused.headers["retry-after"], "1");
         assert_eq!(refused.problem(429)["code"], "too_many_requests");
     }
-    // Reading is another matter, and so is another key.
+    // The limit counts neither reading nor the requests of another key.
     let read = call(&world, &key, &Method::GET, "/events", None).await;
     assert!(!read.headers.contains_key("ratelimit"));
     read.expect(200);
@@ -85,7 +85,7 @@ async fn a_subscription_takes_so_many_requests_a_second() {
     let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.pool).await.unwrap();
     assert_eq!(stored, i64::from(admitted), "what is refused is not stored");
 
-    // Who does not get in uses nothing up.
+    // A request that is refused for its signature does not count against the limit.
     let change = json!({"ingest_auth": "signature"});
     world.call(Method::PATCH, &format!("/subscriptions/{}", id(&created)), Some(change)).await.expect(200);
     for _ in 0..20 {
@@ -94,7 +94,7 @@ async fn a_subscription_takes_so_many_requests_a_second() {
         assert!(!forged.headers.contains_key("ratelimit"));
         forged.problem(401);
     }
-    // Both limits at once, and both are told.
+    // Where both limits apply, the answer shows both.
     let change = json!({"ingest_auth": "key", "ingest_rate_limit_per_second": 1000});
     world.call(Method::PATCH, &format!("/subscriptions/{}", id(&created)), Some(change)).await.expect(200);
     let limited = json!({"name": "limited", "scopes": ["ingest"], "rate_limit_per_second": 500});

@@ -1,4 +1,4 @@
-//! Requests byte by byte, and what comes back: for callers that no HTTP client would be.
+//! Requests written byte by byte, and their answers: for callers that do what no HTTP client would do.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use tokio::{
 
 use crate::world::{Answer, KEY, SOON, World};
 
-/// After whose answer a connection ends.
+/// The header after whose answer the api closes the connection.
 const CLOSE: &[u8] = b"Connection: close\r\n";
 const CLOSE_TOKEN: HeaderValue = HeaderValue::from_static("close");
 const NO_LENGTH: HeaderValue = HeaderValue::from_static("0");
 
-/// Rows that a refused request might leave behind.
+/// How many rows there are in the tables that a refused request might write to.
 pub async fn rows(world: &World) -> i64 {
     let count = "SELECT count(*) FROM (SELECT id FROM events UNION ALL SELECT id FROM subscriptions
                      UNION ALL SELECT id FROM deliveries UNION ALL SELECT id FROM api_keys
@@ -27,13 +27,13 @@ pub async fn rows(world: &World) -> i64 {
     sqlx::query_scalar(count).fetch_one(&world.pool).await.unwrap()
 }
 
-/// Asserts that nothing was stored since there were so many rows, and that others are served as ever.
+/// Asserts that nothing was stored since `rows_before` was counted, and that other callers are served.
 pub async fn all_is_well(world: &World, rows_before: i64) {
     assert_eq!(rows(world).await, rows_before, "what is refused leaves nothing behind");
     world.get("/subscriptions?limit=1").await;
 }
 
-/// Asserts that it was the caller's fault, told as a problem.
+/// Asserts that the answer is a problem that blames the caller; answers the problem.
 #[track_caller]
 pub fn refused(case: &str, answer: Answer) -> Value {
     assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
@@ -41,8 +41,8 @@ pub fn refused(case: &str, answer: Answer) -> Value {
     answer.problem(status)
 }
 
-/// Asserts that what is not HTTP as it should be was refused, which the HTTP library does by itself: with a status, no
-/// body, and the end of the connection.
+/// Asserts that the HTTP library refused what is not proper HTTP: with a status, without a body, and by closing the
+/// connection.
 #[track_caller]
 pub fn refused_bare(case: &str, answer: &Answer) {
     assert!(answer.status.is_client_error(), "{case}: {} {}", answer.status, answer.body);
@@ -53,19 +53,19 @@ pub fn refused_bare(case: &str, answer: &Answer) {
     );
 }
 
-/// A request with the admin key; `more` are further lines of its head.
+/// A request with the admin key. `more` holds further lines of its head.
 pub fn request(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
     let head = format!("{line} HTTP/1.1\r\nHost: postrider\r\nAuthorization: Bearer {KEY}\r\n");
     let parts: [&[u8]; 4] = [head.as_bytes(), more, b"\r\n", body];
     parts.concat()
 }
 
-/// As [`request`], the last one of its connection.
+/// Like [`request`], but it asks the api to close the connection after the answer.
 pub fn last(line: &str, more: &[u8], body: &[u8]) -> Vec<u8> {
     request(line, &[CLOSE, more].concat(), body)
 }
 
-/// A whole POST, the last one of its connection.
+/// A POST with its body, after whose answer the api closes the connection.
 pub fn last_with_body(line: &str, body: &[u8]) -> Vec<u8> {
     last(line, format!("Content-Length: {}\r\n", body.len()).as_bytes(), body)
 }
@@ -74,7 +74,7 @@ pub async fn connect(base: &str) -> TcpStream {
     TcpStream::connect(base.trim_start_matches("http://")).await.unwrap()
 }
 
-/// What comes until the connection ends, be it by a close or by a reset.
+/// Reads until the connection ends, by a close or by a reset; answers the bytes.
 pub async fn hear(reader: &mut (impl AsyncRead + Unpin), within: Duration) -> Vec<u8> {
     let mut heard = Vec::new();
     let hearing = async { while reader.read_buf(&mut heard).await.is_ok_and(|count| count > 0) {} };
@@ -83,16 +83,16 @@ pub async fn hear(reader: &mut (impl AsyncRead + Unpin), within: Duration) -> Ve
     heard
 }
 
-/// Sends these bytes, and answers what comes until the api ends the connection.
+/// Sends these bytes, and answers all that the api sends until it closes the connection.
 pub async fn say(world: &World, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(&world.base).await;
     let (mut reader, mut writer) = stream.split();
-    // The api may end it before it has read everything.
+    // The api may close the connection before it has read everything.
     let saying = async { writer.write_all(bytes).await.is_ok() };
     tokio::join!(saying, hear(&mut reader, SOON)).1
 }
 
-/// The answers that these bytes are.
+/// Parses these bytes as HTTP answers.
 #[track_caller]
 pub fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
@@ -114,7 +114,7 @@ pub fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     answers
 }
 
-/// The one answer to these bytes.
+/// Sends these bytes and answers the only answer to them.
 pub async fn ask(world: &World, bytes: &[u8]) -> Answer {
     let mut answers = answers(&say(world, bytes).await);
     let asked = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
@@ -122,7 +122,7 @@ pub async fn ask(world: &World, bytes: &[u8]) -> Answer {
     answers.remove(0)
 }
 
-/// What comes on a connection that stays open, up to these bytes.
+/// Reads from a connection until these bytes arrive; the connection stays open.
 pub async fn hear_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut heard = Vec::new();
     while !heard.ends_with(end) {

@@ -1,4 +1,4 @@
-//! Replays: of one delivery, of one event, and of a subscription's range, through crashes.
+//! Replays of one delivery, of one event, and of a range of a subscription's past, also through crashes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,14 +19,14 @@ async fn replay(world: &World, subscription: &str, more: Value) -> Value {
     world.call(Method::POST, &format!("/subscriptions/{subscription}/replay"), Some(body)).await.expect(202)
 }
 
-/// Lets replays go on until this one is at its end.
+/// Lets time pass and replays run until this replay has ended; answers it.
 async fn finished(world: &World, replay: &Value) -> Value {
     loop {
         world.pass(Duration::from_secs(2)).await;
         world.drain().await;
         let now = world.get(&format!("/replays/{}", id(replay))).await;
         if now["state"] != "running" {
-            // What the last step made is due a moment later.
+            // The deliveries that the last step made are due a moment later.
             world.pass(Duration::from_secs(2)).await;
             world.drain().await;
             return now;
@@ -160,7 +160,8 @@ async fn what_dies_again_is_replayed_again_and_once() {
     world.publish(json!({"event_type": "a.b", "payload": 2})).await;
     world.drain().await;
     for round in 0..3 {
-        // The first was missed, the second has died; from now on both die each time.
+        // Of the two events, the first was missed and the second is a dead letter. In each round both become dead
+        // letters.
         let begun = replay(&world, &subscription, json!({})).await;
         assert_eq!(finished(&world, &begun).await["replayed_count"], 2, "round {round}");
     }
@@ -187,7 +188,7 @@ async fn a_replay_goes_on_after_a_crash_and_keeps_to_its_rate() {
     let count = async || -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE is_replay").fetch_one(&world.pool).await.unwrap()
     };
-    // A worker that dies in the middle of a step: its connection goes away before the commit.
+    // A worker dies in the middle of a step: its connection is gone before the commit.
     let mut dying = world.pool.begin().await.unwrap();
     sqlx::query("SELECT id FROM replays FOR UPDATE").fetch_one(&mut *dying).await.unwrap();
     assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "it has it in its hands");
@@ -232,7 +233,7 @@ async fn a_canceled_replay_makes_nothing_more_and_calls_off_what_waits() {
     assert_eq!(made["data"].as_array().unwrap().len(), 5);
     world.post(&format!("/subscriptions/{subscription}/resume")).await;
     assert_eq!(world.drain().await, 0);
-    // One whose subscription is deleted meanwhile ends as well.
+    // A replay whose subscription is deleted meanwhile ends as well.
     let begun = replay(&world, &subscription, json!({"statuses": ["succeeded"]})).await;
     world.call(Method::DELETE, &format!("/subscriptions/{subscription}"), None).await.expect(204);
     world.worker = worker(&world.env);
@@ -270,7 +271,7 @@ async fn running_workers_finish_a_replay_although_one_of_them_is_killed() {
         .await
         .unwrap();
     assert_eq!(distinct, 200);
-    // What the killed one had in its hands comes back when its leases end.
+    // The deliveries that the killed worker had claimed come back when their leases expire.
     world.pass(Duration::from_secs(60)).await;
     world.queue_is_empty().await;
     stop.cancel();

@@ -1,4 +1,4 @@
-//! What keeps the database in order: partitions, retention, repair, duties, migrations.
+//! What keeps the database in order: partitions, retention, repairs, the duties of the janitor, and migrations.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::world::{World, store};
 
-/// A day's delivery of an event of that day, at that moment.
+/// Stores an event of that moment, with one delivery.
 async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (Uuid, Uuid) {
     let id = |salt: u128| {
         let millis = u128::from(moment.timestamp_millis().unsigned_abs());
@@ -75,7 +75,7 @@ async fn retention_drops_days_but_nothing_that_is_still_owed() {
     };
     assert_eq!((exists(gone).await, exists(kept).await, exists(young).await), (false, true, true));
 
-    // A detach that was cut short half-way leaves a table of its own; the next round takes it along.
+    // A detach that broke off half-way leaves a table without a parent; the next round drops that table as well.
     let orphan = format!("events_{}", day(9));
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE TABLE {orphan} (LIKE events)")))
         .execute(&world.pool)

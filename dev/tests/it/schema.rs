@@ -1,5 +1,5 @@
-//! The schema: brought up to date by many at once, by processes of different ages, and into several schemas of one
-//! database; and every SQL function examined by `plpgsql_check`, where the server has it.
+//! The schema: many processes bring it up to date at once, processes of different releases share it, and one database
+//! holds several schemas. Where the server has `plpgsql_check`, it examines every SQL function.
 
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -71,7 +71,7 @@ async fn the_publishers_role_is_made_again_after_a_restore() {
     let world = World::with(&[("POSTRIDER_DATABASE_SCHEMA", "restored")]).await;
     let start = || async { upkeep::bring_up_to_date(&database_config(&world.env)).await.unwrap() };
     start().await;
-    // A dump brings no roles along.
+    // Roles are not part of a dump, so a restored database has no publisher role.
     sqlx::raw_sql("DROP OWNED BY restored_publisher; DROP ROLE restored_publisher").execute(&world.pool).await.unwrap();
     start().await;
     let may = "SELECT has_function_privilege('restored_publisher', oid, 'EXECUTE') FROM pg_proc

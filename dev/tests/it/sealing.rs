@@ -1,5 +1,5 @@
-//! Secrets stay secret: in the database, in what processes print, in answers, errors and the audit log; and they can be
-//! sealed with another key.
+//! Secrets stay secret: in the database, in the output of processes, in answers, errors and the audit log. They can be
+//! sealed again with another key.
 
 use std::{collections::HashMap, process::Stdio, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     world::{KEY, SOON, World, answer, client, expected_signature, id, serve, uuid, worker},
 };
 
-/// What every secret here contains, in the clear or as bytes.
+/// Every secret in these tests contains this text, or its bytes.
 const MARK: &str = "hush-hush";
 
 fn hmac_secret(number: u8) -> String {
@@ -26,11 +26,12 @@ fn encryption_key(id: &str) -> String {
     format!("{id}:{}", BASE64_STANDARD.encode(format!("{MARK}-{id:-<22}")))
 }
 
-/// Every form in which a mark might stand somewhere: as text, as base64 at each alignment, as Postgres writes bytes.
+/// Every form in which a mark may be stored or printed: as text, as base64 at each alignment, and as Postgres writes
+/// bytes.
 fn forms(mark: &str) -> Vec<String> {
     let encoded = (0..3).map(|shift| {
         let encoded = BASE64_STANDARD.encode([&vec![b'x'; shift], mark.as_bytes()].concat());
-        // The first and last characters also hold bits of the neighbours.
+        // The first and last characters of base64 also hold bits of the neighboring bytes.
         encoded[4.min(shift * 4)..].trim_end_matches('=').chars().take(mark.len()).collect::<String>()
     });
     let encoded: Vec<_> = encoded.map(|text| text[..text.len() - 2].to_owned()).collect();
@@ -38,7 +39,7 @@ fn forms(mark: &str) -> Vec<String> {
     [vec![mark.to_owned()], encoded, hexes].concat()
 }
 
-/// Creates one of everything that holds secrets; answers the secrets that were made for us.
+/// Creates one of everything that holds secrets; answers the secrets that the api has made.
 async fn create_everything(base: &str, admin: &str, target: &str) -> Vec<String> {
     let client = client();
     let post = async |path: &str, body: Value| {
@@ -62,7 +63,7 @@ async fn create_everything(base: &str, admin: &str, target: &str) -> Vec<String>
     let v1a = v1a.expect(201);
     let event = client.post(format!("{base}/webhooks/ingest/{}", id(&created))).bearer_auth(admin).body("a payload");
     answer(event).await.expect(202);
-    // What is refused repeats nothing that may be a secret in the wrong place.
+    // A refusal does not repeat the value that it refuses, because the value may be a secret in the wrong field.
     let wrong = [
         json!({"target_url": target, "secret": MARK}),
         json!({"target_url": target, "secret": format!("whsec_{MARK}")}),
@@ -136,7 +137,7 @@ async fn no_secret_is_anywhere_in_the_clear() {
     world.api_stops().await;
 }
 
-/// The world's environment with these encryption keys.
+/// The environment of the world with these encryption keys.
 fn with_keys(world: &World, keys: &str) -> HashMap<String, String> {
     let mut env = world.env.clone();
     env.insert("POSTRIDER_ENCRYPTION_KEYS".to_owned(), keys.to_owned());
@@ -162,7 +163,8 @@ async fn everything_is_sealed_anew_with_another_key() {
     let (code, told) = rekey(&with_keys(&world, &new)).await;
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("not opened: subscription") && told.contains("`old`"), "{told}");
-    // Somebody changes a row with the old key while it is at it: it does not say that everything is done before it is.
+    // A row is changed with the old key while rekey runs; rekey must not report that everything is done before that row
+    // is.
     let listed = world.get("/subscriptions").await;
     let changed = uuid(&id(&listed["data"][0]));
     let headers = Keyring::parse(&old).unwrap().seal(b"{}", changed.as_bytes());
@@ -189,7 +191,7 @@ async fn everything_is_sealed_anew_with_another_key() {
     let (code, told) = rekey(&with_keys(&world, &new)).await;
     assert!(code == Some(0) && told.contains("0 rows were sealed anew"), "the old key is needed no more: {told}");
 
-    // Another api and another worker, which know only the new key.
+    // These are another api and another worker, which have only the new key.
     let env = with_keys(&world, &new);
     let (base, (stop, serving)) = serve(&env).await;
     let get = async |path: &str| answer(client().get(format!("{base}{path}")).bearer_auth(KEY)).await;

@@ -1,4 +1,4 @@
-//! How deliveries are signed: schemes, and secrets that are replaced while deliveries go on.
+//! How deliveries are signed: the schemes, and secrets that are replaced while deliveries go on.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Answer, SOON, World, answer, expected_signature, id};
 
-/// HMAC-SHA256 in hex as ring makes it: an implementation that is not the one we sign with.
+/// HMAC-SHA256 in hex by the crate `ring`, which is not the implementation that we sign with.
 pub fn ring_hmac(secret: &str, parts: &[&[u8]]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
     hex::encode(ring::hmac::sign(&key, &parts.concat()))
@@ -23,10 +23,10 @@ async fn rotate(world: &World, subscription: &str, body: Value) -> Answer {
     world.call(Method::POST, &format!("/subscriptions/{subscription}/rotate-secret"), Some(body)).await
 }
 
-/// Posts an event, and answers the request in which it arrived.
+/// Posts an event, and answers the request that arrived.
 async fn delivered(world: &World, subscription: &str) -> Received {
     world.ingest(subscription, "hello").await;
-    // A worker that runs would have heard of every change.
+    // A running worker would have heard of every change; this one forgets everything instead.
     world.worker.cache().invalidate(&Change::Anything).await;
     assert_eq!(world.drain().await, 1);
     world.receiver.received().pop().unwrap()
@@ -54,7 +54,7 @@ async fn each_scheme_signs_in_its_own_way() {
     assert_eq!(received.header("x-webhook-delivery-id"), received.header("webhook-delivery-id"));
     assert_eq!((received.header("webhook-signature"), received.header("x-hub-signature-256")), ("", ""));
 
-    // What every scheme tells of an attempt, besides.
+    // Every scheme also sends these headers.
     for name in ["webhook-id", "webhook-timestamp", "webhook-delivery-id", "webhook-event-type", "webhook-attempt"] {
         assert!(!received.header(name).is_empty(), "{name}");
     }
@@ -70,7 +70,7 @@ async fn each_scheme_signs_in_its_own_way() {
     let received = world.receiver.received().pop().unwrap();
     let expected = format!("sha256={}", ring_hmac(&secret(&github), &[b"1"]));
     assert_eq!(received.header("x-hub-signature-256"), expected);
-    // And the same when it is replayed.
+    // A replay of an inline delivery is signed in the same way.
     let replay = format!("/deliveries/{}/replay", received.header("webhook-delivery-id"));
     world.call(Method::POST, &replay, None).await.expect(202);
     assert_eq!(world.drain().await, 1);
@@ -155,7 +155,7 @@ async fn an_overlap_can_be_ended_and_is_bounded() {
     let received = delivered(&world, &subscription).await;
     assert_eq!(signatures(&received), [expected_signature(&last, &received)]);
 
-    // A secret that is given in a change stands alone; the same one again changes nothing.
+    // A secret that a change brings replaces all others; the same secret again changes nothing.
     rotate(&world, &subscription, json!({})).await.expect(200);
     let mine = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let path = format!("/subscriptions/{subscription}");
@@ -177,7 +177,7 @@ async fn a_scheme_changes_with_its_secret() {
     answer(world.anonymous(Method::GET, &format!("{path}/jwks.json"))).await.problem(404);
     let change = async |body: Value| world.call(Method::PATCH, &path, Some(body)).await;
 
-    // Both sign while the receivers move over.
+    // For a while both secrets sign, so that receivers can move to the new scheme.
     let changed = change(json!({"signature_scheme": "standard_v1a"})).await.expect(200);
     assert!(changed.get("secret").is_none() && changed["public_key"].is_string(), "{changed}");
     let received = delivered(&world, &subscription).await;
@@ -214,7 +214,7 @@ async fn a_rotation_takes_effect_under_traffic_on_every_worker_at_once() {
     let mut posted = 0;
     for round in 1..=3 {
         let secret = secret(&rotate(&world, &subscription, json!({"overlap_seconds": 0})).await.expect(200));
-        // The news is on its way to the workers for a moment; what is posted after they have it is what counts.
+        // The announcement takes a moment to reach the workers; only what is posted after that counts.
         let heard = async {
             loop {
                 posted += 1;

@@ -1,4 +1,4 @@
-//! Publishing by SQL, inside somebody else's transaction.
+//! Publishing by SQL, inside a transaction of the producer.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn a_key_makes_publishing_twice_safe_and_mistakes_are_told() {
 async fn an_event_with_which_something_is_wrong_does_not_stop_the_others() {
     let world = World::new().await;
     world.subscription("/success").await;
-    // publish() would refuse it; whoever owns the tables may do as he likes.
+    // publish() would refuse this event, but the owner of the tables can insert it all the same.
     sqlx::query(
         "INSERT INTO outbox (event_id, tenant_id, event_type, payload) VALUES (uuid_v7(), 'default', 'a b', '1')",
     )
@@ -132,7 +132,7 @@ async fn the_publisher_role_may_publish_and_nothing_else() {
     world.subscription("/success").await;
     let mut own = world.pool.acquire().await.unwrap();
     own.execute("SET ROLE postrider_publisher").await.unwrap();
-    // Dns of the caller's do not come before Postrider's.
+    // A temporary table of the caller must not be taken for Postrider's table of the same name.
     own.execute("SET search_path = pg_temp").await.unwrap();
     own.execute("CREATE TEMPORARY TABLE outbox (event_id uuid)").await.ok();
     publish(&mut own, "'a.b', '{}'").await.unwrap();
@@ -162,7 +162,7 @@ async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_los
     publish(&mut own, "'before', '{}'").await.unwrap();
     let wide = publish(&mut own, "'wide', '{}'").await.unwrap();
     publish(&mut own, "'after', '{}', tenant => 'nobody'").await.unwrap();
-    // Two workers at once, neither of which takes what the other has in its hands.
+    // Two workers run at once, and neither takes the events that the other is working on.
     let (one, two) = (worker(&world.env), worker(&world.env));
     while waiting(&world.pool).await > 0 {
         let steps = tokio::join!(
@@ -182,6 +182,6 @@ async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_los
     let events: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.pool).await.unwrap();
     assert_eq!(events, 3, "one of them owes nothing");
     assert!(world.get(&format!("/events/{wide}")).await["created_at"].is_string());
-    // The invariants of 41,000 deliveries are looked at, but they are not delivered.
+    // Only the invariants of the 41,000 deliveries are checked; the deliveries themselves are not made.
     tokio::time::timeout(Duration::from_secs(60), world.finish()).await.expect("in time");
 }

@@ -1,4 +1,4 @@
-//! The management API: its routes, its answers, its description.
+//! Subscriptions: their routes, their settings, and the `OpenAPI` document with its page.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn a_subscription_lives() {
     assert!(shown.get("secret").is_none());
     assert_eq!(world.get(&format!("{path}/secret")).await["secret"], created["secret"]);
 
-    // What an answer showed can be sent back.
+    // The settings that an answer showed can be sent back.
     let mut again = shown.clone();
     for field in ["id", "state", "created_at", "updated_at"] {
         again.as_object_mut().unwrap().remove(field);
@@ -112,7 +112,7 @@ async fn every_mistake_is_named_with_its_field() {
     assert_eq!(problem["errors"].as_array().unwrap().len(), 2, "all at once");
     assert_eq!(world.get("/subscriptions").await["data"], json!([]), "nothing half-stored");
 
-    // In a patch, null means the default: of every field there is, and of no other.
+    // In a patch, null sets a field to its default. This holds for every field that has a default, and for no other.
     let created = world.subscribe("/success", json!({"name": "x", "timeout_ms": 2000})).await;
     let path = format!("/subscriptions/{}", id(&created));
     for unknown in ["", "colour", "Name"] {
@@ -265,7 +265,7 @@ async fn swagger_ui_needs_nothing_from_elsewhere() {
     assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
     let page = page.text().await.unwrap();
-    // Every script and style is a file of this server's, and nothing stands inline.
+    // Every script and style is a file of this server, and nothing is inline.
     let files: Vec<_> = ["src=\"", "href=\""].iter().flat_map(|mark| page.split(mark).skip(1)).collect();
     let files: Vec<_> = files.iter().map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(files.len() >= 4 && !page.contains("style=") && !page.contains("<script>"), "{page}");
@@ -276,7 +276,7 @@ async fn swagger_ui_needs_nothing_from_elsewhere() {
         assert!(file.text().await.unwrap().len() > 50);
     }
     assert!(get("/swagger/swagger-ui.js").await.text().await.unwrap().contains("SwaggerUIBundle"));
-    // Everything else allows a browser nothing at all, and no answer sets a cookie.
+    // All other answers allow a browser nothing, and no answer sets a cookie.
     for path in ["/", "/openapi.json", "/health/live", "/subscriptions", "/nowhere", "/swagger", "/swagger/x"] {
         let headers = get(path).await.headers().clone();
         let policy = headers["content-security-policy"].to_str().unwrap();

@@ -1,5 +1,5 @@
-//! Where deliveries may go: judged when a target is chosen, and again at each connection, whatever its name says by
-//! then.
+//! Where deliveries may go. A target is judged when it is chosen, and again at each connection, by the addresses that
+//! its name has then.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use worker::{Worker, config::Config as WorkerConfig};
 
 use crate::world::{KEY, World, answer, client, id, lookup};
 
-/// A resolver whose answers change.
+/// A resolver whose answers the test can change.
 #[derive(Clone, Default)]
 pub(crate) struct Changing(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
 
@@ -62,7 +62,7 @@ async fn a_name_that_changes_its_mind_gains_nothing() {
     let problem = subscribe("inside.test").await.problem(422);
     assert!(problem["detail"].as_str().unwrap().contains("inside.test has no public address"), "{problem}");
     assert!(!problem.to_string().contains("10.0.0.1"), "what the resolver knows is not told: {problem}");
-    // Who does not resolve yet may do so tomorrow, and is judged then.
+    // A name that does not resolve yet may do so later, so it is accepted, and judged then.
     let subscription = id(&subscribe("rebinding.test").await.expect(201));
     names.set("inside.test", &["1.1.1.1"]);
     let inside = id(&subscribe("inside.test").await.expect(201));
@@ -90,10 +90,10 @@ async fn a_name_that_changes_its_mind_gains_nothing() {
     }
     assert_eq!(attempt(&[]).await["error_kind"], "dns");
     assert_eq!(world.receiver.count(), 0);
-    // Of several addresses, only those that are allowed are connected to.
+    // Of several addresses, the worker connects only to those that are allowed.
     let delivered = attempt(&["10.0.0.1", "127.0.0.1", "169.254.169.254"]).await;
     assert_eq!(delivered["status_code"], 200, "{delivered}");
-    // A connection that is kept goes where it went; a new one is judged anew.
+    // A kept connection goes on to the address that it has; a new connection is judged anew.
     let kept = attempt(&["10.0.0.1"]).await;
     assert!(kept["status_code"] == 200 || kept["error_kind"] == "blocked_target", "{kept}");
     stop.cancel();
@@ -114,7 +114,7 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
         let inline = json!({"target_url": target, "payload": 1});
         world.call(Method::POST, "/deliveries", Some(inline)).await.problem(422);
     }
-    // One that is there from before is not sent to any more.
+    // A target that was chosen before the rule is refused when a delivery is sent.
     let subscription = id(&subscribe("https://127.0.0.1:9443/").await.expect(201));
     for (target, why) in [(world.receiver.url("/success"), "https"), ("https://127.0.0.1:6667/".to_owned(), "6667")] {
         sqlx::query("UPDATE subscriptions SET target_url = $1").bind(&target).execute(&world.pool).await.unwrap();
@@ -129,12 +129,12 @@ async fn an_operator_may_insist_on_https_and_other_protocols_ports_are_closed() 
     world.finish().await;
 }
 
-/// A resolver that never comes to an answer.
+/// A resolver that never answers.
 #[derive(Clone, Copy)]
 enum Slow {
-    /// Because the host's name servers say nothing.
+    /// The name servers of the host do not answer.
     OfItself,
-    /// Because others come first.
+    /// Other look-ups come first.
     ForOthers,
 }
 
@@ -192,7 +192,7 @@ async fn names_for_local_use_are_refused_whether_they_resolve_or_not() {
         strict.call(Method::POST, "/deliveries", Some(inline)).await.problem(422);
     }
     strict.finish().await;
-    // Where the operator allows networks that such a name could be in, what it resolves to decides.
+    // Where the operator allows networks in which such a name may be, its addresses decide.
     let lenient = World::new().await;
     for target in &LOCAL[..5] {
         subscribe(&lenient, target).await.expect(201);

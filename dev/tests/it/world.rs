@@ -1,5 +1,5 @@
-//! What a test stands on: a real Postgres with a database of its own, the real api in this process, a real worker, a
-//! real receiver, and a client. No mocks, no sleeps: time is moved by shifting stored times back.
+//! What a test runs on: a real Postgres with a database of its own, the real api in this process, a real worker, a real
+//! receiver, and a client. There are no mocks and no sleeps: time is moved by shifting stored times back.
 
 use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
@@ -23,28 +23,28 @@ use worker::{Worker, config::Config as WorkerConfig};
 
 use crate::documented::assert_documented;
 
-/// The admin key of all tests.
+/// The admin key of the api in all tests.
 pub const KEY: &str = "pr_dev_admin";
-/// How long anything that should happen may take on a busy machine.
+/// How long anything may take that should happen, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Everything a test needs.
+/// All that a test needs; one for each test.
 pub struct World {
-    /// Connections to the test's database, in its schema.
+    /// Connections to the database of the test, in its schema.
     pub pool: PgPool,
-    /// Where deliveries go.
+    /// The receiver to which deliveries go.
     pub receiver: Receiver,
-    /// Base URL of the api.
+    /// The base URL of the api, such as `http://127.0.0.1:40000`.
     pub base: String,
-    /// A worker that is not running; see [`World::drain`].
+    /// A worker that does not run by itself: [`World::drain`] makes its attempts.
     pub worker: Worker,
-    /// The environment that api and worker were made from.
+    /// The environment from which api and worker have read their configuration.
     pub env: HashMap<String, String>,
     client: reqwest::Client,
     api: (CancellationToken, JoinHandle<()>),
 }
 
-/// An answer of the api.
+/// An answer of the api, with its body as JSON or as a JSON string.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -53,14 +53,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body, if the status is that.
+    /// The body; asserts the status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         self.body
     }
 
-    /// A problem's code, if it is a well-formed problem of that status.
+    /// The body; asserts that it is a well-formed problem of this status.
     #[track_caller]
     pub fn problem(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
@@ -74,12 +74,12 @@ impl Answer {
 }
 
 impl World {
-    /// A fresh one.
+    /// Starts a world with the development configuration.
     pub async fn new() -> Self {
         Self::with(&[]).await
     }
 
-    /// A fresh one whose api and worker have these variables besides.
+    /// Starts a world whose api and worker have these variables as well.
     pub async fn with(variables: &[(&str, &str)]) -> Self {
         let mut env = environment(&database().await);
         env.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// Calls the api with the admin key.
+    /// Calls the api with the admin key and a JSON body.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         let mut request = self.request(method, path);
         if let Some(body) = body {
@@ -109,17 +109,17 @@ impl World {
         answer(request).await
     }
 
-    /// A request to the api with the admin key.
+    /// Begins a request to the api with the admin key.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base)).bearer_auth(KEY)
     }
 
-    /// A request to the api without any key.
+    /// Begins a request to the api without a key.
     pub fn anonymous(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// The client that calls the api.
+    /// The HTTP client that calls the api.
     pub fn client(&self) -> &reqwest::Client {
         &self.client
     }
@@ -132,14 +132,15 @@ impl World {
         self.call(Method::POST, path, None).await.expect(200)
     }
 
-    /// Creates a subscription to a path of the receiver; answers it whole.
+    /// Creates a subscription to a path of the receiver, with the settings in `more`; answers the whole subscription.
     pub async fn subscribe(&self, path: &str, more: Value) -> Value {
         let mut body = json!({"target_url": self.receiver.url(path)});
         body.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         self.call(Method::POST, "/subscriptions", Some(body)).await.expect(201)
     }
 
-    /// Makes so many copies of the only subscription, behind the api's back: quick, and with secrets that do not open.
+    /// Makes copies of the only subscription in the database, without the api. It is quick, but the secrets of the
+    /// copies cannot be opened.
     pub async fn multiply(&self, copies: i32) {
         sqlx::query(
             "WITH made AS (
@@ -156,12 +157,12 @@ impl World {
         .expect("they are made");
     }
 
-    /// The id of a new subscription to a path of the receiver.
+    /// Creates a subscription to a path of the receiver; answers its id.
     pub async fn subscription(&self, path: &str) -> String {
         id(&self.subscribe(path, json!({})).await)
     }
 
-    /// Posts an event and answers its delivery's id.
+    /// Posts an event to a subscription's ingest; answers the id of its delivery.
     pub async fn ingest(&self, subscription: &str, payload: impl Into<reqwest::Body>) -> String {
         let request = self.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body(payload);
         let accepted = answer(request).await.expect(202);
@@ -184,12 +185,12 @@ impl World {
         self.get(&format!("/deliveries/{id}/attempts")).await["data"].as_array().expect("a list").clone()
     }
 
-    /// Makes every attempt that is due now.
+    /// Makes every attempt that is due now; answers how many.
     pub async fn drain(&self) -> usize {
         self.worker.drain().await.expect("the database answers")
     }
 
-    /// Moves time forward, for the queue, by shifting its stored times back.
+    /// Moves time forward for the queue, by shifting its stored times back.
     pub async fn pass(&self, time: Duration) {
         let mut transaction = self.pool.begin().await.expect("the database answers");
         for statement in [
@@ -208,14 +209,14 @@ impl World {
         transaction.commit().await.expect("times move");
     }
 
-    /// Starts a worker in this process; it works until the token is canceled.
+    /// Runs a worker in this process until the token is canceled.
     pub fn run_worker(&self) -> (CancellationToken, JoinHandle<()>) {
         let stop = CancellationToken::new();
         let worker = worker(&self.env);
         (stop.clone(), tokio::spawn(async move { worker.run(stop).await.expect("it works until it is told to stop") }))
     }
 
-    /// Waits until nothing is left in the queue.
+    /// Waits until the queue is empty.
     pub async fn queue_is_empty(&self) {
         let empty = async {
             while sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue")
@@ -230,22 +231,22 @@ impl World {
         tokio::time::timeout(SOON, empty).await.expect("the queue empties");
     }
 
-    /// Ends the test: stops the api and checks that every invariant holds.
+    /// Ends the test: stops the api, and asserts that every invariant holds.
     pub async fn finish(self) {
         let violations = invariants::check(&self.pool).await.expect("the invariants can be checked");
         assert_eq!(violations, [], "an invariant is violated");
         self.api_stops().await;
     }
 
-    /// Ends a test that has made up its data behind everybody's back: the invariants are not asked.
+    /// Ends a test that has written rows by itself: stops the api, and does not check the invariants.
     pub async fn api_stops(self) {
         self.api.0.cancel();
         self.api.1.await.expect("the api stops");
     }
 }
 
-/// What ingest does for one event and delivery, on a connection of the test's and without a wake-up; answers whether it
-/// armed the lane.
+/// Stores an event and its delivery as ingest does, on a connection of the test and without a wake-up; answers whether
+/// this armed the lane.
 pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uuid, delivery: Uuid) -> bool {
     let armed: Vec<Uuid> = sqlx::query_scalar(
         "SELECT armed FROM accept(
@@ -261,7 +262,7 @@ pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uui
     !armed.is_empty()
 }
 
-/// Another api process, as it were, on the same database: its base URL and how to stop it.
+/// Serves another api on the same database, in this process; answers its base URL and how to stop it.
 pub async fn serve(env: &HashMap<String, String>) -> (String, (CancellationToken, JoinHandle<()>)) {
     let config = ApiConfig::from(lookup(env)).expect("a valid configuration");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -273,18 +274,18 @@ pub async fn serve(env: &HashMap<String, String>) -> (String, (CancellationToken
     (base, (stop, serving))
 }
 
-/// Another worker on the same database.
+/// Makes another worker on the same database.
 pub fn worker(env: &HashMap<String, String>) -> Worker {
     Worker::new(WorkerConfig::from(lookup(env)).expect("a valid configuration")).expect("a usable machine")
 }
 
 pub fn client() -> reqwest::Client {
-    // The second call changes nothing.
+    // Only the first call installs the provider; later ones fail, which does no harm.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }
 
-/// The api's answer to a request; its status has to be one that the `OpenAPI` document lists.
+/// Sends a request to the api; asserts that the `OpenAPI` document lists the status of the answer.
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let (client, request) = request.build_split();
     let request = request.expect("a request");
@@ -297,25 +298,25 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, body }
 }
 
-/// The Standard Webhooks signature that a received request should carry, by the official library.
+/// The signature that a received request should have, made by the official Standard Webhooks library.
 pub fn expected_signature(secret: &str, received: &Received) -> String {
     let timestamp = received.header("webhook-timestamp").parse().expect("seconds");
     let webhook = standardwebhooks::Webhook::new(secret).expect("a valid secret");
     webhook.sign(received.header("webhook-id"), timestamp, &received.body).expect("signed")
 }
 
-/// The id of a thing of the api.
+/// The id of a thing that the api has answered.
 #[track_caller]
 pub fn id(thing: &Value) -> String {
     thing["id"].as_str().unwrap_or_else(|| panic!("no id in {thing}")).to_owned()
 }
 
-/// The UUID inside an id.
+/// The UUID inside an id, without the prefix.
 pub fn uuid(id: &str) -> Uuid {
     Uuid::parse_str(id.rsplit('_').next().expect("not empty")).expect("a uuid")
 }
 
-/// The development environment, on that database.
+/// The development environment, but with this database.
 pub fn environment(database_url: &str) -> HashMap<String, String> {
     let mut env = dev::up::environment().expect("there is a .env");
     env.insert("DATABASE_URL".to_owned(), database_url.to_owned());
@@ -334,14 +335,14 @@ pub fn database_config(env: &HashMap<String, String>) -> DatabaseConfig {
     lookup(env).database().expect("a valid configuration")
 }
 
-/// The URL of a fresh database with everything migrated.
+/// Makes a fresh database with the whole schema; answers its URL.
 pub async fn database() -> String {
     create_database(Some("template_postrider")).await
 }
 
-/// The URL of a fresh database, a copy of that one or empty.
+/// Makes a fresh database, as a copy of another or empty; answers its URL.
 pub async fn create_database(template: Option<&str>) -> String {
-    // Nobody may be connected to a template while it is copied, so one test copies at a time.
+    // A database cannot be copied while somebody is connected to it, so one test copies at a time.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let server = server();
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -354,7 +355,7 @@ pub async fn create_database(template: Option<&str>) -> String {
     format!("{server}{name}")
 }
 
-/// The URL of the server that all tests of this run share, without a database's name.
+/// The URL of the server that all tests of this run share, without the name of a database.
 pub fn server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -362,7 +363,7 @@ pub fn server() -> &'static str {
             Postgres::temporary("tests", Durability::Disposable).expect("Postgres starts").end_with_this_process();
         let template = format!("{url}template_postrider");
         let admin = format!("{url}postgres");
-        // A runtime of its own, because the caller's must not be blocked on.
+        // The migrations run on a runtime of their own, because the caller's runtime must not be blocked.
         let migrate = async move {
             let mut admin = PgConnection::connect(&admin).await?;
             sqlx::query("CREATE DATABASE template_postrider").execute(&mut admin).await?;

@@ -1,10 +1,11 @@
-//! Operations: which statuses each can answer, and what parameters mean that many of them share.
+//! Completes the operations: the statuses that each can answer, and the descriptions of parameters that several share.
 
 use serde_json::{Map, Value};
 
 use crate::serve::document::each_operation;
 
-/// Operations that the state of a thing may forbid, besides those that take an idempotency key.
+/// Operations that can answer 409 because the state of a thing forbids them. Operations that take an idempotency key
+/// can answer 409 as well, and are not listed here.
 const CONFLICTING: [&str; 8] = [
     "replace_subscription",
     "change_subscription",
@@ -15,10 +16,10 @@ const CONFLICTING: [&str; 8] = [
     "cancel_delivery",
     "retry_dead_letter",
 ];
-/// Operations that rate limits apply to.
+/// Operations that a rate limit applies to, so that they can answer 429.
 const LIMITED: [&str; 4] = ["publish_event", "publish_events", "create_delivery", "ingest"];
 
-/// Parameters that mean the same wherever they have no description of their own.
+/// Descriptions of parameters that mean the same in every operation. A parameter's own description comes first.
 const PARAMETERS: [(&str, &str); 10] = [
     ("limit", "How many items a page holds, 1 to 250; 50 where absent."),
     ("cursor", "The `next_cursor` of the page before. Absent for the first page, which has the newest items."),
@@ -42,14 +43,14 @@ const PARAMETERS: [(&str, &str); 10] = [
     ("since", "Only what came to be at this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339)."),
     ("until", "Only what came to be before this time, such as `2026-02-01T00:00:00Z` (RFC 3339)."),
 ];
-/// The header that makes a request safe to repeat.
+/// The name and the description of the header that makes a request safe to repeat.
 const IDEMPOTENCY_KEY: (&str, &str) = (
     "Idempotency-Key",
     "A key of your own for this request, such as a UUID; at most 255 characters. A second request with the same key \
      is not carried out, but gets the answer that the first one got; 409 where it asks for something else. Keys are \
      remembered for 24 hours, unless the operator has chosen another time.",
 );
-/// What the id in a path is that begins so.
+/// What the id in a path stands for, by the beginning of the path.
 const PATH_IDS: [(&str, &str); 7] = [
     ("/subscriptions/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/webhooks/ingest/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
@@ -60,11 +61,11 @@ const PATH_IDS: [(&str, &str); 7] = [
     ("/api-keys/", "The id of the API key, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
 ];
 
-/// Describes parameters, and takes away the statuses that an operation never answers: the library lists all that
-/// there are.
+/// Adds descriptions to parameters, and removes statuses that an operation never answers, because the library lists
+/// every status for every operation.
 ///
 /// # Panics
-/// When a name that is written down here is not that of an operation.
+/// When a name in these tables is not that of an operation.
 pub fn complete(paths: &mut Map<String, Value>) {
     let mut known = Vec::new();
     each_operation(paths, |path, method, operation| {
@@ -83,7 +84,7 @@ pub fn complete(paths: &mut Map<String, Value>) {
 }
 
 fn describe(path: &str, parameter: &mut Value) {
-    // A list that may be empty may be left out.
+    // The library says that a list in the query is required, but an empty list can be left out.
     if parameter["in"] == "query" && parameter["schema"]["type"] == "array" {
         parameter["required"] = false.into();
     }
@@ -101,8 +102,8 @@ fn describe(path: &str, parameter: &mut Value) {
     }
 }
 
-/// Whether an operation ever answers this status. A method that the path does not know is no operation of it, so 405
-/// is none's.
+/// Whether an operation ever answers this status. None answers 405, because a method that a path does not know is not
+/// an operation of the document.
 fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> bool {
     let parameters = operation.get("parameters").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let takes = |name: &str| parameters.iter().any(|parameter| parameter["name"] == name);
@@ -112,10 +113,10 @@ fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> boo
         "400" | "404" => has_body || !parameters.is_empty(),
         "401" | "403" => operation.contains_key("security"),
         "405" => false,
-        // These are about the body: it comes too slowly, or it is too long.
+        // Both statuses are about the body: 408 when it arrives too slowly, 413 when it is too long.
         "408" | "413" => has_body,
         "409" => takes(IDEMPOTENCY_KEY.0) || is_one_of(&CONFLICTING),
-        // Headers that must not be repeated are looked at wherever something is changed.
+        // Any request that changes something can be refused with 422 for a header that stands there twice.
         "422" => takes("limit") || ["post", "put", "patch"].contains(&method),
         "429" => is_one_of(&LIMITED),
         _ => true,

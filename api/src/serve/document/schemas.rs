@@ -1,17 +1,18 @@
-//! Schemas as generators of clients read them: named by their nouns, references plain, requests closed.
+//! Completes the schemas for generators of clients: lists are named by their nouns, references are plain, and requests
+//! refuse unknown fields.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-/// What the library begins the name of a list with; the name of its items follows.
+/// The library's name for the schema of a list is this prefix and the name of its items.
 const LIST: &str = "List_";
-/// Where references to schemas point.
+/// References to schemas begin with this path.
 const SCHEMAS: &str = "#/components/schemas/";
-/// Fields of requests that may be left out, but not be null.
+/// Fields of requests that may be left out but must not be null, each with the name of its schema.
 const NEVER_NULL: [(&str, &str); 1] = [("SubscriptionPatch", "target_url")];
 
-/// Makes everything that is said here of schemas true.
+/// Renames the lists, makes references plain, and completes the schemas of requests.
 pub fn complete(document: &mut Value) {
     rename_lists(document);
     plain_references(document);
@@ -22,7 +23,7 @@ pub fn complete(document: &mut Value) {
     }
 }
 
-/// `SubscriptionList`, where the library says `List_Subscription`.
+/// Turns the library's name of a list, such as `List_Subscription`, into ours, `SubscriptionList`.
 fn list_name(name: &str) -> Option<String> {
     name.strip_prefix(LIST).map(|item| format!("{item}List"))
 }
@@ -46,9 +47,9 @@ fn rename_lists(document: &mut Value) {
     });
 }
 
-/// Where a reference is described, the library writes an `allOf` of the reference and of a schema that has nothing but
-/// the description; generators take that for a second type, and some drop the whole schema. The description stands
-/// beside the `allOf` as well, so the reference alone is kept inside.
+/// Makes references plain. Where a reference has a description, the library writes an `allOf` of the reference and of a
+/// schema that holds only the description. Generators take that for a second type, and some drop the whole schema. The
+/// description also stands beside the `allOf`, so the `allOf` keeps the reference alone.
 fn plain_references(document: &mut Value) {
     each_object(document, &|entries| {
         let Some(Value::Array(parts)) = entries.get_mut("allOf") else { return };
@@ -61,7 +62,7 @@ fn plain_references(document: &mut Value) {
     });
 }
 
-/// Does something to every object of the document, the innermost first.
+/// Calls `change` for every object of the document, the innermost first.
 fn each_object(value: &mut Value, change: &impl Fn(&mut Map<String, Value>)) {
     match value {
         Value::Object(entries) => {
@@ -73,7 +74,7 @@ fn each_object(value: &mut Value, change: &impl Fn(&mut Map<String, Value>)) {
     }
 }
 
-/// The names of all schemas that stand in a request, directly or inside another.
+/// The names of all schemas that a request body uses, directly or inside another schema.
 fn requested(document: &Value) -> BTreeSet<String> {
     let mut waiting: Vec<&Value> = Vec::new();
     for path in document["paths"].as_object().into_iter().flatten().map(|(_, path)| path) {
@@ -97,7 +98,7 @@ fn requested(document: &Value) -> BTreeSet<String> {
     names
 }
 
-/// Says that other fields are refused, and which fields may be null.
+/// Says of a request's schema that other fields are refused, and which of its fields may be null.
 fn complete_schema(name: &str, schema: &mut Map<String, Value>) {
     if !schema.contains_key("properties") {
         return;
@@ -105,13 +106,14 @@ fn complete_schema(name: &str, schema: &mut Map<String, Value>) {
     schema.entry("additionalProperties").or_insert(json!(false));
     let required: Vec<_> = schema.get("required").and_then(Value::as_array).into_iter().flatten().cloned().collect();
     for (field, property) in schema["properties"].as_object_mut().into_iter().flatten() {
-        // A default is told in words: some generators make a field that has one required, others drop its schema.
+        // The description tells the default in words. As `default`, some generators make the field required, and others
+        // drop the whole schema.
         let has_default = property.as_object_mut().is_some_and(|property| property.remove("default").is_some());
         let is_optional = !required.contains(&json!(field)) && !has_default;
         if is_optional && !NEVER_NULL.contains(&(name, field.as_str())) {
             let to = property.get("$ref").cloned();
             if let Some(to) = to {
-                // Nothing may stand beside a reference.
+                // OpenAPI 3.0 ignores whatever stands beside a `$ref`, so the reference is wrapped.
                 *property = json!({"allOf": [{"$ref": to}]});
             }
             property["nullable"] = true.into();
