@@ -56,7 +56,7 @@ pub struct NewEntry<'a> {
 /// An entry of the audit log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The entry's id: a UUIDv7, so entries sort by time.
+    /// The entry's id: a `UUIDv7`, so entries sort by time.
     pub id: Uuid,
     /// When the change was made, by the database's clock.
     pub created_at: DateTime<Utc>,
