@@ -44,7 +44,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Unused connections kept for each host, at most.
 const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 128;
-/// How old a connection may be and still be kept for another request. Even with [`IDLE_TIMEOUT`] on top, a name that
+/// How old a connection may be and still be kept for another request. Even with `IDLE_TIMEOUT` on top, a name that
 /// now leads to another address is followed within a minute, however busy its connections are.
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(45);
 

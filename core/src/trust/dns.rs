@@ -1,6 +1,6 @@
 //! DNS look-ups that are shared fairly, so that slow name servers of one domain do not delay the others: each name is
 //! asked for once at a time, each domain has a share, and there is a limit over all. A caller that finds no room waits
-//! for its turn. How the system is asked is in [`system`]; which addresses are acceptable is decided by
+//! for its turn. How the system is asked is in `system`; which addresses are acceptable is decided by
 //! [`crate::trust::target_policy::TargetPolicy`].
 
 mod system;
