@@ -37,11 +37,13 @@ BEGIN
     END LOOP;
     SELECT l.due_at, l.drained_at, l.scheduled_at, greatest(moment, l.held_until) AS due_by INTO lane
       FROM lanes l WHERE l.ctid = place;
-    IF lane.due_at <= lane.due_by AND lane.drained_at IS NULL AND lane.scheduled_at <= later THEN
+    IF lane.due_at <= lane.due_by AND (scheduled OR lane.drained_at IS NULL) AND lane.scheduled_at <= later THEN
         RETURN false;
     END IF;
     UPDATE lanes
-       SET due_at = least(lane.due_at, lane.due_by), scheduled_at = least(lane.scheduled_at, later), drained_at = NULL,
+       SET due_at = least(lane.due_at, lane.due_by), scheduled_at = least(lane.scheduled_at, later),
+           -- A delivery for later says nothing of what may have been left alone: the second look still has to come.
+           drained_at = CASE WHEN scheduled THEN lane.drained_at END,
            revision = revision + 1
      WHERE ctid = place;
     RETURN true;

@@ -143,3 +143,24 @@ async fn a_row_without_its_partition_does_not_stop_everybody() {
     assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_delivery_for_later_does_not_hide_that_a_lane_was_drained() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+    // An ingest leaves the armed lane alone, and commits after the claim has passed by.
+    let mut slow = world.pool.begin().await.unwrap();
+    assert!(!store(&mut slow, &subscription).await);
+    assert_eq!(world.drain().await, 1);
+    slow.commit().await.unwrap();
+    // Something for tomorrow comes before the second look.
+    let later = (chrono::Utc::now() + chrono::TimeDelta::days(1)).to_rfc3339();
+    world.publish(serde_json::json!({"event_type": "a.b", "payload": 1, "deliver_at": later})).await;
+    let drained: bool =
+        sqlx::query_scalar("SELECT drained_at IS NOT NULL FROM lanes").fetch_one(&world.pool).await.unwrap();
+    assert!(drained, "the second look is still to come");
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(world.drain().await, 1, "and finds what was left alone");
+    world.finish().await;
+}
