@@ -133,13 +133,14 @@ CREATE TABLE replays (
     state           replay_state NOT NULL DEFAULT 'running',
     walking         text NOT NULL,               -- 'deliveries', then 'events' where 'missed' is asked for
     position        uuid NOT NULL,               -- everything up to it has been looked at
+    to_cancel       uuid,                        -- once it is canceled: its deliveries before this one may still wait
     examined_count  bigint NOT NULL DEFAULT 0,
     replayed_count  bigint NOT NULL DEFAULT 0,
     next_step_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at     timestamptz
 );
-CREATE INDEX replays_running ON replays (next_step_at) WHERE state = 'running';
+CREATE INDEX replays_unfinished ON replays (next_step_at) WHERE state = 'running' OR to_cancel IS NOT NULL;
 CREATE INDEX replays_subscription ON replays (subscription_id, id);
 
 -- Every partition with its day, the oldest first.

@@ -57,6 +57,15 @@ CREATE TABLE lanes_to_arm (
     rests_until     timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
+-- The sizes that metrics show. Counting reads whole tables, so one worker counts from time to time, for all of them.
+CREATE TABLE queue_size (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    queue_depth  bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0,      -- those that nobody has resolved
+    measured_at  timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO queue_size DEFAULT VALUES;
+
 -- The arguments of the hot functions, an array of each type. A type is never changed once it has been released, because
 -- an older binary would send too few attributes. A new attribute needs a new type, and a new function beside the old
 -- one.

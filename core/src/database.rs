@@ -5,7 +5,7 @@ mod health;
 
 use std::time::Duration;
 
-pub use health::{in_time, ping, suspect_sessions};
+pub use health::{in_time, ping, suspect_sessions, while_answering};
 use health::{is_of_use, sessions_are_suspected};
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool,

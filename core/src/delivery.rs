@@ -55,7 +55,8 @@ pub struct Delivery {
     pub status: Status,
     /// Attempts so far, including one that is under way.
     pub attempt_count: i32,
-    /// When the next attempt is due; present only while the delivery is pending.
+    /// When the next attempt is due, but not before the time until which the receiver asked to be left alone; present
+    /// only while the delivery is pending.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// HTTP status of the last finished attempt.
     pub last_status_code: Option<i16>,
@@ -205,8 +206,9 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
 /// How long a request waits for a lane that another transaction has locked.
 const LANE_PATIENCE_SECONDS: f64 = 5.0;
 
-/// Makes the lanes of these queued deliveries due, in the order in which lanes are locked. The workers are woken when
-/// the transaction commits.
+/// Makes the lanes of these queued deliveries due, in the order in which lanes are locked, also those that rest because
+/// their receivers asked for it: a person who asks for a retry means now. The workers are woken when the transaction
+/// commits.
 async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
     let armed = sqlx::query_scalar!(
         "SELECT arm_lane(l.lane_id, NULL, clock_timestamp(), l.lease_ms, false, make_interval(secs => $3))
@@ -220,6 +222,9 @@ async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()
     if armed.fetch_all(&mut *connection).await?.contains(&None) {
         return Err(Error::Unavailable("somebody else is changing the subscription of this delivery; try again"));
     }
+    let lanes = sqlx::query_scalar!("SELECT DISTINCT lane_id FROM queue WHERE delivery_id = ANY ($1)", ids);
+    let lanes = lanes.fetch_all(&mut *connection).await?;
+    queue::end_rest(connection, &lanes).await?;
     queue::call_workers(connection).await
 }
 
@@ -230,8 +235,8 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   l.target_url AS "target_url?", d.replay_of, d.replay_id, e.event_type AS "event_type?",
                   e.expires_at AS "expires_at?", d.status::text AS "stored!",
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
-                  q.due_at AS "due_at?", q.attempt_count AS "attempt_count?", a.number AS "last_number?",
-                  a.status_code AS last_status_code, a.error AS last_error,
+                  greatest(q.due_at, n.rests_until) AS "due_at?", q.attempt_count AS "attempt_count?",
+                  a.number AS "last_number?", a.status_code AS last_status_code, a.error AS last_error,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
@@ -239,8 +244,10 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                                  WHERE x.id = d.event_id OFFSET 0) e ON true
              LEFT JOIN LATERAL (SELECT x.target_url FROM inline_deliveries x
                                  WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
-             LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count
+             LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count, x.lane_id
                                   FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
+             LEFT JOIN LATERAL (SELECT x.rests_until FROM lanes x WHERE x.id = q.lane_id
+                                 ORDER BY x.revision DESC LIMIT 1) n ON true
              LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
                                  WHERE x.delivery_id = d.id ORDER BY x.number DESC LIMIT 1) a ON true
             ORDER BY d.id DESC

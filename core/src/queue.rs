@@ -173,6 +173,24 @@ pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
+/// Ends the time for which these lanes rest because their receivers asked for it, so that they are due now, and wakes
+/// the workers when this transaction commits. A lane whose subscription is paused stays held.
+pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
+    let ended = sqlx::query!(
+        "UPDATE lanes
+            SET rests_until = '-infinity', due_at = CASE WHEN is_paused THEN due_at ELSE clock_timestamp() END,
+                drained_at = NULL
+          WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
+                                   WHERE l.id = ANY ($1) AND l.rests_until > clock_timestamp()
+                                   ORDER BY l.id FOR UPDATE))",
+        lanes
+    );
+    if ended.execute(&mut *connection).await?.rows_affected() == 0 {
+        return Ok(());
+    }
+    call_workers(connection).await
+}
+
 /// Leases due deliveries to the caller. Their events are read afterwards, by [`payload::read`].
 pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
     let rows = sqlx::query_as!(

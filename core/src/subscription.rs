@@ -54,6 +54,8 @@ pub struct Subscription {
     pub state: State,
     /// Why Postrider disabled the subscription; `None` where a person did, or it is not disabled.
     pub disabled_reason: Option<String>,
+    /// Until when its deliveries wait because the receiver asked for it (`Retry-After`); `None` where they do not.
+    pub rests_until: Option<DateTime<Utc>>,
     /// When the subscription was created, by the database's clock.
     pub created_at: DateTime<Utc>,
     /// When the subscription was last changed, by the database's clock.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use postrider_core::{
-    Result,
+    Error, Result,
     access::audit::Actor,
     database::{ANSWER_TIMEOUT, in_time},
     delivery::{
@@ -19,7 +19,7 @@ use postrider_core::{
         Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
         payload::ClaimedEvent,
-        retry_policy::{Next, is_hopeless, next_step},
+        retry_policy::{Next, is_hopeless, next_step, release_delay},
     },
     subscription::{StateChange, Subscription, cache::SubscriptionCache, store::Subscriptions},
     trust::seal::Keyring,
@@ -37,6 +37,9 @@ const GONE: &str = "the receiver answered 410 Gone";
 
 /// How soon a delivery is due again that could not be attempted through a fault of ours.
 const OUR_FAULT_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a subscription's lane rests when its secret or a setting cannot be read, which seldom passes by itself.
+const UNREADABLE_REST: Duration = Duration::from_secs(60);
 
 /// How soon a delivery is due again for which the worker lacked file descriptors or room for a DNS look-up.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
@@ -67,22 +70,13 @@ impl Courier {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
             Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
-            Err(error) => {
-                let delivery_id = DeliveryId(claimed.delivery_id);
-                tracing::warn!(%error, %delivery_id, "the destination of a delivery could not be read");
-                // Whatever the error is, the lane's other deliveries would meet it too.
-                let after = OUR_FAULT_DELAY;
-                return not_attempted(
-                    &claimed,
-                    Disposition::Retry { after, lane_rests: Some(after), counts: Counts::No },
-                );
-            }
+            Err(error) => return not_attempted(&claimed, without_destination(&claimed, &error)),
         };
         let destination = owner.destination();
         let timeout = Duration::from_millis(destination.timeout_ms.into());
         let Ok(held) = self.held(&claimed, payload, time_left(&claimed, claimed_at).saturating_sub(timeout)).await
         else {
-            return not_attempted(&claimed, released(OUR_FAULT_DELAY));
+            return not_attempted(&claimed, released(&claimed, OUR_FAULT_DELAY));
         };
         let event = held.as_ref().map(|held| &held.event);
         let expires_at = event.and_then(|event| event.expires_at);
@@ -93,7 +87,7 @@ impl Courier {
             return not_attempted(&claimed, Disposition::DeadLetter { lane_rests: None });
         }
         if time_left(&claimed, claimed_at) <= timeout {
-            return not_attempted(&claimed, released(OUR_FAULT_DELAY));
+            return not_attempted(&claimed, released(&claimed, OUR_FAULT_DELAY));
         }
 
         let outcome = tokio::select! {
@@ -103,7 +97,7 @@ impl Courier {
         };
         if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
             let after = if kind == ErrorKind::WorkerBusy { BUSY_DELAY } else { Duration::ZERO };
-            return record(&claimed, outcome, released(after));
+            return record(&claimed, outcome, released(&claimed, after));
         }
         let disposition =
             match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {
@@ -199,8 +193,34 @@ fn cut_short(claimed_at: Instant) -> Outcome {
     Outcome { started_at: chrono::Utc::now() - duration, duration, failure: Some(failure), ..Outcome::default() }
 }
 
-fn released(after: Duration) -> Disposition {
-    Disposition::Retry { after, lane_rests: None, counts: Counts::No }
+/// The fate of a delivery that is given back through a fault of ours: it waits longer each time, from `first` on, and
+/// is given up when that never ends.
+fn released(claimed: &Claimed, first: Duration) -> Disposition {
+    released_with_lane(claimed, first, None)
+}
+
+fn released_with_lane(claimed: &Claimed, first: Duration, lane_rests: Option<Duration>) -> Disposition {
+    if let Some(after) = release_delay(claimed.releases, first) {
+        return Disposition::Retry { after, lane_rests, counts: Counts::No };
+    }
+    let delivery_id = DeliveryId(claimed.delivery_id);
+    tracing::error!(%delivery_id, releases = claimed.releases, "a delivery could never be attempted, and is given up");
+    Disposition::DeadLetter { lane_rests: None }
+}
+
+/// The fate of a delivery whose destination could not be read. The subscription's other deliveries would meet the same
+/// error, so its lane rests. An inline delivery has a destination of its own, so the others of its lane do not wait.
+fn without_destination(claimed: &Claimed, error: &Error) -> Disposition {
+    let delivery_id = DeliveryId(claimed.delivery_id);
+    let subscription_id = claimed.subscription_id.map(SubscriptionId);
+    let rest = if let Error::Unavailable(_) = error {
+        tracing::warn!(%error, %delivery_id, "the destination of a delivery could not be read");
+        OUR_FAULT_DELAY
+    } else {
+        tracing::error!(?error, %delivery_id, ?subscription_id, "a destination cannot be read: has a key been lost?");
+        UNREADABLE_REST
+    };
+    released_with_lane(claimed, rest, subscription_id.map(|_| rest))
 }
 
 fn not_attempted(claimed: &Claimed, disposition: Disposition) -> Report {

@@ -25,6 +25,9 @@ const REPLAYS_EVERY: Duration = Duration::from_millis(500);
 /// How long to pause after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the worker rests between two sweeps of the outbox, as a multiple of what the last one took.
+const SWEEP_REST: u32 = 20;
+
 /// How often waking the other workers is tried, where a lane is locked or the database is away.
 const WAKE_TRIES_MAX: u32 = 20;
 /// The pause before each further try.
@@ -41,11 +44,38 @@ pub struct FanOut {
     pub(crate) published: Arc<Notify>,
 }
 
+/// How far along the outbox the steps have come: see [`outbox::step`]. Looks from the first event are sweeps.
+struct Progress {
+    from: Uuid,
+    swept_at: Instant,
+    sweep_took: Duration,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { from: Uuid::nil(), swept_at: Instant::now(), sweep_took: Duration::ZERO }
+    }
+
+    /// Where the next look begins. Sweeps take a small share of the time, however long each takes. Usually that lets
+    /// every look be one.
+    fn next_from(&self) -> Uuid {
+        if self.swept_at.elapsed() >= self.sweep_took * SWEEP_REST { Uuid::nil() } else { self.from }
+    }
+
+    fn came_to(&mut self, from: Uuid, step: &outbox::Step) {
+        if from.is_nil() {
+            (self.swept_at, self.sweep_took) = (Instant::now(), step.look);
+        }
+        self.from = step.first.unwrap_or(Uuid::max());
+    }
+}
+
 impl FanOut {
     /// Fans out published events, for as long as the task lives.
     pub async fn publish(self) {
+        let mut progress = Progress::new();
         loop {
-            match self.publish_once().await {
+            match self.publish_once(&mut progress).await {
                 Ok(0) => {
                     let _ = tokio::time::timeout(OUTBOX_BACKSTOP, self.published.notified()).await;
                 }
@@ -58,9 +88,11 @@ impl FanOut {
         }
     }
 
-    async fn publish_once(&self) -> postrider_core::Result<usize> {
+    async fn publish_once(&self, progress: &mut Progress) -> postrider_core::Result<usize> {
         let started = Instant::now();
-        let step = in_time(STEP_TIMEOUT, outbox::step(&self.pool, &self.cache)).await?;
+        let from = progress.next_from();
+        let step = in_time(STEP_TIMEOUT, outbox::step(&self.pool, &self.cache, from)).await?;
+        progress.came_to(from, &step);
         if step.events > 0 {
             metrics::counter!("postrider_events_published_total").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());

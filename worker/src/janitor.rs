@@ -8,6 +8,7 @@ use croner::Cron;
 use postrider_core::{
     Result,
     access::audit,
+    database::{ANSWER_TIMEOUT, in_time},
     event::idempotency,
     queue,
     subscription::previous_secret,
@@ -27,65 +28,81 @@ const VACUUM_EVERY: Duration = Duration::from_secs(3);
 const KEYS_EVERY: Duration = Duration::from_secs(60);
 /// How often lanes are armed that were locked when somebody needed to arm them.
 const NOTED_LANES_EVERY: Duration = Duration::from_secs(1);
-/// How often the gauges of the queue are set.
+/// How often the sizes of the queue are measured and shown as gauges.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
+/// How long a duty of short statements may take.
+const DUTY_TIME_MAX: Duration = Duration::from_secs(90);
+/// How long vacuuming and retention may take.
+const LONG_DUTY_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// Does all duties, for as long as the task lives.
 pub async fn run(pool: PgPool, config: Config) {
+    let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX };
+    let vacuum = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("vacuum", VACUUM_EVERY) };
     tokio::join!(
-        every(PARTITIONS_EVERY, "partitions", &pool, look_after_partitions),
-        every(LANES_EVERY, "lanes", &pool, |pool| async move { maintenance::repair_lanes(&pool).await.map(drop) }),
-        every(VACUUM_EVERY, "vacuum", &pool, |pool| async move { maintenance::vacuum(&pool).await }),
-        every(KEYS_EVERY, "idempotency keys", &pool, |pool| async move { idempotency::retire(&pool).await.map(drop) }),
-        every(KEYS_EVERY, "secrets", &pool, |pool| async move { previous_secret::retire(&pool).await.map(drop) }),
-        arm_noted_lanes(&pool),
-        measure(&pool),
+        duty("partitions", PARTITIONS_EVERY).repeat(|pool| look_after_partitions(pool)),
+        duty("lanes", LANES_EVERY).repeat(|pool| async { maintenance::repair_lanes(pool).await.map(drop) }),
+        vacuum.repeat(|pool| maintenance::vacuum(pool)),
+        duty("idempotency keys", KEYS_EVERY).repeat(|pool| async { idempotency::retire(pool).await.map(drop) }),
+        duty("secrets", KEYS_EVERY).repeat(|pool| async { previous_secret::retire(pool).await.map(drop) }),
+        duty("measuring", MEASURE_EVERY).repeat(|pool| maintenance::measure(pool)),
+        every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),
+        every(MEASURE_EVERY, || show_size(&pool)),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );
 }
 
-/// Does a duty at once, and then again after each pause.
-async fn every<F: Future<Output = Result<()>>>(
+/// A duty that one worker does at a time.
+#[derive(Clone, Copy)]
+struct Duty<'p> {
+    pool: &'p PgPool,
+    /// Names the duty's lock in the database.
+    name: &'static str,
+    /// The pause after each time.
     period: Duration,
-    name: &str,
-    pool: &PgPool,
-    duty: impl Fn(PgPool) -> F,
-) {
+    /// How long it may take before it is given up.
+    time_max: Duration,
+}
+
+impl<'p> Duty<'p> {
+    /// Does the duty at once, and then again after each pause.
+    async fn repeat<F: Future<Output = Result<()>>>(self, work: impl Fn(&'p PgPool) -> F) {
+        every(self.period, || self.once(work(self.pool))).await;
+    }
+
+    /// Does the duty, unless another worker is doing it. If it fails, that is logged, and it is done again the next
+    /// time.
+    async fn once(self, work: impl Future<Output = Result<()>>) {
+        if let Err(error) = maintenance::exclusively(self.pool, self.name, self.time_max, work).await {
+            tracing::warn!(?error, duty = self.name, "a background duty failed; it is tried again later");
+        }
+    }
+}
+
+/// Does something at once, and then again after each pause.
+async fn every<F: Future<Output = ()>>(period: Duration, work: impl Fn() -> F) {
     loop {
-        once(name, pool, duty(pool.clone())).await;
+        work().await;
         tokio::time::sleep(period).await;
     }
 }
 
-/// Does a duty, unless another worker is doing it. If it fails, that is logged, and it is done again the next time.
-async fn once(name: &str, pool: &PgPool, duty: impl Future<Output = Result<()>>) {
-    if let Err(error) = maintenance::exclusively(pool, name, duty).await {
-        tracing::warn!(?error, duty = name, "a background duty failed; it is tried again later");
-    }
-}
-
-async fn look_after_partitions(pool: PgPool) -> Result<()> {
-    partition::ensure(&pool).await?;
-    partition::runway(&pool).await.map(drop)
+async fn look_after_partitions(pool: &PgPool) -> Result<()> {
+    partition::ensure(pool).await?;
+    partition::runway(pool).await.map(drop)
 }
 
 /// This takes no lock: the notes are few, and no two workers handle the same one.
 async fn arm_noted_lanes(pool: &PgPool) {
-    loop {
-        if let Err(error) = queue::arm_noted_lanes(pool).await {
-            tracing::warn!(%error, "lanes that had been locked could not be armed; this is tried again");
-        }
-        tokio::time::sleep(NOTED_LANES_EVERY).await;
+    if let Err(error) = queue::arm_noted_lanes(pool).await {
+        tracing::warn!(%error, "lanes that had been locked could not be armed; this is tried again");
     }
 }
 
 /// This takes no lock, because every worker shows the same gauges.
-async fn measure(pool: &PgPool) {
-    loop {
-        if let Err(error) = maintenance::measure(pool).await {
-            tracing::warn!(?error, "the queue was not measured");
-        }
-        tokio::time::sleep(MEASURE_EVERY).await;
+async fn show_size(pool: &PgPool) {
+    if let Err(error) = in_time(ANSWER_TIMEOUT, maintenance::show_size(pool)).await {
+        tracing::warn!(?error, "the size of the queue could not be read");
     }
 }
 
@@ -97,7 +114,8 @@ async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
             return std::future::pending().await;
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
-        once("retention", pool, Box::pin(async { retire(pool, days).await.map(drop) })).await;
+        let duty = Duty { pool, name: "retention", period: Duration::ZERO, time_max: LONG_DUTY_TIME_MAX };
+        duty.once(async { retire(pool, days).await.map(drop) }).await;
     }
 }
 

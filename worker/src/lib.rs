@@ -43,6 +43,7 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use crate::{
     config::Config,
@@ -197,7 +198,7 @@ impl Worker {
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
-        while outbox::step(&self.fan_outs, &self.courier.cache).await?.events > 0 {}
+        while outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?.events > 0 {}
         while replay_walk::step(&self.fan_outs).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {

@@ -57,6 +57,9 @@ pub struct SubscriptionView {
     pub state: StateName,
     /// Why the subscription is disabled, where Postrider has done it.
     pub disabled_reason: Option<String>,
+    /// Until when deliveries wait because the receiver asked for it with `Retry-After` (RFC 3339); absent where they do
+    /// not. It ends at once with a new `target_url`, and with a retry by hand.
+    pub rests_until: Option<DateTime<Utc>>,
     /// How deliveries are signed.
     pub signature_scheme: SignatureSchemeName,
     /// What deliveries are signed with; only in the answer that has created or rotated it.
@@ -113,6 +116,7 @@ impl SubscriptionView {
             timeout_ms: settings.timeout.ms(),
             state: subscription.state.into(),
             disabled_reason: subscription.disabled_reason.clone(),
+            rests_until: subscription.rests_until,
             signature_scheme: settings.signature_scheme.into(),
             secret: None,
             public_key: subscription.secrets.current.public_key_text(),

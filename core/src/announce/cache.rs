@@ -2,7 +2,7 @@
 //! [`crate::announce::changes`].
 
 use std::{
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,17 +20,26 @@ use crate::{
 /// How long an entry is used without being loaded again: it bounds the harm of an announcement that was lost.
 const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
+/// How many counters the keys share.
+const COUNTERS: usize = 1024;
+
 /// Values by key, each loaded when it is first asked for.
 pub struct AnnouncedCache<K, V> {
     entries: Cache<K, V>,
-    /// Counts announcements. A value is not kept if the count changed while it was being loaded: it may be outdated.
-    announcements: Arc<AtomicU64>,
+    /// Counts announcements; keys share the counters by their hash. A value is not kept if the count of its key changed
+    /// while it was being loaded: it may be outdated.
+    announcements: Arc<[AtomicU64]>,
+    hasher: RandomState,
 }
 
 impl<K, V> Clone for AnnouncedCache<K, V> {
     /// Another handle of the same cache.
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), announcements: Arc::clone(&self.announcements) }
+        Self {
+            entries: self.entries.clone(),
+            announcements: Arc::clone(&self.announcements),
+            hasher: self.hasher.clone(),
+        }
     }
 }
 
@@ -43,7 +52,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
             .weigher(move |_: &K, value: &V| weigh(value))
             .time_to_live(TIME_TO_LIVE)
             .build();
-        Self { entries, announcements: Arc::default() }
+        let announcements = std::iter::repeat_with(AtomicU64::default).take(COUNTERS).collect();
+        Self { entries, announcements, hasher: RandomState::new() }
     }
 
     /// The value under this key, loaded if it is not there. Concurrent callers share one load.
@@ -54,7 +64,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
         if let Some(entry) = self.entries.get(key).await {
             return Ok(entry);
         }
-        let before = self.announcements.load(Ordering::SeqCst);
+        let announcements = self.announcements_of(key);
+        let before = announcements.load(Ordering::SeqCst);
         let loaded =
             self.entries.try_get_with(key.clone(), Box::pin(in_time(ANSWER_TIMEOUT, load))).await.map_err(|error| {
                 match &*error {
@@ -65,7 +76,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
                     }
                 }
             });
-        if self.announcements.load(Ordering::SeqCst) != before {
+        if announcements.load(Ordering::SeqCst) != before {
             self.entries.invalidate(key).await;
         }
         loaded
@@ -73,13 +84,43 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
 
     /// Drops the value under this key.
     pub async fn remove(&self, key: &K) {
-        self.announcements.fetch_add(1, Ordering::SeqCst);
+        self.announcements_of(key).fetch_add(1, Ordering::SeqCst);
         self.entries.invalidate(key).await;
     }
 
     /// Drops all values.
     pub fn clear(&self) {
-        self.announcements.fetch_add(1, Ordering::SeqCst);
+        for counter in &*self.announcements {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
         self.entries.invalidate_all();
+    }
+
+    fn announcements_of(&self, key: &K) -> &AtomicU64 {
+        let hash = usize::try_from(self.hasher.hash_one(key) % COUNTERS as u64).unwrap_or_default();
+        &self.announcements[hash]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads a value under "a" while a change of this key is announced, and returns whether the value was kept.
+    async fn is_kept_while(changed: &str) -> bool {
+        let cache = AnnouncedCache::new(10, |_: &u32| 1);
+        let load = async {
+            cache.remove(&changed.to_owned()).await;
+            Ok(1)
+        };
+        assert_eq!(cache.get(&"a".to_owned(), load).await.expect("loaded"), 1);
+        cache.get(&"a".to_owned(), async { Ok(2) }).await.expect("there or loaded") == 1
+    }
+
+    #[tokio::test]
+    async fn a_load_is_spoiled_by_changes_of_its_own_key_only() {
+        assert!(!is_kept_while("a").await);
+        // Keys share counters by a random hash, so one foreign key may happen to have the counter of "a".
+        assert!(is_kept_while("b").await || is_kept_while("b").await || is_kept_while("b").await);
     }
 }

@@ -2,6 +2,7 @@
 //! frozen or cut off is noticed before a caller suffers from it.
 
 use std::{
+    pin::pin,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
 
 use sqlx::{PgConnection, PgPool};
 
-use super::ACQUIRE_TIMEOUT;
+use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT};
 use crate::{Error, Result, error::is_outage};
 
 /// How long the test of a session may take.
@@ -72,6 +73,20 @@ pub async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) 
         suspect_sessions();
         Err(Error::Unavailable("the database does not answer"))
     })
+}
+
+/// Waits for work that may rightly take long, for as long as the database answers others meanwhile.
+///
+/// # Errors
+/// The error of the work; unavailable where the database stops answering.
+pub async fn while_answering<T>(pool: &PgPool, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(ANSWER_TIMEOUT) => ping(pool).await?,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Error {

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -28,6 +29,9 @@ pub const CHANNEL: &str = "outbox";
 const EVENTS_PER_STEP_MAX: i64 = 32;
 /// How long an event that cannot be fanned out is left alone, so that the others are not held up.
 const RETRY_AFTER_SECONDS: f64 = 30.0;
+/// How far back a look goes in any case. An event's id is of the moment at which it was published, and its transaction
+/// commits a little later.
+const RECENT_SECONDS: f64 = 10.0;
 /// Deliveries that one transaction makes, at most.
 const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 
@@ -40,6 +44,10 @@ pub struct Step {
     pub armed: Vec<Uuid>,
     /// For each lane into which deliveries were put, one of those deliveries.
     pub stored: BTreeMap<Uuid, Uuid>,
+    /// The first event that was waiting; `None` where none was.
+    pub first: Option<Uuid>,
+    /// How long it took to find the events.
+    pub look: Duration,
 }
 
 struct Row {
@@ -57,15 +65,19 @@ struct Row {
 /// Fans out waiting events in one transaction. Many workers may do so at once; no two take the same event. A result
 /// without events means that nothing is left. `pool` is of [`crate::database::Session::FanOut`].
 ///
+/// The look begins at the event `from`, or at [`RECENT_SECONDS`] ago, whichever is earlier. So it does not have to read
+/// the dead versions of all rows that were taken before, which stay for as long as some session holds an old snapshot.
+/// The nil UUID makes the look begin at the first event: events whose transactions took long to commit are found so.
+///
 /// An event that cannot be fanned out is left alone for a while, so that it does not stop the others.
-pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
+pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Result<Step> {
     let mut first = None;
-    match step_of(pool, cache, EVENTS_PER_STEP_MAX, &mut first).await {
+    match step_of(pool, cache, from, EVENTS_PER_STEP_MAX, &mut first).await {
         // Whatever the error is: events that fail together may succeed one by one.
         Err(error) => tracing::warn!(?error, "a fan-out failed"),
         done => return done,
     }
-    match step_of(pool, cache, 1, &mut first).await {
+    match step_of(pool, cache, from, 1, &mut first).await {
         Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
             sqlx::query!(
                 "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE event_id = $1",
@@ -83,17 +95,29 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache) -> Result<Step> {
 }
 
 /// Makes one step of at most `events_max` events; `first` becomes the first event that it found.
-async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, first: &mut Option<Uuid>) -> Result<Step> {
+async fn step_of(
+    pool: &PgPool,
+    cache: &SubscriptionCache,
+    from: Uuid,
+    events_max: i64,
+    first: &mut Option<Uuid>,
+) -> Result<Step> {
+    let started = Instant::now();
     // Events that another worker is fanning out are skipped. The locks end with this statement.
     let waiting = sqlx::query!(
         "SELECT event_id, tenant_id FROM outbox
-          WHERE retry_at <= clock_timestamp() ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
-        events_max
+          WHERE event_id >= least($2, uuid_floor(now() - make_interval(secs => $3)))
+            AND retry_at <= clock_timestamp()
+          ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
+        events_max,
+        from,
+        RECENT_SECONDS
     );
     let waiting = waiting.fetch_all(pool).await?;
     *first = waiting.first().map(|row| row.event_id);
+    let found = Step { first: *first, look: started.elapsed(), ..Step::default() };
     if waiting.is_empty() {
-        return Ok(Step::default());
+        return Ok(found);
     }
     // Audiences are read before the transaction begins, because nobody holds one connection while waiting for another.
     // They are read after the events were found, so that they contain every subscription that is older than an event.
@@ -108,7 +132,7 @@ async fn step_of(pool: &PgPool, cache: &SubscriptionCache, events_max: i64, firs
     match take(&mut transaction, &ids, &audiences).await {
         Ok(step) => {
             transaction.commit().await?;
-            Ok(step)
+            Ok(Step { first: found.first, look: found.look, ..step })
         }
         Err(error) => {
             // The rollback is awaited, so that the next step can take these events.
@@ -159,7 +183,7 @@ async fn take(
     let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    Ok(Step { events: whole.len(), armed, stored: stored(&whole) })
+    Ok(Step { events: whole.len(), armed, stored: stored(&whole), ..Step::default() })
 }
 
 /// Stores the next part of a wide fan-out. The first part also stores the event.
@@ -187,7 +211,7 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    Ok(Step { events: 1, armed, stored: stored(&[event]) })
+    Ok(Step { events: 1, armed, stored: stored(&[event]), ..Step::default() })
 }
 
 fn stored(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {

@@ -3,6 +3,8 @@
 //! A replay of a subscription's time range is an object with progress, a rate and an end. It is defined here, and
 //! [`crate::delivery::replay_walk`] makes its steps.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -26,6 +28,8 @@ pub const RATE_MAX: u32 = 1000;
 pub const RATE_DEFAULT: u32 = 100;
 /// Deliveries that one transaction cancels, at most, when a replay is canceled.
 const CANCELED_AT_ONCE_MAX: usize = 5_000;
+/// How long a request goes on canceling a replay's deliveries; workers do the rest.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(3);
 
 text_enum! {
     /// The state of an event with the subscription, by which a replay chooses events.
@@ -214,13 +218,17 @@ pub async fn list(
     fetch_many(&mut connection, &ids).await
 }
 
-/// Cancels a replay: it makes no further delivery, and those that it has made and that still wait are canceled. For a
-/// replay that has ended, nothing changes.
+/// Cancels a replay: it makes no further delivery, and those that it has made and that still wait are canceled. If they
+/// are too many for one request, workers cancel the rest. For a replay that has ended, nothing changes.
 pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay> {
+    let started = Instant::now();
     let mut transaction = pool.begin().await?;
     let canceled = sqlx::query!(
-        "UPDATE replays SET state = 'canceled', finished_at = clock_timestamp() WHERE id = $1 AND state = 'running'",
-        id.0
+        "UPDATE replays
+            SET state = 'canceled', finished_at = clock_timestamp(), to_cancel = $2, next_step_at = clock_timestamp()
+          WHERE id = $1 AND state = 'running'",
+        id.0,
+        Uuid::max()
     );
     let canceled = canceled.execute(&mut *transaction).await?.rows_affected() == 1;
     let replay = fetch(&mut transaction, id).await?;
@@ -228,35 +236,51 @@ pub async fn cancel(pool: &PgPool, actor: Actor, id: ReplayId) -> Result<Replay>
         note(&mut transaction, actor, "replay.canceled", &replay).await?;
     }
     transaction.commit().await?;
-    while canceled && cancel_waiting(pool, id).await? == CANCELED_AT_ONCE_MAX {}
+    while started.elapsed() < CANCEL_TIME_MAX {
+        let mut transaction = pool.begin().await?;
+        let to_cancel = sqlx::query_scalar!(
+            r#"SELECT to_cancel AS "to_cancel!" FROM replays
+                WHERE id = $1 AND to_cancel IS NOT NULL FOR UPDATE SKIP LOCKED"#,
+            id.0
+        );
+        let Some(to_cancel) = to_cancel.fetch_optional(&mut *transaction).await? else { break };
+        cancel_waiting(&mut transaction, id.0, to_cancel).await?;
+        transaction.commit().await?;
+    }
     Ok(replay)
 }
 
-/// Cancels one batch of the replay's waiting deliveries; returns how many.
-async fn cancel_waiting(pool: &PgPool, id: ReplayId) -> Result<usize> {
-    let mut transaction = pool.begin().await?;
-    // The queue row is locked before the delivery's record, as everywhere.
-    let canceled_ids = sqlx::query_scalar!(
-        "DELETE FROM queue
-          WHERE delivery_id IN (SELECT q.delivery_id
-                                  FROM (SELECT id FROM deliveries WHERE replay_id = $1 AND status = 'pending'
-                                         ORDER BY id DESC) d
-                                  JOIN queue q ON q.delivery_id = d.id
-                                 WHERE q.lease_token IS NULL OR q.due_at <= clock_timestamp()
-                                 LIMIT $2 FOR UPDATE OF q SKIP LOCKED)
-         RETURNING delivery_id",
-        id.0,
+/// Cancels those of the replay's next deliveries before `to_cancel` that still wait, the newest first, and stores how
+/// far this has come. The replay's row must be locked.
+pub(crate) async fn cancel_waiting(connection: &mut PgConnection, id: Uuid, to_cancel: Uuid) -> Result<()> {
+    let next = sqlx::query_scalar!(
+        "SELECT id FROM deliveries WHERE replay_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+        id,
+        to_cancel,
         i64::try_from(CANCELED_AT_ONCE_MAX).unwrap_or(i64::MAX)
     );
-    let canceled_ids = canceled_ids.fetch_all(&mut *transaction).await?;
+    let next: Vec<Uuid> = next.fetch_all(&mut *connection).await?;
+    // The queue row is locked before the delivery's record, as everywhere.
+    let canceled = sqlx::query_scalar!(
+        "DELETE FROM queue
+          WHERE delivery_id IN (SELECT q.delivery_id FROM queue q
+                                 WHERE q.delivery_id = ANY ($1)
+                                   AND (q.lease_token IS NULL OR q.due_at <= clock_timestamp())
+                                   FOR UPDATE SKIP LOCKED)
+         RETURNING delivery_id",
+        &next
+    );
+    let canceled: Vec<Uuid> = canceled.fetch_all(&mut *connection).await?;
     sqlx::query!(
         "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
-        &canceled_ids
+        &canceled
     )
-    .execute(&mut *transaction)
+    .execute(&mut *connection)
     .await?;
-    transaction.commit().await?;
-    Ok(canceled_ids.len())
+    let is_last = next.len() < CANCELED_AT_ONCE_MAX;
+    let last = next.last().filter(|_| !is_last);
+    sqlx::query!("UPDATE replays SET to_cancel = $2 WHERE id = $1", id, last).execute(connection).await?;
+    Ok(())
 }
 
 async fn note(connection: &mut PgConnection, actor: Actor, action: &'static str, replay: &Replay) -> Result<()> {

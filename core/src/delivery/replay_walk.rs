@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    delivery::replay::{ReplayedStatus, State, Walk, stored_statuses},
+    delivery::replay::{ReplayedStatus, State, Walk, cancel_waiting, stored_statuses},
     event::{
         self,
         audience::{Facts, Interest, wants},
@@ -52,6 +52,7 @@ struct Due {
 
 struct DueRow {
     id: Uuid,
+    to_cancel: Option<Uuid>,
     tenant_id: String,
     subscription_id: Uuid,
     until: DateTime<Utc>,
@@ -93,25 +94,27 @@ struct Looked {
     at_end: bool,
 }
 
-/// Makes the next step of one replay that is due, if there is one; returns how many deliveries it made. `pool` is of
+/// Makes the next step of one replay that is due, if there is one; returns how many deliveries it made. The step of a
+/// replay that was canceled cancels deliveries. `pool` is of
 /// [`crate::database::Session::FanOut`].
 pub async fn step(pool: &PgPool) -> Result<Option<usize>> {
     let mut transaction = pool.begin().await?;
     let due = sqlx::query_as!(
         DueRow,
         r#"SELECT id, tenant_id, subscription_id, until, event_types, statuses, rate_per_second, walking, position,
-                  clock_timestamp() AS "now!"
+                  to_cancel, clock_timestamp() AS "now!"
              FROM replays
-            WHERE state = 'running' AND next_step_at <= clock_timestamp()
+            WHERE (state = 'running' OR to_cancel IS NOT NULL) AND next_step_at <= clock_timestamp()
             ORDER BY next_step_at LIMIT 1 FOR UPDATE SKIP LOCKED"#
     );
     let Some(due) = due.fetch_optional(&mut *transaction).await? else {
         return Ok(None);
     };
     let id = due.id;
-    let gone_on = match Due::try_from(due) {
-        Ok(due) => go_on(&mut transaction, &due).await,
-        Err(error) => Err(error),
+    let gone_on = match (due.to_cancel, Due::try_from(due)) {
+        (Some(to_cancel), _) => cancel_waiting(&mut transaction, id, to_cancel).await.map(|()| 0),
+        (None, Ok(due)) => go_on(&mut transaction, &due).await,
+        (None, Err(error)) => Err(error),
     };
     match gone_on {
         Ok(made) => {

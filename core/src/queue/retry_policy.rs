@@ -25,6 +25,11 @@ const JITTER_SHARE: f64 = 0.1;
 /// How many leases may be lost (a worker died or stalled while sending) beyond the policy's attempts. After that the
 /// delivery is given up, because it may be what kills the workers.
 const LEASES_LOST_MAX: u16 = 3;
+/// How often a delivery may be given back through faults of ours before it becomes a dead letter. With the longest
+/// pause between, that takes three and a half days.
+pub const RELEASES_MAX: i32 = 1000;
+/// The longest pause after a delivery was given back through a fault of ours.
+const RELEASE_DELAY_MAX: Duration = Duration::from_secs(300);
 
 /// Seconds between the attempts of the default schedule, from the Standard Webhooks recommendation: 10 attempts over
 /// about 75 hours.
@@ -249,6 +254,15 @@ pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
     attempt > policy.max_attempts() + LEASES_LOST_MAX
 }
 
+/// How long a delivery waits that is given back through a fault of ours, when that has happened `releases` times
+/// before: `first`, doubled each time up to five minutes. `None` means that the delivery is given up, because whatever
+/// prevents its attempts does not pass.
+#[must_use]
+pub fn release_delay(releases: i32, first: Duration) -> Option<Duration> {
+    let doublings = u32::try_from(releases).unwrap_or(0).min(16);
+    (releases < RELEASES_MAX).then(|| (first * (1 << doublings)).min(RELEASE_DELAY_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,5 +377,22 @@ mod tests {
         let policy = RetryPolicy { schedule: Schedule::Delays(vec![]), ..RetryPolicy::default() };
         assert!(!is_hopeless(&policy, 4));
         assert!(is_hopeless(&policy, 5));
+    }
+
+    #[test]
+    fn releases_back_off_and_end() {
+        let seconds = Duration::from_secs;
+        for (releases, first, delay) in [
+            (0, seconds(1), Some(seconds(1))),
+            (1, seconds(1), Some(seconds(2))),
+            (3, seconds(5), Some(seconds(40))),
+            (9, seconds(1), Some(RELEASE_DELAY_MAX)),
+            (RELEASES_MAX - 1, seconds(5), Some(RELEASE_DELAY_MAX)),
+            (RELEASES_MAX - 1, Duration::ZERO, Some(Duration::ZERO)),
+            (RELEASES_MAX, seconds(1), None),
+            (i32::MAX, seconds(1), None),
+        ] {
+            assert_eq!(release_delay(releases, first), delay, "{releases} releases, first {first:?}");
+        }
     }
 }

@@ -37,6 +37,7 @@ pub struct Row {
     pub timeout_ms: i32,
     pub state: String,
     pub disabled_reason: Option<String>,
+    pub rests_until: Option<DateTime<Utc>>,
     pub secret: Vec<u8>,
     pub headers: Vec<u8>,
     pub signature_scheme: String,
@@ -84,6 +85,7 @@ impl Row {
             secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },
             state: self.state.parse().map_err(Error::internal)?,
             disabled_reason: self.disabled_reason,
+            rests_until: self.rests_until,
             created_at: self.created_at,
             updated_at: self.updated_at,
         })

@@ -57,6 +57,8 @@ macro_rules! select_subscriptions {
                       ARRAY(SELECT p.expires_at FROM previous_secrets p
                              WHERE p.subscription_id = s.id AND p.expires_at > now()
                              ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      (SELECT l.rests_until FROM lanes l WHERE l.id = s.id AND l.rests_until > now()
+                        ORDER BY l.revision DESC LIMIT 1) AS rests_until,
                       created_at, updated_at
                  FROM subscriptions s "# + $condition,
             $($arguments)*
@@ -213,6 +215,10 @@ impl Subscriptions {
         sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, settings.timeout.lease_ms())
             .execute(&mut *transaction)
             .await?;
+        if settings.target_url != current.settings.target_url {
+            // It was the old receiver that asked to be left alone.
+            queue::end_rest(&mut transaction, &[id.0]).await?;
+        }
         let updated = self.fetch(&mut transaction, id).await?;
         let mut after = updated.audited();
         if secret.is_some() {

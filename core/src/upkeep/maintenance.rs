@@ -1,28 +1,53 @@
 //! Keeping the queue in order beside the processes that use it: vacuum, repair, measuring, and the lock by which
 //! several workers share these duties. Partitions are in [`super::partition`].
 
-use sqlx::PgPool;
+use std::time::Duration;
 
-use crate::Result;
+use sqlx::{Connection, PgPool};
+
+use crate::{
+    Result,
+    database::{ANSWER_TIMEOUT, in_time, while_answering},
+};
 
 /// Dead rows of a hot table from which on it is vacuumed.
 const DEAD_ROWS_MAX: i64 = 1000;
 
-/// Does a duty, unless another process of this schema is doing it; returns whether it was done here. The lock ends with
-/// its connection: a process that dies leaves no lock behind, and a duty that is dropped half-way keeps the lock until
-/// its connection closes.
-pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = Result<()>>) -> Result<bool> {
-    let mut guard = pool.acquire().await?;
-    let free = sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext($1)) AS "free!""#,
-        name
-    );
-    if !free.fetch_one(&mut *guard).await? {
+/// The small tables whose rows come and go with every delivery.
+const HOT_TABLES: [&str; 4] = ["queue", "lanes", "outbox", "lanes_to_arm"];
+/// How old the measured size of the queue may be before it is measured again, in seconds.
+const MEASURED_AGE_MAX_SECONDS: f64 = 10.0;
+
+/// Does a duty, unless another process of this schema is doing it; returns whether it was done here. A duty that takes
+/// longer than `limit`, or during which the database stops answering, is given up. The lock ends with its connection: a
+/// process that dies leaves no lock behind.
+///
+/// # Errors
+/// The error of the duty; unavailable where it is given up.
+pub async fn exclusively(
+    pool: &PgPool,
+    name: &str,
+    limit: Duration,
+    duty: impl Future<Output = Result<()>>,
+) -> Result<bool> {
+    let begin = async {
+        let mut guard = pool.acquire().await?;
+        let free = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext($1)) AS "free!""#,
+            name
+        );
+        let free = free.fetch_one(&mut *guard).await?;
+        Ok((guard, free))
+    };
+    let (mut guard, free) = in_time(ANSWER_TIMEOUT, begin).await?;
+    if !free {
         return Ok(false);
     }
-    let done = duty.await;
-    let unlocked = sqlx::query!("SELECT pg_advisory_unlock(hashtext(current_schema()), hashtext($1))", name);
-    unlocked.fetch_one(&mut *guard).await?;
+    let done = in_time(limit, while_answering(pool, duty)).await;
+    let unlock = sqlx::query!("SELECT pg_advisory_unlock(hashtext(current_schema()), hashtext($1))", name);
+    if in_time(ANSWER_TIMEOUT, async { Ok(unlock.fetch_one(&mut *guard).await?) }).await.is_err() {
+        guard.close_on_drop();
+    }
     done.map(|()| true)
 }
 
@@ -30,15 +55,23 @@ pub async fn exclusively(pool: &PgPool, name: &str, duty: impl Future<Output = R
 pub async fn vacuum(pool: &PgPool) -> Result<()> {
     let crowded = sqlx::query_scalar!(
         r#"SELECT relname::text AS "name!" FROM pg_stat_user_tables
-            WHERE schemaname = current_schema() AND relname IN ('queue', 'lanes') AND n_dead_tup > $1"#,
-        DEAD_ROWS_MAX
+            WHERE schemaname = current_schema() AND relname = ANY ($2) AND n_dead_tup > $1"#,
+        DEAD_ROWS_MAX,
+        &HOT_TABLES.map(str::to_owned)
     );
-    for name in crowded.fetch_all(pool).await? {
+    let crowded = crowded.fetch_all(pool).await?;
+    if crowded.is_empty() {
+        return Ok(());
+    }
+    // The connection is not given back, because its statements are not limited in time: a large table takes long.
+    let mut connection = pool.acquire().await?.detach();
+    sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection).await?;
+    for name in crowded {
         // Truncating would lock out everybody. A table that somebody is vacuuming already is skipped.
         let vacuum = format!("VACUUM (SKIP_LOCKED, TRUNCATE off) {name}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(pool).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(&mut connection).await?;
     }
-    Ok(())
+    Ok(connection.close().await?)
 }
 
 /// Finds lanes that are due later than they should be, which no code path should cause, makes them due, and returns how
@@ -72,18 +105,34 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     Ok(repaired)
 }
 
-/// Sets the gauges of unfinished deliveries and of dead letters.
+/// Counts unfinished deliveries and dead letters, and stores the numbers for all processes; one counts for all, because
+/// that reads whole tables. Nothing is done where the numbers are fresh.
 pub async fn measure(pool: &PgPool) -> Result<()> {
-    let sizes = sqlx::query!(
-        r#"SELECT (SELECT count(*) FROM queue) AS "queue!",
-                  (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL) AS "dead_letters!",
+    sqlx::query!(
+        "UPDATE queue_size
+            SET queue_depth = (SELECT count(*) FROM queue),
+                dead_letters = (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL),
+                measured_at = clock_timestamp()
+          WHERE measured_at < clock_timestamp() - make_interval(secs => $1)",
+        MEASURED_AGE_MAX_SECONDS
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Sets the gauges of unfinished deliveries, of dead letters, and of the longest time by which a lane is late.
+pub async fn show_size(pool: &PgPool) -> Result<()> {
+    let size = sqlx::query!(
+        r#"SELECT queue_depth, dead_letters,
                   (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
-                     FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!""#
+                     FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!"
+             FROM queue_size"#
     );
-    let sizes = sizes.fetch_one(pool).await?;
+    let size = size.fetch_one(pool).await?;
     let gauge = |count: i64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    metrics::gauge!("postrider_queue_depth").set(gauge(sizes.queue));
-    metrics::gauge!("postrider_dead_letters").set(gauge(sizes.dead_letters));
-    metrics::gauge!("postrider_lane_lag_seconds").set(sizes.lag);
+    metrics::gauge!("postrider_queue_depth").set(gauge(size.queue_depth));
+    metrics::gauge!("postrider_dead_letters").set(gauge(size.dead_letters));
+    metrics::gauge!("postrider_lane_lag_seconds").set(size.lag);
     Ok(())
 }

@@ -90,11 +90,12 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
             continue;
         }
         let dropped = match detach(connection, &partition.parent, &partition.name).await {
-            Ok(()) => run(connection, format!("DROP TABLE \"{}\"", partition.name)).await,
-            Err(error) => Err(error),
+            Ok(()) => drop_detached(connection, &partition.parent, &partition.name, partition.day).await,
+            Err(error) => Err(error.into()),
         };
         match dropped {
-            Ok(()) => retired.dropped.push(partition.name),
+            Ok(Dropped::Yes) => retired.dropped.push(partition.name),
+            Ok(Dropped::IsNeeded) => retired.kept.push(partition.name),
             Err(error) => {
                 // Another transaction uses the partition, or another detach is running. The rest of the day waits for
                 // the next run.
@@ -105,16 +106,20 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
         }
     }
     // These partitions were detached, but the process stopped before it dropped them.
-    let orphans = sqlx::query_scalar!(
-        r#"SELECT c.relname::text AS "name!" FROM pg_class c
+    let orphans = sqlx::query!(
+        r#"SELECT c.relname::text AS "name!", left(c.relname, -9) AS "parent!",
+                  to_date(right(c.relname, 8), 'YYYYMMDD') AS "day!"
+             FROM pg_class c
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
               AND c.relname ~ '^(events|deliveries|attempts|inline_deliveries)_[0-9]{8}$'
               AND to_date(right(c.relname, 8), 'YYYYMMDD') < $1"#,
         oldest
     );
-    for name in orphans.fetch_all(&mut *connection).await? {
-        run(connection, format!("DROP TABLE \"{name}\"")).await?;
-        retired.dropped.push(name);
+    for orphan in orphans.fetch_all(&mut *connection).await? {
+        match drop_detached(connection, &orphan.parent, &orphan.name, orphan.day).await? {
+            Dropped::Yes => retired.dropped.push(orphan.name),
+            Dropped::IsNeeded => retired.kept.push(orphan.name),
+        }
     }
     // Rows of the side table are not partitioned, so they are deleted one by one; a day has few of them.
     sqlx::query!(
@@ -145,6 +150,32 @@ async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) 
         day
     );
     Ok(needed.fetch_one(connection).await?)
+}
+
+/// Whether a detached partition was dropped.
+enum Dropped {
+    /// It is gone.
+    Yes,
+    /// Somebody put one of its deliveries back into the queue before it was detached, so it is attached again.
+    IsNeeded,
+}
+
+/// Drops a detached partition, unless an unfinished delivery needs it. From now on nobody can put a delivery of that
+/// day back, because nobody finds its record any more.
+async fn drop_detached(connection: &mut PgConnection, parent: &str, name: &str, day: NaiveDate) -> Result<Dropped> {
+    if !is_needed(connection, parent, day).await? {
+        run(connection, format!("DROP TABLE \"{name}\"")).await?;
+        return Ok(Dropped::Yes);
+    }
+    let bounds = sqlx::query!(
+        r#"SELECT uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')::text AS "first!",
+                  uuid_floor(($1::date + 1)::timestamp AT TIME ZONE 'UTC')::text AS "end!""#,
+        day
+    );
+    let bounds = bounds.fetch_one(&mut *connection).await?;
+    let values = format!("FOR VALUES FROM ('{}') TO ('{}')", bounds.first, bounds.end);
+    run(connection, format!("ALTER TABLE \"{parent}\" ATTACH PARTITION \"{name}\" {values}")).await?;
+    Ok(Dropped::IsNeeded)
 }
 
 /// Detaches a partition without locking out readers and writers; completes a detach that was interrupted.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postrider_core::{
     id::{DeliveryId, EventId},
-    queue::{self, ClaimRequest, Counts, Disposition, Report},
+    queue::{self, ClaimRequest, Counts, Disposition, Report, retry_policy::RELEASES_MAX},
 };
 use reqwest::Method;
 use uuid::Uuid;
@@ -100,6 +100,39 @@ async fn a_locked_lane_keeps_nobodys_outcomes_waiting() {
     for delivery in deliveries {
         assert_eq!(world.attempts(&delivery).await.len(), 1);
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn deliveries_that_can_never_be_attempted_wait_longer_each_time_and_are_given_up() {
+    let world = World::new().await;
+    let (lost, healthy) = (world.subscription("/success").await, world.subscription("/success").await);
+    let unreadable = world.ingest(&lost, "x").await;
+    // As if the key that sealed the secret had been lost.
+    let spoil = "UPDATE subscriptions SET secret = 'x' WHERE id = $1";
+    sqlx::query(spoil).bind(uuid(&lost)).execute(&world.pool).await.unwrap();
+    for (time, releases) in [(0, 1), (61, 2), (121, 3)] {
+        world.pass(Duration::from_secs(time)).await;
+        assert_eq!(world.drain().await, 1);
+        world.pass(Duration::from_secs(59)).await;
+        assert_eq!(world.drain().await, 0, "its lane rests for a minute");
+        let (attempts, stored): (i32, i32) =
+            sqlx::query_as("SELECT attempt_count, releases FROM queue").fetch_one(&world.pool).await.unwrap();
+        assert_eq!((attempts, stored), (0, releases));
+    }
+    let another = world.ingest(&healthy, "x").await;
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.delivery(&another).await["status"], "succeeded");
+
+    sqlx::query("UPDATE queue SET releases = $1").bind(RELEASES_MAX).execute(&world.pool).await.unwrap();
+    world.pass(Duration::from_secs(600)).await;
+    assert_eq!(world.drain().await, 1);
+    let given_up: String = sqlx::query_scalar("SELECT status::text FROM deliveries WHERE id = $1")
+        .bind(uuid(&unreadable))
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(given_up, "dead_letter");
     world.finish().await;
 }
 

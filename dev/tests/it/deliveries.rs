@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     hostile_receivers::{Then, answering},
-    world::{SOON, World, answer, expected_signature, id},
+    world::{SOON, World, answer, expected_signature, id, worker},
 };
 
 /// A retry policy of three attempts, which waits ten and then sixty seconds.
@@ -149,6 +149,41 @@ async fn retry_after_is_honoured_and_rests_the_whole_lane() {
     world.pass(Duration::from_secs(121)).await;
     assert_eq!(world.drain().await, 2);
     assert_eq!(world.delivery(&third).await["attempt_count"], 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rest_is_visible_and_ends_with_a_retry_by_hand_or_another_target() {
+    let mut world = World::new().await;
+    let busy = answering(b"HTTP/1.1 429 Too Many\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n", Then::Closes);
+    let body = json!({"target_url": busy.url, "retry_policy": {"delays_seconds": [10, 10]}});
+    let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
+    let path = format!("/subscriptions/{subscription}");
+    assert!(world.get(&path).await["rests_until"].is_null());
+    world.ingest(&subscription, "1").await;
+    assert_eq!(world.drain().await, 1);
+    let waiting = world.ingest(&subscription, "2").await;
+    let rests_until = world.get(&path).await["rests_until"].clone();
+    assert!(rests_until.is_string(), "{rests_until}");
+    assert_eq!(world.delivery(&waiting).await["next_attempt_at"], rests_until);
+
+    world.post(&format!("/deliveries/{waiting}/retry")).await;
+    assert!(world.get(&path).await["rests_until"].is_null());
+    assert_eq!(world.drain().await, 1, "a person means now");
+    assert_eq!(world.drain().await, 0, "the receiver has asked again");
+
+    let third = world.ingest(&subscription, "3").await;
+    world.post(&format!("{path}/pause")).await;
+    let patch = json!({"target_url": world.receiver.url("/success")});
+    world.call(Method::PATCH, &path, Some(json!({"name": "as before"}))).await.expect(200);
+    assert!(world.get(&path).await["rests_until"].is_string(), "only another target ends it");
+    world.call(Method::PATCH, &path, Some(patch)).await.expect(200);
+    assert!(world.get(&path).await["rests_until"].is_null());
+    assert_eq!(world.drain().await, 0, "the subscription is still paused");
+    world.post(&format!("{path}/resume")).await;
+    world.worker = worker(&world.env); // one that has not read the subscription before
+    assert_eq!(world.drain().await, 1);
+    assert_eq!(world.delivery(&third).await["status"], "succeeded");
     world.finish().await;
 }
 

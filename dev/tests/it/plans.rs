@@ -133,7 +133,7 @@ async fn plans_do_not_flip_with_the_statistics() {
         }
         // A step takes at most 32 events out of the outbox, and a step of a replay looks at at most 1,000 rows.
         let before = rows_read_by_all(&fan_out).await;
-        assert_eq!(outbox::step(&fan_out, world.worker.cache()).await.unwrap().events, 32);
+        assert_eq!(outbox::step(&fan_out, world.worker.cache(), Uuid::nil()).await.unwrap().events, 32);
         let read = rows_read_by_all(&fan_out).await - before;
         assert!(read < 400, "{statistics}: a step of the outbox read {read} rows");
         sqlx::query("UPDATE replays SET next_step_at = now()").execute(&world.pool).await.unwrap();

@@ -247,9 +247,23 @@ async fn lost_notifications_cost_only_time() {
     let (stop, running) = world.run_worker();
     world.ingest(&subscription, "the worker is up").await;
     world.receiver.wait_for(1, SOON).await.unwrap();
-    // This delivery is stored, but nobody sends a notification for it.
-    store(&mut world.pool.acquire().await.unwrap(), &subscription, Uuid::now_v7(), Uuid::now_v7()).await;
-    world.receiver.wait_for(2, SOON).await.unwrap();
+    // Until the lane is idle, its second look would find a delivery as well.
+    let idle = async {
+        while !sqlx::query_scalar::<_, bool>("SELECT bool_and(due_at = 'infinity') FROM lanes")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap()
+        {
+            world.pass(Duration::from_secs(10)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(SOON, idle).await.expect("the lane goes idle");
+    // This delivery is stored and its lane is armed, but nobody sends a notification for it.
+    let armed = store(&mut world.pool.acquire().await.unwrap(), &subscription, Uuid::now_v7(), Uuid::now_v7()).await;
+    assert!(armed, "an idle lane is armed");
+    // A worker looks every 2 s even if nothing wakes it.
+    world.receiver.wait_for(2, Duration::from_secs(6)).await.unwrap();
     world.queue_is_empty().await;
     stop.cancel();
     running.await.unwrap();

@@ -242,6 +242,28 @@ async fn a_canceled_replay_makes_nothing_more_and_calls_off_what_waits() {
 }
 
 #[tokio::test]
+async fn what_a_request_could_not_cancel_of_a_replay_is_canceled_by_the_workers() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    for number in 0..6 {
+        world.ingest(&subscription, number.to_string()).await;
+    }
+    world.drain().await;
+    world.post(&format!("/subscriptions/{subscription}/pause")).await;
+    let begun = replay(&world, &subscription, json!({"statuses": ["succeeded"], "rate_per_second": 100})).await;
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(6));
+    // As if the api had died right after it had canceled the replay itself.
+    let cancel = "UPDATE replays SET state = 'canceled', finished_at = now(), next_step_at = now(),
+                         to_cancel = 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
+    sqlx::query(cancel).execute(&world.pool).await.unwrap();
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(0));
+    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None);
+    let canceled = world.get(&format!("/deliveries?replay_id={}&status=canceled", id(&begun))).await;
+    assert_eq!(canceled["data"].as_array().unwrap().len(), 6);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn running_workers_finish_a_replay_although_one_of_them_is_killed() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;

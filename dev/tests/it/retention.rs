@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
-use postrider_core::upkeep::{invariants, maintenance, partition};
+use postrider_core::{
+    Error,
+    database::Session,
+    upkeep::{invariants, maintenance, partition},
+};
 use uuid::Uuid;
 
-use crate::world::{World, store};
+use crate::world::{World, database_config, store};
 
 /// Stores an event of that moment, with one delivery.
 async fn store_at(world: &World, subscription: &str, moment: DateTime<Utc>) -> (Uuid, Uuid) {
@@ -108,18 +112,89 @@ async fn a_lane_that_is_due_too_late_is_repaired_and_counted() {
     world.finish().await;
 }
 
+/// More than any duty of these tests takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
 #[tokio::test]
 async fn a_duty_is_done_by_one_at_a_time() {
     let world = World::new().await;
-    let inner = async || maintenance::exclusively(&world.pool, "duty", async { Ok(()) }).await;
-    let outer = maintenance::exclusively(&world.pool, "duty", async {
+    let inner = async || maintenance::exclusively(&world.pool, "duty", LIMIT, async { Ok(()) }).await;
+    let outer = maintenance::exclusively(&world.pool, "duty", LIMIT, async {
         assert!(!inner().await?, "somebody is at it");
-        assert!(maintenance::exclusively(&world.pool, "another", async { Ok(()) }).await?);
+        assert!(maintenance::exclusively(&world.pool, "another", LIMIT, async { Ok(()) }).await?);
         Ok(())
     });
     assert!(outer.await.unwrap());
     assert!(inner().await.unwrap(), "it is free again");
-    maintenance::vacuum(&world.pool).await.unwrap();
-    maintenance::measure(&world.pool).await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_duty_that_hangs_is_given_up_and_its_lock_is_free_again() {
+    let world = World::new().await;
+    let hangs = std::future::pending::<postrider_core::Result<()>>();
+    let hung = maintenance::exclusively(&world.pool, "duty", Duration::from_millis(50), hangs).await;
+    assert!(matches!(hung, Err(Error::Unavailable(_))), "{hung:?}");
+    assert!(maintenance::exclusively(&world.pool, "duty", LIMIT, async { Ok(()) }).await.unwrap());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn hot_tables_with_many_dead_rows_are_vacuumed_however_long_it_takes() {
+    let world = World::new().await;
+    let mut one = world.pool.acquire().await.unwrap();
+    let fill = "INSERT INTO outbox (event_id, tenant_id, event_type, payload)
+                SELECT gen_random_uuid(), 'default', 'a.b', 'x' FROM generate_series(1, 1500)";
+    for statement in [fill, "DELETE FROM outbox", "SELECT pg_stat_force_next_flush()"] {
+        sqlx::query(statement).execute(&mut *one).await.unwrap();
+    }
+    // A time limit for statements, as the queue's sessions have one, does not end a vacuum.
+    let queue = database_config(&world.env).pool(Session::Queue, 1);
+    sqlx::query("SET statement_timeout = '50ms'").execute(&queue).await.unwrap();
+    let throttle = "SELECT set_config('vacuum_cost_delay', '100', false), set_config('vacuum_cost_limit', '1', false)";
+    sqlx::query(throttle).execute(&queue).await.unwrap();
+    maintenance::vacuum(&queue).await.unwrap();
+    let vacuums = "SELECT vacuum_count FROM pg_stat_user_tables
+                    WHERE schemaname = current_schema() AND relname = 'outbox'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(vacuums).fetch_one(&mut *one).await.unwrap(), 1);
+    let limit: String = sqlx::query_scalar("SHOW statement_timeout").fetch_one(&queue).await.unwrap();
+    assert_eq!(limit, "1min", "the connection without a limit is not used for anything else");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_queue_is_counted_once_for_all_workers() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let depth = async || -> i64 {
+        maintenance::measure(&world.pool).await.unwrap();
+        sqlx::query_scalar("SELECT queue_depth FROM queue_size").fetch_one(&world.pool).await.unwrap()
+    };
+    world.ingest(&subscription, "1").await;
+    assert_eq!(depth().await, 1);
+    world.ingest(&subscription, "2").await;
+    assert_eq!(depth().await, 1, "another worker has just counted");
+    let age = "UPDATE queue_size SET measured_at = now() - interval '11 seconds'";
+    sqlx::query(age).execute(&world.pool).await.unwrap();
+    assert_eq!(depth().await, 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_needed_after_all_is_attached_again() {
+    let world = World::new().await;
+    let subscription = world.subscription("/fail").await;
+    let today = Utc::now().date_naive();
+    let old = today - Days::new(5);
+    sqlx::query("SELECT ensure_partitions($1, $1)").bind(old).execute(&world.pool).await.unwrap();
+    let (_, delivery) = store_at(&world, &subscription, old.and_hms_opt(12, 0, 0).unwrap().and_utc()).await;
+    assert_eq!(world.drain().await, 1);
+    // As if somebody had put the delivery back just before the detach, and the process had stopped just after it.
+    let name = format!("deliveries_{}", old.format("%Y%m%d"));
+    let detach = format!("ALTER TABLE deliveries DETACH PARTITION {name}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(detach)).execute(&world.pool).await.unwrap();
+    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    assert!(retired.kept.contains(&name) && !retired.dropped.contains(&name), "{retired:?}");
+    assert_eq!(table_of(&world, delivery).await, name);
     world.finish().await;
 }

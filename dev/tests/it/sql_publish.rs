@@ -166,8 +166,8 @@ async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_los
     let (one, two) = (worker(&world.env), worker(&world.env));
     while waiting(&world.pool).await > 0 {
         let steps = tokio::join!(
-            postrider_core::delivery::outbox::step(one.fan_outs(), one.cache()),
-            postrider_core::delivery::outbox::step(two.fan_outs(), two.cache()),
+            postrider_core::delivery::outbox::step(one.fan_outs(), one.cache(), uuid::Uuid::nil()),
+            postrider_core::delivery::outbox::step(two.fan_outs(), two.cache(), uuid::Uuid::nil()),
         );
         steps.0.unwrap();
         steps.1.unwrap();
