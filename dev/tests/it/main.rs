@@ -30,6 +30,7 @@ mod interop;
 mod lists;
 #[cfg(target_os = "linux")]
 mod machine;
+mod metrics;
 mod outages;
 mod plans;
 mod queue;

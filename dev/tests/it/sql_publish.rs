@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use postrider_core::delivery::outbox;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
+use uuid::Uuid;
 
 use crate::world::{SOON, World, id, worker};
 
@@ -154,6 +156,23 @@ async fn the_publisher_role_may_publish_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_look_that_begins_late_passes_old_events_and_a_sweep_finds_them() {
+    let world = World::new().await;
+    let mut own = world.pool.acquire().await.unwrap();
+    publish(&mut own, "'a.b', '{}'").await.unwrap();
+    // As if this event's transaction had been open for a minute.
+    let age = "UPDATE outbox SET event_id = uuid_floor(clock_timestamp() - interval '1 minute')";
+    sqlx::query(age).execute(&world.pool).await.unwrap();
+    publish(&mut own, "'a.b', '{}'").await.unwrap();
+    let look = async |from| outbox::step(world.worker.fan_outs(), world.worker.cache(), from).await.unwrap().events;
+    assert_eq!(look(Uuid::max()).await, 1, "an event of the last seconds is found in any case");
+    assert_eq!(look(Uuid::max()).await, 0);
+    assert_eq!(look(Uuid::nil()).await, 1);
+    assert_eq!(waiting(&world.pool).await, 0);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_loses_nobody() {
     let world = World::new().await;
     world.subscription("/success").await;
@@ -166,8 +185,8 @@ async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_los
     let (one, two) = (worker(&world.env), worker(&world.env));
     while waiting(&world.pool).await > 0 {
         let steps = tokio::join!(
-            postrider_core::delivery::outbox::step(one.fan_outs(), one.cache(), uuid::Uuid::nil()),
-            postrider_core::delivery::outbox::step(two.fan_outs(), two.cache(), uuid::Uuid::nil()),
+            outbox::step(one.fan_outs(), one.cache(), Uuid::nil()),
+            outbox::step(two.fan_outs(), two.cache(), Uuid::nil()),
         );
         steps.0.unwrap();
         steps.1.unwrap();
