@@ -10,6 +10,7 @@
 
 mod ceiling;
 mod events;
+mod lists;
 mod load;
 mod usage;
 
@@ -53,7 +54,7 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements, or only those that are named.
+/// Runs all measurements but that of the lists, or only those that are named.
 ///
 /// # Errors
 /// When something does not start, or a measurement fails.
@@ -103,6 +104,10 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     }
     if wanted("held") {
         all["held_snapshot"] = held_snapshot(server).await?;
+    }
+    // Filling the database takes minutes and gigabytes, so this is measured only where it is asked for.
+    if only.contains(&"lists") {
+        all["lists"] = lists::lists(server).await?;
     }
     Ok(all)
 }

@@ -40,12 +40,12 @@ pub async fn run(pool: PgPool, config: Config) {
     let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX };
     let vacuum = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("vacuum", VACUUM_EVERY) };
     tokio::join!(
-        duty("partitions", PARTITIONS_EVERY).repeat(|pool| look_after_partitions(pool)),
+        duty("partitions", PARTITIONS_EVERY).repeat(look_after_partitions),
         duty("lanes", LANES_EVERY).repeat(|pool| async { maintenance::repair_lanes(pool).await.map(drop) }),
-        vacuum.repeat(|pool| maintenance::vacuum(pool)),
+        vacuum.repeat(maintenance::vacuum),
         duty("idempotency keys", KEYS_EVERY).repeat(|pool| async { idempotency::retire(pool).await.map(drop) }),
         duty("secrets", KEYS_EVERY).repeat(|pool| async { previous_secret::retire(pool).await.map(drop) }),
-        duty("measuring", MEASURE_EVERY).repeat(|pool| maintenance::measure(pool)),
+        duty("measuring", MEASURE_EVERY).repeat(maintenance::measure),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),
         every(MEASURE_EVERY, || show_size(&pool)),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
@@ -115,7 +115,7 @@ async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
         let duty = Duty { pool, name: "retention", period: Duration::ZERO, time_max: LONG_DUTY_TIME_MAX };
-        duty.once(async { retire(pool, days).await.map(drop) }).await;
+        Box::pin(duty.once(Box::pin(async { retire(pool, days).await.map(drop) }))).await;
     }
 }
 

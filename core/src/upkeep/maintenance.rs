@@ -39,13 +39,14 @@ pub async fn exclusively(
         let free = free.fetch_one(&mut *guard).await?;
         Ok((guard, free))
     };
-    let (mut guard, free) = in_time(ANSWER_TIMEOUT, begin).await?;
+    let (mut guard, free) = in_time(ANSWER_TIMEOUT, Box::pin(begin)).await?;
     if !free {
         return Ok(false);
     }
-    let done = in_time(limit, while_answering(pool, duty)).await;
+    let done = in_time(limit, Box::pin(while_answering(pool, duty))).await;
     let unlock = sqlx::query!("SELECT pg_advisory_unlock(hashtext(current_schema()), hashtext($1))", name);
-    if in_time(ANSWER_TIMEOUT, async { Ok(unlock.fetch_one(&mut *guard).await?) }).await.is_err() {
+    let unlock = Box::pin(async { Ok(unlock.fetch_one(&mut *guard).await?) });
+    if in_time(ANSWER_TIMEOUT, unlock).await.is_err() {
         guard.close_on_drop();
     }
     done.map(|()| true)
