@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use postrider_core::{access::api_key::ApiKeyCache, announce::changes, upkeep};
+use postrider_core::{access::api_key::ApiKeyCache, announce::changes, process::run::revived, upkeep};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -55,14 +55,19 @@ pub async fn serve(
     let (app, mut writer) = App::new(config, metrics);
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
-    beside.spawn(changes::follow(app.pool.clone(), config.database.channel(changes::CHANNEL), move |change| {
+    let (pool, channel) = (app.pool.clone(), config.database.channel(changes::CHANNEL));
+    beside.spawn(revived("listening for changes", move || {
         let (cache, keys) = (cache.clone(), keys.clone());
-        async move {
-            cache.invalidate(&change).await;
-            keys.invalidate(&change).await;
-        }
+        changes::follow(pool.clone(), channel.clone(), move |change| {
+            let (cache, keys) = (cache.clone(), keys.clone());
+            async move {
+                cache.invalidate(&change).await;
+                keys.invalidate(&change).await;
+            }
+        })
     }));
-    beside.spawn(write_down_key_uses(app.keys.clone()));
+    let used = app.keys.clone();
+    beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));
     let keys = app.keys.clone();
     let routes = routes::routes(&app);
     drop(app);

@@ -32,6 +32,7 @@ use postrider_core::{
     announce::{changes, notify::listen},
     database::Session,
     delivery::{outbox, replay_walk},
+    process::run::revived,
     queue::{self, ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, store::Subscriptions},
     trust::rekey,
@@ -67,9 +68,6 @@ const PAYLOAD_CONNECTIONS_MAX: u32 = 2;
 
 /// How long a connection to the health server may be silent before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long to pause before a task that panicked is started again.
-const REVIVAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often [`Worker::drain`] looks again for a lane that somebody else has locked.
 const DRAIN_PATIENCE: u32 = 20;
@@ -168,12 +166,19 @@ impl Worker {
     fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
         let database = &self.config.database;
         let mut beside = JoinSet::new();
-        let rung = Arc::clone(wake);
-        beside.spawn(listen(self.general.clone(), database.channel(WAKE_CHANNEL), move |notice| rung.hear(&notice)));
+        let (pool, channel, rung) = (self.general.clone(), database.channel(WAKE_CHANNEL), Arc::clone(wake));
+        beside.spawn(revived("listening for wake-ups", move || {
+            let rung = Arc::clone(&rung);
+            listen(pool.clone(), channel.clone(), move |notice| rung.hear(&notice))
+        }));
+        let (pool, channel) = (self.general.clone(), database.channel(changes::CHANNEL));
         let cache = self.courier.cache.clone();
-        beside.spawn(changes::follow(self.general.clone(), database.channel(changes::CHANNEL), move |change| {
+        beside.spawn(revived("listening for changes", move || {
             let cache = cache.clone();
-            async move { cache.invalidate(&change).await }
+            changes::follow(pool.clone(), channel.clone(), move |change| {
+                let cache = cache.clone();
+                async move { cache.invalidate(&change).await }
+            })
         }));
         let fan_out = FanOut {
             pool: self.fan_outs.clone(),
@@ -182,8 +187,11 @@ impl Worker {
             published: Arc::default(),
         };
         let published = Arc::clone(&fan_out.published);
-        let channel = database.channel(outbox::CHANNEL);
-        beside.spawn(listen(self.general.clone(), channel, move |_| published.notify_one()));
+        let (pool, channel) = (self.general.clone(), database.channel(outbox::CHANNEL));
+        beside.spawn(revived("listening for publications", move || {
+            let published = Arc::clone(&published);
+            listen(pool.clone(), channel.clone(), move |_| published.notify_one())
+        }));
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
         beside.spawn(revived("replaying", move || fan_out.clone().replay()));
@@ -248,18 +256,6 @@ impl Worker {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.general
-    }
-}
-
-/// Runs a duty that should never end. If it panics, that is logged as an error, and it is started again after a pause.
-async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, duty: impl Fn() -> F) {
-    loop {
-        let mut task = JoinSet::new();
-        task.spawn(duty());
-        if let Some(Err(error)) = task.join_next().await {
-            tracing::error!(%error, duty = name, "a background duty panicked and is started again: please report this");
-        }
-        tokio::time::sleep(REVIVAL_PAUSE).await;
     }
 }
 

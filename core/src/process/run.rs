@@ -1,15 +1,20 @@
 //! Runs one of our processes, from reading its environment to its exit code.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, process::ExitCode, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::process::{config::Environment, telemetry};
 
 /// The exit code of a process whose configuration is wrong.
 const EXIT_CONFIGURATION: u8 = 2;
+/// How long to pause before a duty that panicked is started again.
+const REVIVAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads the configuration, starts logs and metrics, and runs until the work ends by itself or a signal stops it. If
 /// the configuration is wrong, all mistakes go to standard error, and nothing is started.
@@ -53,4 +58,41 @@ async fn cancel_on_signal(stop: CancellationToken) {
     }
     tracing::info!("received the signal to stop");
     stop.cancel();
+}
+
+/// Runs a duty that should never end. If it panics, that is logged as an error, and it is started again after a pause.
+pub async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, duty: impl Fn() -> F) {
+    loop {
+        let mut task = JoinSet::new();
+        task.spawn(duty());
+        if let Some(Err(error)) = task.join_next().await {
+            tracing::error!(%error, duty = name, "a background duty panicked and is started again: please report this");
+        }
+        tokio::time::sleep(REVIVAL_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_duty_that_panics_is_started_again() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        let duty = revived("breaking down", move || {
+            let counted = Arc::clone(&counted);
+            async move {
+                counted.fetch_add(1, Ordering::SeqCst);
+                panic!("as the test wants");
+            }
+        });
+        assert!(tokio::time::timeout(REVIVAL_PAUSE * 3 / 2, duty).await.is_err(), "it never ends");
+        assert_eq!(starts.load(Ordering::SeqCst), 2);
+    }
 }

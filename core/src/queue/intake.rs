@@ -72,17 +72,23 @@ struct Writer {
 
 impl Intake {
     /// Starts the tasks that store events and wake workers. They end when the intake is dropped, after waiting events
-    /// are stored. `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for
+    /// are stored; if they end before, one of them has broken down, and the process must end. `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for
     /// `key_ttl_seconds`.
     #[must_use]
     pub fn start(ingest: PgPool, wake: PgPool, key_ttl_seconds: u32) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
-        let calling = tokio::spawn(Arc::clone(&waker).run(wake));
+        let mut calling = tokio::spawn(Arc::clone(&waker).run(wake));
         let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds };
         let intake = Self { requests, waker: Arc::clone(&waker) };
         let writer = tokio::spawn(async move {
-            writer.run(waiting).await;
+            tokio::select! {
+                () = writer.run(waiting) => {}
+                ended = &mut calling => {
+                    tracing::error!(?ended, "the waker of workers broke down");
+                    return;
+                }
+            }
             // The waker sends its last wake-up before the process ends.
             waker.close();
             let _ = calling.await;
