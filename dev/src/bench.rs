@@ -12,9 +12,10 @@ mod ceiling;
 mod events;
 mod lists;
 mod load;
+mod trace;
 mod usage;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements but that of the lists, or only those that are named.
+/// Runs all measurements but `trace` and `lists`, or only those that are named.
 ///
 /// # Errors
 /// When something does not start, or a measurement fails.
@@ -105,6 +106,9 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     if wanted("held") {
         all["held_snapshot"] = held_snapshot(server).await?;
     }
+    if only.contains(&"trace") {
+        all["trace"] = trace::trace(server).await?;
+    }
     // Filling the database takes minutes and gigabytes, so this is measured only where it is asked for.
     if only.contains(&"lists") {
         all["lists"] = lists::lists(server).await?;
@@ -123,6 +127,11 @@ struct System {
 
 impl System {
     async fn start(server: &Postgres) -> Result<Self> {
+        Self::start_with(server, &[], [Stdio::inherit(), Stdio::inherit()]).await
+    }
+
+    /// Starts them with these variables besides the usual ones; their logs go to `logs`.
+    async fn start_with(server: &Postgres, variables: &[(&str, &str)], logs: [Stdio; 2]) -> Result<Self> {
         let (pool, url) = database(server).await?;
         let mut env: HashMap<_, _> = environment()?;
         env.extend(
@@ -131,11 +140,14 @@ impl System {
                 ("POSTRIDER_API_LISTEN", "127.0.0.1:0"),
                 ("POSTRIDER_WORKER_LISTEN", "off"),
             ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            .iter()
+            .chain(variables)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
+        let [log_of_api, log_of_worker] = logs;
         Ok(Self {
-            api: Process::start("api", "release", &env).await?,
-            worker: Process::start("worker", "release", &env).await?,
+            api: Process::start_logging_to(log_of_api, "api", "release", &env).await?,
+            worker: Process::start_logging_to(log_of_worker, "worker", "release", &env).await?,
             pool,
             postmaster: server.pid()?,
             key: env["POSTRIDER_ADMIN_KEY"].clone(),

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
-    Result,
+    Result, hop,
     queue::{self, ClaimRequest, Claimed, NextDue, Report},
 };
 use sqlx::PgPool;
@@ -142,10 +142,13 @@ impl Dispatcher {
             only: None,
         };
         let claimed_at = Instant::now();
+        hop!("looking");
         let claimed = claims::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
+        hop!("claimed", claimed.iter().map(|claimed| claimed.event_id));
         let busy = claimed.len() >= MANY;
         let payloads = self.courier.payloads.read(&claimed).await;
+        hop!("read", claimed.iter().map(|claimed| claimed.event_id));
         for claimed in claimed {
             let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
             self.start(claimed, payload, claimed_at);

@@ -16,6 +16,7 @@ use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
     delivery::destination::Destination,
     error::is_out_of_files,
+    hop,
     id::{DeliveryId, EventId},
     queue::{
         Claimed,
@@ -92,6 +93,7 @@ impl Sender {
         // The exchange is in a box, because each delivery in flight is a task, which would hold all of its memory from
         // the start.
         let exchange = Box::pin(self.exchange(request, outcome));
+        hop!("sending", [claimed.event_id]);
         let in_time = tokio::time::timeout(timeout, exchange).await;
         in_time.unwrap_or_else(|_| {
             let host = target.as_url().host_str().unwrap_or_default();

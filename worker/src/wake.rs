@@ -7,6 +7,7 @@ use std::{
 
 use postrider_core::{
     announce::notify::Notice,
+    hop,
     queue::{LATE, LATE_WAKE_UP},
 };
 use tokio::sync::Notify;
@@ -22,6 +23,7 @@ pub struct Wake {
 impl Wake {
     /// Rings for a notification, or because one may have been missed.
     pub fn hear(&self, notice: &Notice<'_>) {
+        hop!("heard");
         if matches!(notice, Notice::MayHaveMissed | Notice::Notification(LATE_WAKE_UP)) {
             self.is_late.store(true, Ordering::SeqCst);
         }

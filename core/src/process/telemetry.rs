@@ -16,6 +16,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// Logs the moment of a hop on the way of an event, or of all events, for `cargo dev bench trace`. It is logged only
+/// where `POSTRIDER_LOG` has `postrider_hops=trace`, and costs next to nothing otherwise.
+#[macro_export]
+macro_rules! hop {
+    ($hop:literal) => {
+        ::tracing::trace!(target: "postrider_hops", hop = $hop)
+    };
+    ($hop:literal, $events:expr) => {
+        if ::tracing::enabled!(target: "postrider_hops", ::tracing::Level::TRACE) {
+            for event in $events {
+                ::tracing::trace!(target: "postrider_hops", hop = $hop, event = %$crate::id::EventId(event));
+            }
+        }
+    };
+}
+
 /// Buckets of the duration histograms, in seconds.
 const DURATION_BUCKETS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0];

@@ -17,6 +17,7 @@ use crate::{
     database::{bounded, suspect_sessions},
     error::{is_missing_partition, is_outage},
     event::new_event::NewEvent,
+    hop,
     queue::{
         accept::{Accepted, Atomicity, KeyReused, accept, is_key_reused},
         waker::Waker,
@@ -103,6 +104,7 @@ impl Intake {
     /// At once where too many requests are waiting. After the attempt to store where the database is away or refuses,
     /// or where a key has been used for a different request; then none of the events is stored.
     pub async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>> {
+        hop!("queued", events.iter().map(|event| event.id.0));
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request { events, reply }).map_err(|_| FULL)?;
         answer.await.map_err(|_| Error::Unavailable("the server is stopping"))?
@@ -183,7 +185,9 @@ impl Writer {
         metrics::histogram!("postrider_ingest_batch_events").record(u32::try_from(events.len()).unwrap_or(u32::MAX));
         let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
         let started = Instant::now();
+        hop!("storing", events.iter().map(|event| event.id.0));
         let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, self.key_ttl_seconds))?;
+        hop!("stored", events.iter().map(|event| event.id.0));
         let stored_in = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
         self.waker.note_stored(&stored.armed, started.elapsed(), stored_in);
         Ok(stored.accepted)

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use crate::queue;
+use crate::{hop, queue};
 
 /// The shortest time between two wake-ups. At a steady 100 events a second, one every 10 ms, it must be well below 10
 /// ms, or each event would find the waker still resting.
@@ -97,6 +97,7 @@ impl Waker {
         if !unsent.armed && unarmed.is_empty() {
             return true;
         }
+        hop!("waking");
         let again = match queue::wake(pool, unsent.armed, unsent.took, &unarmed).await {
             Ok(woken) if woken.locked.is_empty() => return true,
             Ok(woken) => {

@@ -139,6 +139,21 @@ pub struct Posted {
     pub accepted: Instant,
 }
 
+/// Posts so many events over one connection, each after the answer to the one before; answers the moments of each.
+///
+/// # Errors
+/// When the api refuses a request.
+pub async fn closed_loop(target: &Target, events: u64) -> Result<Vec<Posted>> {
+    let mut client = Connection::open(target).await?;
+    let mut posted = Vec::new();
+    for number in 0..events {
+        let sent = Instant::now();
+        client.post((target.body)(number)).await?;
+        posted.push(Posted { sent, accepted: Instant::now() });
+    }
+    Ok(posted)
+}
+
 /// Posts at a steady rate over a few connections, however long the answers take; answers the moments of each event by
 /// its number.
 ///
