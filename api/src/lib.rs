@@ -21,7 +21,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use postrider_core::{access::api_key::ApiKeyCache, announce::changes, process::run::revived, upkeep};
+use postrider_core::{
+    access::api_key::ApiKeyCache,
+    announce::{changes, notify::listen},
+    process::run::revived,
+    upkeep,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -58,13 +63,15 @@ pub async fn serve(
     let (pool, channel) = (app.pool.clone(), config.database.channel(changes::CHANNEL));
     beside.spawn(revived("listening for changes", move || {
         let (cache, keys) = (cache.clone(), keys.clone());
-        changes::follow(pool.clone(), channel.clone(), move |change| {
+        let (changes, tell) = changes::follow(channel.clone(), move |change| {
             let (cache, keys) = (cache.clone(), keys.clone());
             async move {
                 cache.invalidate(&change).await;
                 keys.invalidate(&change).await;
             }
-        })
+        });
+        let listening = listen(pool.clone(), vec![changes]);
+        async move { _ = tokio::join!(listening, tell) }
     }));
     let used = app.keys.clone();
     beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));

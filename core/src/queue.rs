@@ -17,7 +17,7 @@ use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
-    Result,
+    Error, Result,
     database::bounded,
     queue::{
         attempt::Outcome,
@@ -191,21 +191,53 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
     call_workers(connection).await
 }
 
-/// Leases due deliveries to the caller. Their events are read afterwards, by [`payload::read`].
-pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
+/// Leases due deliveries to the caller, and tells when the next claim may find something. Their events are read
+/// afterwards, by [`payload::read`].
+pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<(Vec<Claimed>, NextDue)> {
     let rows = sqlx::query_as!(
-        Claimed,
-        r#"SELECT delivery_id AS "delivery_id!", event_id AS "event_id!", lane_id AS "lane_id!", subscription_id,
-                  attempt_number AS "attempt_number!", attempts_before AS "attempts_before!", releases AS "releases!",
-                  lease_token AS "lease_token!", lease_ms AS "lease_ms!"
-             FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)"#,
+        ClaimRow,
+        "SELECT * FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)",
         request.lanes_max,
         request.rows_max,
         &request.skip,
         request.lanes_from,
         request.only,
     );
-    Ok(bounded!(pool, rows.fetch_all)?)
+    let rows = bounded!(pool, rows.fetch_all)?;
+    let next = rows.last().and_then(|row| Some(NextDue { now: row.looked_at?, due_at: row.next_due_at }));
+    let next = next.ok_or_else(|| Error::internal("a claim did not tell when it looked"))?;
+    Ok((rows.into_iter().filter_map(ClaimRow::claimed).collect(), next))
+}
+
+/// A row of a claim: a claimed delivery, or, in the last row, when the claim looked and the next lane is due.
+struct ClaimRow {
+    delivery_id: Option<Uuid>,
+    event_id: Option<Uuid>,
+    lane_id: Option<Uuid>,
+    subscription_id: Option<Uuid>,
+    attempt_number: Option<i32>,
+    attempts_before: Option<i32>,
+    releases: Option<i32>,
+    lease_token: Option<i64>,
+    lease_ms: Option<i32>,
+    looked_at: Option<DateTime<Utc>>,
+    next_due_at: Option<DateTime<Utc>>,
+}
+
+impl ClaimRow {
+    fn claimed(self) -> Option<Claimed> {
+        Some(Claimed {
+            delivery_id: self.delivery_id?,
+            event_id: self.event_id?,
+            lane_id: self.lane_id?,
+            subscription_id: self.subscription_id,
+            attempt_number: self.attempt_number?,
+            attempts_before: self.attempts_before?,
+            releases: self.releases?,
+            lease_token: self.lease_token?,
+            lease_ms: self.lease_ms?,
+        })
+    }
 }
 
 /// The due lanes, the earliest first, for claiming lane by lane after a claim of all has failed.
@@ -252,7 +284,7 @@ impl NextDue {
     }
 }
 
-/// When a worker that found nothing should claim again. `skip` and `lanes_from` have the same meaning as in
+/// When a worker should claim again whose claim could not tell it. `skip` and `lanes_from` have the same meaning as in
 /// [`ClaimRequest`].
 pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<Utc>>) -> Result<NextDue> {
     let row = sqlx::query!(

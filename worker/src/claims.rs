@@ -5,22 +5,24 @@ use std::time::Duration;
 
 use postrider_core::{
     Error, Result,
-    queue::{self, ClaimRequest, Claimed},
+    queue::{self, ClaimRequest, Claimed, NextDue},
 };
 use sqlx::PgPool;
 
 /// How long a lane is held after a claim of it alone has failed.
 const SET_ASIDE: Duration = Duration::from_secs(60);
 
-/// Leases due deliveries to this worker.
+/// Leases due deliveries to this worker, and tells when the next claim may find something.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<Claimed>> {
+pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<(Vec<Claimed>, NextDue)> {
     match queue::claim(pool, request).await {
         Err(Error::Internal(error)) => {
             tracing::error!(%error, "a claim failed as a whole; each lane is claimed by itself");
-            claim_lane_by_lane(pool, request).await
+            let claimed = claim_lane_by_lane(pool, request).await?;
+            let next = queue::next_due(pool, &request.skip, request.lanes_from).await?;
+            Ok((claimed, next))
         }
         claimed => claimed,
     }
@@ -36,7 +38,7 @@ async fn claim_lane_by_lane(pool: &PgPool, request: &ClaimRequest) -> Result<Vec
         }
         let one = ClaimRequest { lanes_max: 1, rows_max, only: Some(lane), ..request.clone() };
         match queue::claim(pool, &one).await {
-            Ok(more) => claimed.extend(more),
+            Ok((more, _)) => claimed.extend(more),
             Err(Error::Internal(error)) => {
                 let rest = SET_ASIDE;
                 tracing::error!(%error, %lane, ?rest, "a lane cannot be claimed and is set aside: please report this");

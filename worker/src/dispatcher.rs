@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result, hop,
-    queue::{self, ClaimRequest, Claimed, NextDue, Report},
+    queue::{ClaimRequest, Claimed, NextDue, Report},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -26,11 +26,12 @@ use crate::{
 
 /// Lanes that one claim visits, at most.
 const LANES_PER_CLAIM_MAX: usize = 64;
-/// The shortest time between two claims that found [`MANY`] deliveries, so that a busy worker claims in batches.
-const CLAIM_PACE: Duration = Duration::from_millis(10);
-/// Deliveries from which on a claim counts as large. After a smaller one, the worker claims again as soon as it is
-/// woken.
-const MANY: usize = 16;
+/// How long the dispatcher rests after a visit, as a multiple of what the visit took: a busy worker claims in batches,
+/// and at a trickle nobody waits.
+const VISIT_REST: u32 = 2;
+/// The longest such rest. It is also the shortest rest of a worker that has left lanes out, because places are given
+/// back one by one.
+const VISIT_REST_MAX: Duration = Duration::from_millis(10);
 /// How long a worker sleeps, at most: even if every notification is lost, deliveries are late by no more than this.
 const BACKSTOP: Duration = Duration::from_secs(2);
 /// How long the loop pauses after the database failed.
@@ -87,11 +88,9 @@ impl Progress {
     }
 }
 
-/// How long to wait before the next claim.
+/// What to wait for before the next visit, after the rest that follows every visit.
 enum Rest {
-    /// More deliveries are due: only the pace is kept.
-    Pace,
-    /// Nothing is due for this long, unless a notification says otherwise.
+    /// Nothing is due for this long, unless a notification says otherwise; zero where more is due already.
     UntilWoken(Duration),
     /// The same, but a lane that was left out may be visited as soon as a place is given back.
     UntilWokenOrFreed(Duration),
@@ -104,6 +103,7 @@ impl Dispatcher {
     pub async fn run(self) {
         let mut progress = Progress::new();
         while !self.stop.is_cancelled() {
+            let started = Instant::now();
             let visit = tokio::select! {
                 visit = self.visit(&mut progress) => visit,
                 // Deliveries that such a claim has leased are due again when their leases expire.
@@ -116,9 +116,10 @@ impl Dispatcher {
                     Rest::UntilWoken(OUTAGE_PAUSE)
                 }
             };
+            let cost = started.elapsed() * VISIT_REST;
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = self.rest(rest) => {}
+                () = self.rest(rest, cost.min(VISIT_REST_MAX)) => {}
             }
         }
     }
@@ -143,10 +144,10 @@ impl Dispatcher {
         };
         let claimed_at = Instant::now();
         hop!("looking");
-        let claimed = claims::claim(&self.pool, &look).await?;
+        let (claimed, next) = claims::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         hop!("claimed", claimed.iter().map(|claimed| claimed.event_id));
-        let busy = claimed.len() >= MANY;
+        let found_nothing = claimed.is_empty();
         let payloads = self.courier.payloads.read(&claimed).await;
         hop!("read", claimed.iter().map(|claimed| claimed.event_id));
         for claimed in claimed {
@@ -154,26 +155,22 @@ impl Dispatcher {
             self.start(claimed, payload, claimed_at);
         }
         drop(payloads);
-        let next = queue::next_due(&self.pool, &look.skip, look.lanes_from).await?;
         progress.came_to(&next, &look.skip);
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
-        Ok(match wait {
-            Duration::ZERO => Rest::Pace,
-            _ if busy => Rest::Pace,
-            wait if look.skip.is_empty() => Rest::UntilWoken(wait),
-            wait => Rest::UntilWokenOrFreed(wait),
-        })
+        // Lanes that are due although nothing was found are locked by somebody, and may stay so.
+        let wait = if found_nothing { wait.max(VISIT_REST_MAX) } else { wait };
+        Ok(if look.skip.is_empty() { Rest::UntilWoken(wait) } else { Rest::UntilWokenOrFreed(wait) })
     }
 
-    async fn rest(&self, rest: Rest) {
+    async fn rest(&self, rest: Rest, at_least: Duration) {
         match rest {
-            Rest::Pace => tokio::time::sleep(CLAIM_PACE).await,
             Rest::UntilFreed => self.places.freed().await,
             Rest::UntilWoken(at_most) => {
-                let _ = tokio::time::timeout(at_most, self.wake.rung()).await;
+                tokio::time::sleep(at_least).await;
+                let _ = tokio::time::timeout(at_most.saturating_sub(at_least), self.wake.rung()).await;
             }
             Rest::UntilWokenOrFreed(at_most) => {
-                tokio::time::sleep(CLAIM_PACE).await;
+                tokio::time::sleep(VISIT_REST_MAX).await;
                 tokio::select! {
                     () = self.wake.rung() => {}
                     () = self.places.freed() => {}

@@ -29,11 +29,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use postrider_core::{
     Result,
-    announce::{changes, notify::listen},
+    announce::{
+        changes,
+        notify::{Channel, listen},
+    },
     database::Session,
     delivery::{outbox, replay_walk},
     process::run::revived,
-    queue::{self, ClaimRequest, Report, WAKE_CHANNEL},
+    queue::{ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, store::Subscriptions},
     trust::rekey,
     upkeep::{
@@ -58,7 +61,7 @@ use crate::{
 };
 
 /// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
-const GENERAL_CONNECTIONS_MAX: u32 = 12;
+const GENERAL_CONNECTIONS_MAX: u32 = 10;
 
 /// Connections that make deliveries: one for published events, one for replays, one for wake-ups.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
@@ -166,20 +169,6 @@ impl Worker {
     fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
         let database = &self.config.database;
         let mut beside = JoinSet::new();
-        let (pool, channel, rung) = (self.general.clone(), database.channel(WAKE_CHANNEL), Arc::clone(wake));
-        beside.spawn(revived("listening for wake-ups", move || {
-            let rung = Arc::clone(&rung);
-            listen(pool.clone(), channel.clone(), move |notice| rung.hear(&notice))
-        }));
-        let (pool, channel) = (self.general.clone(), database.channel(changes::CHANNEL));
-        let cache = self.courier.cache.clone();
-        beside.spawn(revived("listening for changes", move || {
-            let cache = cache.clone();
-            changes::follow(pool.clone(), channel.clone(), move |change| {
-                let cache = cache.clone();
-                async move { cache.invalidate(&change).await }
-            })
-        }));
         let fan_out = FanOut {
             pool: self.fan_outs.clone(),
             cache: self.courier.cache.clone(),
@@ -187,10 +176,19 @@ impl Worker {
             published: Arc::default(),
         };
         let published = Arc::clone(&fan_out.published);
-        let (pool, channel) = (self.general.clone(), database.channel(outbox::CHANNEL));
-        beside.spawn(revived("listening for publications", move || {
-            let published = Arc::clone(&published);
-            listen(pool.clone(), channel.clone(), move |_| published.notify_one())
+        let (pool, cache, rung) = (self.general.clone(), self.courier.cache.clone(), Arc::clone(wake));
+        let names = [WAKE_CHANNEL, outbox::CHANNEL, changes::CHANNEL].map(|name| database.channel(name));
+        beside.spawn(revived("listening", move || {
+            let (cache, rung, published) = (cache.clone(), Arc::clone(&rung), Arc::clone(&published));
+            let [wake, outbox, changes] = names.clone();
+            let (changes, tell) = changes::follow(changes, move |change| {
+                let cache = cache.clone();
+                async move { cache.invalidate(&change).await }
+            });
+            let wake = Channel { name: wake, on_notice: Box::new(move |notice| rung.hear(notice)) };
+            let outbox = Channel { name: outbox, on_notice: Box::new(move |_| published.notify_one()) };
+            let listening = listen(pool.clone(), vec![wake, outbox, changes]);
+            async move { _ = tokio::join!(listening, tell) }
         }));
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
@@ -214,10 +212,9 @@ impl Worker {
             let look =
                 ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None };
             let claimed_at = Instant::now();
-            let claimed = claims::claim(&self.claims, &look).await?;
+            let (claimed, next) = claims::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
                 // A lane may be due, but locked by another transaction for a moment.
-                let next = queue::next_due(&self.claims, &[], None).await?;
                 if next.wait() != Some(Duration::ZERO) || patience == 0 {
                     return Ok(done);
                 }

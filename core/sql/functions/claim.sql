@@ -4,12 +4,14 @@
 --   skip        lanes that already hold as many of the caller's places as are free
 --   lanes_from  only lanes that became due at this time or later are visited; '-infinity' for a sweep
 --   only_lane   the only lane to visit, after a claim of all lanes has failed; otherwise NULL
--- The result has no payloads, because the visited lanes stay locked until its last row is sent.
+-- The result has no payloads, because the visited lanes stay locked until its last row is sent. The last row has no
+-- delivery; it tells the database's time, and when the next lane is due that was not to be skipped.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
     delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
-    attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer
+    attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer,
+    looked_at timestamptz, next_due_at timestamptz
 ) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -38,9 +40,6 @@ BEGIN
            AND (only_lane IS NULL OR l.id = only_lane)
          ORDER BY l.due_at LIMIT lanes_max
            FOR UPDATE SKIP LOCKED);
-    IF cardinality(visits) = 0 THEN
-        RETURN;
-    END IF;
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
     -- Locked rows do not move, so they are found by their ctid, however many dead versions they have.
@@ -64,11 +63,20 @@ BEGIN
          WHERE l.ctid = visit.tid;
     END LOOP;
 
-    RETURN QUERY
-        UPDATE queue q
-           SET lease_token = token, attempt_count = q.attempt_count + 1,
-               due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
-         WHERE q.ctid = ANY (tids)
-        RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)],
-                  q.attempt_count, q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)];
+    IF cardinality(tids) > 0 THEN
+        RETURN QUERY
+            UPDATE queue q
+               SET lease_token = token, attempt_count = q.attempt_count + 1,
+                   due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
+             WHERE q.ctid = ANY (tids)
+            RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
+                      q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
+                      NULL::timestamptz, NULL::timestamptz;
+    END IF;
+
+    looked_at := t;
+    SELECT l.due_at INTO next_due_at FROM lanes l
+     WHERE l.due_at >= lanes_from AND l.due_at < 'infinity' AND l.id <> ALL (skip)
+     ORDER BY l.due_at LIMIT 1;
+    RETURN NEXT;
 END $$;

@@ -1,9 +1,8 @@
 //! Listening for changes: the database announces on one channel every change to what processes keep in memory.
 
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::announce::notify::{Notice, listen};
+use crate::announce::notify::{Channel, Notice};
 
 /// The suffix of the channel's name, behind the schema.
 pub const CHANNEL: &str = "changes";
@@ -44,22 +43,26 @@ impl Change {
     }
 }
 
-/// Calls `on_change` for every change, for as long as the task lives.
-pub async fn follow<F: Future<Output = ()>>(pool: PgPool, channel: String, on_change: impl Fn(Change) -> F) {
+/// The channel of changes, and a task that calls `on_change` for every change for as long as somebody listens on the
+/// channel.
+pub fn follow<F: Future<Output = ()>>(
+    name: String,
+    on_change: impl Fn(Change) -> F,
+) -> (Channel, impl Future<Output = ()>) {
     // Unbounded, but emptied at once: dropping outdated values takes no I/O.
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let listener = listen(pool, channel, move |notice| {
+    let on_notice = Box::new(move |notice: &Notice<'_>| {
         let _ = sender.send(match notice {
             Notice::Notification(payload) => Change::parse(payload),
             Notice::MayHaveMissed => Change::Anything,
         });
     });
-    let tell = async {
+    let tell = async move {
         while let Some(change) = receiver.recv().await {
             on_change(change).await;
         }
     };
-    tokio::join!(listener, tell);
+    (Channel { name, on_notice }, tell)
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ use uuid::Uuid;
 
 use crate::{hop, queue};
 
-/// The shortest time between two wake-ups. At a steady 100 events a second, one every 10 ms, it must be well below 10
-/// ms, or each event would find the waker still resting.
-const WAKE_PACE: Duration = Duration::from_millis(4);
+/// How long the waker rests after a wake-up, as a multiple of what the wake-up took: where it is cheap nobody waits for
+/// it, and where it is dear it comes seldom.
+const WAKE_REST: u32 = 3;
+/// The longest such rest.
+const WAKE_REST_MAX: Duration = Duration::from_millis(10);
 /// The first pause after a wake-up that failed or met locked lanes; each next one is twice as long.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// The longest such pause.
@@ -67,7 +69,7 @@ impl Waker {
         self.called.notify_one();
     }
 
-    /// Sends wake-ups, no more often than the pace allows, and always one after the last note. After [`Self::close`] it
+    /// Sends wake-ups with a rest after each, and always one after the last note. After [`Self::close`] it
     /// sends the last one and ends.
     pub async fn run(self: Arc<Self>, pool: PgPool) {
         let mut closed = false;
@@ -79,7 +81,8 @@ impl Waker {
             closed = unsent.closed;
             let next = if self.send(&pool, unsent).await {
                 retry_pause = RETRY_PAUSE_MIN;
-                started + WAKE_PACE
+                let ended = Instant::now();
+                ended + ((ended - started) * WAKE_REST).min(WAKE_REST_MAX)
             } else {
                 let pause = retry_pause;
                 retry_pause = (retry_pause * 2).min(RETRY_PAUSE_MAX);

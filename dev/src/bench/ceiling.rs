@@ -109,7 +109,8 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
 /// Claims what is due, reads its payloads, and records it as succeeded; answers the number of rows.
 async fn cycle(pool: &PgPool) -> Result<u64> {
     let claimed = sqlx::query(
-        "SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity', NULL)",
+        "SELECT delivery_id, event_id, lease_token, attempt_number FROM claim(64, $1, '{}', '-infinity', NULL)
+          WHERE delivery_id IS NOT NULL",
     )
     .bind(i32::try_from(2 * BATCH)?)
     .fetch_all(pool)

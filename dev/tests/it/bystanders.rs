@@ -76,7 +76,7 @@ async fn a_locked_lane_keeps_nobodys_outcomes_waiting() {
     let (locked, free) = (world.subscription("/fail").await, world.subscription("/fail").await);
     let deliveries = [world.ingest(&locked, "x").await, world.ingest(&free, "x").await];
     let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
-    let claimed = queue::claim(&world.pool, &request).await.unwrap();
+    let (claimed, _) = queue::claim(&world.pool, &request).await.unwrap();
     let reports: Vec<_> = claimed
         .iter()
         .map(|claimed| Report {
@@ -187,7 +187,7 @@ async fn large_payloads_are_read_as_there_is_room_for_them() {
         world.ingest(&subscription, vec![b'x'; MIB]).await;
     }
     let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
-    let claimed = queue::claim(&world.pool, &request).await.unwrap();
+    let (claimed, _) = queue::claim(&world.pool, &request).await.unwrap();
     let payloads = Payloads::new(world.pool.clone(), world.pool.clone(), 2 * MIB);
     let mut read = payloads.read(&claimed).await;
     let held = |payload: &Payload| matches!(payload, Payload::Held(_));

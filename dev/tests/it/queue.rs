@@ -29,7 +29,7 @@ fn look(rows_max: i32) -> ClaimRequest {
 async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
     let some = async {
         loop {
-            let claimed = queue::claim(&world.pool, &look(rows_max)).await.unwrap();
+            let (claimed, _) = queue::claim(&world.pool, &look(rows_max)).await.unwrap();
             if !claimed.is_empty() {
                 return claimed;
             }
@@ -67,7 +67,7 @@ async fn many_claims_at_once_never_take_the_same_delivery() {
             // Others may hold all lanes for a moment, so only twenty empty claims in a row mean that nothing is left.
             let mut empty = 0;
             while empty < 20 {
-                let claimed = queue::claim(&pool, &look(16)).await.unwrap();
+                let (claimed, _) = queue::claim(&pool, &look(16)).await.unwrap();
                 empty = if claimed.is_empty() { empty + 1 } else { 0 };
                 mine.extend(claimed.into_iter().map(|claimed| claimed.delivery_id));
             }

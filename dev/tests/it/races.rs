@@ -67,8 +67,10 @@ async fn a_wake_up_that_meets_a_claim_passing_by_comes_again() {
     let subscription = world.subscription("/success").await;
     world.ingest(&subscription, "first").await;
     let mut claim = world.pool.begin().await.unwrap();
-    let claimed =
-        sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)").fetch_all(&mut *claim).await.unwrap();
+    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL) WHERE delivery_id IS NOT NULL")
+        .fetch_all(&mut *claim)
+        .await
+        .unwrap();
     assert_eq!(claimed.len(), 1);
 
     // That claim has read the queue and not committed. Meanwhile another event comes, and sees that the lane is armed.
@@ -134,8 +136,10 @@ async fn a_row_without_its_partition_does_not_stop_everybody() {
     .unwrap();
     sqlx::query("UPDATE lanes SET due_at = now() WHERE id = $1").bind(uuid(&lost)).execute(&world.pool).await.unwrap();
     let delivery = world.ingest(&healthy, "x").await;
-    let claimed =
-        sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)").fetch_all(&world.pool).await.unwrap();
+    let claimed = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL) WHERE delivery_id IS NOT NULL")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
     assert_eq!(claimed.len(), 2);
     world.pass(Duration::from_secs(36)).await;
     sqlx::query("DELETE FROM queue WHERE delivery_id = $1").bind(old).execute(&world.pool).await.unwrap();
