@@ -20,7 +20,7 @@ CREATE TABLE subscriptions (
     name             text,
     target_url       text NOT NULL,
     event_types      text[] NOT NULL,            -- patterns; empty means every type
-    filters          jsonb,                      -- NULL means none
+    filters          json,                       -- as its owner wrote it, number by number; NULL means none
     metadata         jsonb NOT NULL,             -- flat object of strings
     retry_policy     jsonb,                      -- NULL means the default schedule
     timeout_ms       integer NOT NULL,

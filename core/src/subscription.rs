@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     access::ingest_limit::RateLimit,
-    event::audience::{Facts, wants},
     id::SubscriptionId,
     name::Name,
     subscription::settings::Settings,
@@ -63,12 +62,6 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Whether the subscription wants an event with these facts.
-    #[must_use]
-    pub fn wants(&self, facts: &Facts<'_>) -> bool {
-        wants(&self.settings.event_types, &self.settings.filters, facts)
-    }
-
     /// Verifies the signature of a request to the subscription's ingest. It must fit `ingest_signature`; where that is
     /// not set, it must be an `X-Hub-Signature-256` made with the text of one of the subscription's own secrets, unless
     /// deliveries are signed the same way.
