@@ -100,7 +100,7 @@ impl Subscription {
             "name": settings.name.as_ref().map(Name::as_str),
             "target_url": settings.target_url.as_str(),
             "event_types": settings.event_types.to_texts(),
-            "filters": settings.filters.to_json(),
+            "filters": settings.filters.to_value(),
             "headers": settings.headers.redacted(),
             "metadata": settings.metadata,
             "retry_policy": settings.retry_policy,

@@ -1,5 +1,5 @@
-//! The content encoding of a payload (RFC 9110 §8.4): how it was packed before it was posted. It is kept and sent on as it
-//! came, because a receiver needs it to read the payload. Filters look at the unpacked text, whose size is bounded.
+//! The content encoding of a payload (RFC 9110 §8.4): how it was packed before it was posted. It is kept and sent on as
+//! it came, because a receiver needs it to read the payload. Filters look at the unpacked text, whose size is bounded.
 
 use std::io::Read;
 
@@ -9,8 +9,9 @@ use crate::event::json::Unreadable;
 
 /// Bytes of a content encoding, at most.
 const ENCODING_BYTES_MAX: usize = 255;
-/// Bytes that a payload is unpacked to for filters, at most, so that a small body cannot take up much memory.
-pub const UNPACKED_BYTES_MAX: usize = 4 << 20;
+/// Bytes that a payload is unpacked to for filters, at most. It is the size of the largest plain payload by default, so
+/// that a small body that unpacks to a large one takes no more time and memory than a plain one may.
+pub const UNPACKED_BYTES_MAX: usize = 1 << 20;
 /// How many times a payload may be packed and still be unpacked for filters.
 const CODINGS_MAX: usize = 2;
 

@@ -42,10 +42,10 @@ impl Filters {
         self.metadata.is_empty() && self.payload.is_none()
     }
 
-    /// The text in which the filters are stored, `{"metadata": {…}, "payload": {…}}`; `None` where there are no
-    /// conditions. Numbers stand there with all the digits that their owner wrote.
+    /// The filters as they are stored and audited, `{"metadata": {…}, "payload": {…}}`; `None` where there are no
+    /// conditions. Numbers have all the digits that their owner wrote.
     #[must_use]
-    pub fn to_json(&self) -> Option<String> {
+    pub fn to_value(&self) -> Option<Value> {
         let mut json = Map::new();
         if !self.metadata.is_empty() {
             let entries = self.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
@@ -54,13 +54,13 @@ impl Filters {
         if let Some(filter) = &self.payload {
             json.insert("payload".to_owned(), filter.source.clone());
         }
-        (!json.is_empty()).then(|| Value::Object(json).to_string())
+        (!json.is_empty()).then_some(Value::Object(json))
     }
 
     /// Parses filters that were valid when they were stored.
     ///
     /// # Errors
-    /// When the text is not what [`Self::to_json`] makes.
+    /// When the text is not that of a [`Self::to_value`].
     pub fn from_json(json: &str) -> Result<Self, String> {
         let json: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let metadata = json.get("metadata").map_or_else(|| Ok(Metadata::default()), Metadata::deserialize);
@@ -298,7 +298,7 @@ mod tests {
         }
         let filters =
             Filters { payload: Some(parsed(r#"{"a": 12345678901234567890123, "b": 0.10}"#)), ..Filters::default() };
-        let stored = filters.to_json().expect("there is one");
+        let stored = filters.to_value().expect("there is one").to_string();
         assert_eq!(stored, r#"{"payload":{"a":12345678901234567890123,"b":0.10}}"#);
         assert_eq!(Filters::from_json(&stored), Ok(filters));
     }

@@ -1,6 +1,6 @@
 //! JSON as filters see it. Every text that RFC 8259 allows has exactly one value here: numbers keep all their digits,
-//! and a string may hold half of a surrogate pair. A byte order mark at the start is skipped. A text that cannot be read
-//! is refused with the reason; nothing is guessed or rounded.
+//! and a string may hold half of a surrogate pair. A byte order mark at the start is skipped. A text that cannot be
+//! read is refused with the reason; nothing is guessed or rounded.
 
 mod number;
 mod reader;

@@ -114,7 +114,7 @@ impl Subscriptions {
             settings.timeout.stored(),
             self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes()),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
-            settings.filters.to_json(),
+            settings.filters.to_value().map(|filters| filters.to_string()),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, settings),
@@ -191,8 +191,8 @@ impl Subscriptions {
         sqlx::query!(
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
-                    headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11, ingest_signature = $12,
-                    ingest_rate_limit_per_second = $13, updated_at = now()
+                    headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11,
+                    ingest_signature = $12, ingest_rate_limit_per_second = $13, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name.as_ref().map(Name::as_str),
@@ -202,7 +202,7 @@ impl Subscriptions {
             settings.retry_policy.stored() as _,
             settings.timeout.stored(),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
-            settings.filters.to_json(),
+            settings.filters.to_value().map(|filters| filters.to_string()),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, &settings),

@@ -25,9 +25,13 @@ fn unusual_members() -> Vec<String> {
 }
 
 /// The texts of payloads that filters read no deeper.
-fn unreadable_texts() -> [(String, &'static str); 2] {
-    let deep = format!("{}1{}", "[".repeat(513), "]".repeat(513));
-    [(deep, "nested more than 512 deep"), ("[1e1000000000000000000]".to_owned(), "exponent")]
+fn unreadable_texts() -> [(String, &'static str); 3] {
+    let nested = |open: &str, depth, close: &str| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+    [
+        (nested("[", 513, "]"), "nested more than 512 deep"),
+        (nested(r#"{"a":"#, 100_000, "}"), "nested more than 512 deep"),
+        ("[1e1000000000000000000]".to_owned(), "exponent"),
+    ]
 }
 
 async fn ingest(world: &World, subscription: &str, payload: impl Into<reqwest::Body>) -> Value {
@@ -57,8 +61,8 @@ async fn json_that_other_parsers_refuse_is_judged() {
             assert_eq!(ingest(&world, &orders, payload.clone()).await["status"], "pending", "{payload}");
             assert_eq!(ingest(&world, &others, payload.clone()).await["status"], "filtered", "{payload}");
         }
+        while world.drain().await > 0 {}
     }
-    while world.drain().await > 0 {}
     let mut own = world.pool.acquire().await.unwrap();
     sql_publish(&mut own, &format!(r#"{{"kind":"order","x":{},"y":1e400}}"#, "9".repeat(400))).await.unwrap();
     assert_eq!(world.drain().await, 1);
@@ -82,12 +86,15 @@ async fn numbers_are_compared_by_value_and_filters_are_shown_as_they_were_writte
         (r#"{"x":{"$gt":1e+400}}"#, r#"{"x":1.1e400}"#, r#"{"x":9.9e399}"#),
         (r#"{"x":{"$in":[1.50,2e+3]}}"#, r#"{"x":1.5}"#, r#"{"x":1999.9999999999999999}"#),
         (r#"{"x":{"$ne":9007199254740993}}"#, r#"{"x":9007199254740992}"#, r#"{"x":9007199254740993.0}"#),
+        (r#"{"x":{"$gte":1e+999999999999}}"#, r#"{"x":1e999999999999}"#, r#"{"x":9e999999999998}"#),
         (r#"{"x":"\u0000"}"#, r#"{"x":"\u0000"}"#, r#"{"x":""}"#),
     ];
     let url = world.receiver.url("/success");
     for (filter, passes, fails) in cases {
         let body = format!(r#"{{"target_url":"{url}","filters":{{"payload":{filter}}}}}"#);
-        let created = answer(world.request(Method::POST, "/subscriptions").body(body.clone())).await.expect(201);
+        let created = answer(world.request(Method::POST, "/subscriptions").body(body.clone())).await;
+        assert_eq!(created.status, 201, "{filter}: {}", created.body);
+        let created = created.body;
         let path = format!("/subscriptions/{}", id(&created));
         // Another member is changed, the whole is replaced, and the filters are changed: each time they stay the same.
         let renamed = world.call(Method::PATCH, &path, Some(json!({"name": "renamed"}))).await.expect(200);
@@ -95,7 +102,8 @@ async fn numbers_are_compared_by_value_and_filters_are_shown_as_they_were_writte
         let filters = format!(r#"{{"filters":{{"payload":{filter}}}}}"#);
         let changed = answer(world.request(Method::PATCH, &path).body(filters)).await.expect(200);
         let elsewhere = answer(client().get(format!("{other}{path}")).bearer_auth(KEY)).await.expect(200);
-        for shown in [created, renamed, replaced, changed, elsewhere] {
+        let log = world.get(&format!("/audit-log?target_id={}", id(&created))).await["data"][0].clone();
+        for shown in [created, renamed, replaced, changed, elsewhere, log["after"].clone(), log["before"].clone()] {
             assert_eq!(shown["filters"]["payload"].to_string(), filter);
         }
         let subscription = path.rsplit('/').next().unwrap();
@@ -127,7 +135,7 @@ async fn a_payload_that_no_filter_can_read_is_not_published() {
         let inline = format!(r#"{{"target_url":"{}","payload":{payload}}}"#, world.receiver.url("/success"));
         answer(world.request(Method::POST, "/deliveries").body(inline)).await.expect(202);
     }
-    assert_eq!(world.drain().await, 2);
+    assert_eq!(world.drain().await, 3);
     let mut own = world.pool.acquire().await.unwrap();
     for (open, value, close) in [("[", "", "]"), ("[", "1", "]"), (r#"{"a":"#, "{}", "}"), (r#"{"a":"#, "[]", "}")] {
         let nested = |depth| [open.repeat(depth), value.to_owned(), close.repeat(depth)].concat();
@@ -147,9 +155,10 @@ async fn what_a_filter_cannot_read_is_stored_and_told() {
     let filters = json!({"metadata": {}, "payload": {"kind": {"$ne": "order"}}});
     let picky = id(&world.subscribe("/picky", json!({"event_types": ["a.b"], "filters": filters})).await);
     let easy = world.subscription("/easy").await;
-    let [deep, exponent] = unreadable_texts();
+    let [deep, deeper, exponent] = unreadable_texts();
     let texts = [
         deep,
+        deeper,
         exponent,
         ("plain".to_owned(), "not JSON: no value at byte 0"),
         (r#"{"kind":"invoice""#.to_owned(), "not JSON: no comma and no `}` at byte 17"),
@@ -157,7 +166,10 @@ async fn what_a_filter_cannot_read_is_stored_and_told() {
     for (payload, why) in texts {
         let post = || {
             let request = world.request(Method::POST, &format!("/webhooks/ingest/{picky}"));
-            request.header("X-Event-Type", "a.b").header("Idempotency-Key", why.len().to_string()).body(payload.clone())
+            request
+                .header("X-Event-Type", "a.b")
+                .header("Idempotency-Key", format!("{why} {}", payload.len()))
+                .body(payload.clone())
         };
         let accepted = answer(post()).await.expect(202);
         assert_eq!(accepted["status"], "unreadable", "{payload}");

@@ -167,6 +167,9 @@ impl<'a> Reader<'a> {
                 Some(b'"') => {
                     let rest = &self.text.as_bytes()[start..self.at];
                     self.at += 1;
+                    if text.is_empty() {
+                        return Ok(Text(rest.into()));
+                    }
                     text.extend_from_slice(rest);
                     return Ok(Text(text.into_boxed_slice()));
                 }
