@@ -8,6 +8,7 @@ use postrider_core::{
     event::{
         event_type::{EventType, EventTypePattern},
         filter::PayloadFilter,
+        json::{self, Json, Unreadable},
     },
     id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
     queue::attempt::parse_retry_after,
@@ -17,14 +18,15 @@ use postrider_core::{
         signing_secret::SigningSecret,
     },
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 /// The name of a target, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("signature_header", signature_header),
+    ("json", json),
     ("payload_filter", payload_filter),
     ("cursor", cursor),
     ("retry_after", retry_after),
@@ -58,13 +60,30 @@ pub fn signature_header(data: &[u8]) {
     }
 }
 
+/// Filters read what others read as JSON, and nothing else, and what they show of it has the same value.
+pub fn json(data: &[u8]) {
+    let text = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(data);
+    let is_json = serde_json::from_slice::<&RawValue>(text).is_ok();
+    match Json::read(data) {
+        Ok(value) => {
+            assert!(is_json, "read, but not JSON");
+            assert_eq!(Json::read(value.to_string().as_bytes()), Ok(value));
+            assert_eq!(json::check(text), Ok(()));
+        }
+        Err(Unreadable::NotJson { .. }) => assert!(!is_json, "JSON, but not read"),
+        Err(limit) if is_json => assert_eq!(json::check(text), Err(limit)),
+        Err(_) => {}
+    }
+}
+
 /// A filter that was accepted is accepted again, decides the same, and can be applied to any payload.
 pub fn payload_filter(data: &[u8]) {
     let (filter, payload) = data.split_at(data.iter().position(|byte| *byte == 0).unwrap_or(data.len() / 2));
     let Ok(source) = serde_json::from_slice::<Value>(filter) else { return };
     let Ok(parsed) = PayloadFilter::parse(&source) else { return };
     let again = PayloadFilter::parse(parsed.source()).expect("what was taken is taken again");
-    let payload = serde_json::from_slice(payload).unwrap_or(source);
+    let payload = Json::read(payload).or_else(|_| Json::read(source.to_string().as_bytes()));
+    let Ok(payload) = payload else { return };
     assert_eq!(parsed.matches(&payload), again.matches(&payload));
     let holds = parsed.explain(&payload).iter().all(|check| check.holds);
     assert_eq!(holds, parsed.matches(&payload), "what is explained is what is done");

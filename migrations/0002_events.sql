@@ -6,19 +6,20 @@
 -- consistent, and core/sql/invariants.sql checks that.
 
 CREATE TABLE events (
-    id              uuid PRIMARY KEY,
-    tenant_id       text NOT NULL,
-    event_type      text NOT NULL,
-    subscription_id uuid,                        -- the subscription it was posted to, where it was posted to one
-    is_inline       boolean NOT NULL DEFAULT false, -- for one URL, and never for a subscription
-    content_type    text NOT NULL,
-    payload         bytea NOT NULL,              -- byte for byte what arrived
-    metadata        jsonb,                       -- flat object of strings; NULL means none
-    external_id     text,                        -- the producer's own id, where it gave one
-    ordering_key    text,
-    deliver_at      timestamptz,                 -- NULL means at once
-    expires_at      timestamptz,                 -- NULL means never
-    created_at      timestamptz NOT NULL
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    event_type       text NOT NULL,
+    subscription_id  uuid,                       -- the subscription it was posted to, where it was posted to one
+    is_inline        boolean NOT NULL DEFAULT false, -- for one URL, and never for a subscription
+    content_type     text NOT NULL,
+    content_encoding text,                       -- how the payload was packed before it was posted; NULL means not
+    payload          bytea NOT NULL,             -- byte for byte what arrived
+    metadata         jsonb,                      -- flat object of strings; NULL means none
+    external_id      text,                       -- the producer's own id, where it gave one
+    ordering_key     text,
+    deliver_at       timestamptz,                -- NULL means at once
+    expires_at       timestamptz,                -- NULL means never
+    created_at       timestamptz NOT NULL
 ) PARTITION BY RANGE (id);
 -- Compressing payloads on the hot path costs more in CPU time than it saves on disk.
 ALTER TABLE events ALTER COLUMN payload SET STORAGE EXTERNAL;

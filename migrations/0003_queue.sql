@@ -71,18 +71,19 @@ INSERT INTO queue_size DEFAULT VALUES;
 -- one.
 
 CREATE TYPE new_event AS (
-    id           uuid,
-    tenant_id    text,
-    event_type   text,
-    posted_to    uuid,                           -- the subscription it was posted to, where it was posted to one
-    is_inline    boolean,
-    content_type text,
-    payload      bytea,
-    metadata     jsonb,
-    external_id  text,
-    ordering_key text,
-    deliver_at   timestamptz,
-    expires_at   timestamptz
+    id               uuid,
+    tenant_id        text,
+    event_type       text,
+    posted_to        uuid,                       -- the subscription it was posted to, where it was posted to one
+    is_inline        boolean,
+    content_type     text,
+    content_encoding text,                       -- NULL where the payload was not packed
+    payload          bytea,
+    metadata         jsonb,
+    external_id      text,
+    ordering_key     text,
+    deliver_at       timestamptz,
+    expires_at       timestamptz
 );
 
 CREATE TYPE event_key AS (

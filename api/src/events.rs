@@ -70,6 +70,8 @@ pub struct EventView {
     expires_at: Option<DateTime<Utc>>,
     /// The content type of the payload, such as `application/json`.
     content_type: String,
+    /// How the payload was packed before it was posted, such as `gzip`; absent where it was not.
+    content_encoding: Option<String>,
     /// Bytes of the payload.
     payload_bytes: u32,
     /// When the event was accepted (RFC 3339).
@@ -87,6 +89,9 @@ pub enum PayloadResponse {
         /// The content type that the payload came with, such as `application/json`.
         #[oai(header = "X-Payload-Content-Type")]
         String,
+        /// How the payload was packed before it was posted, such as `gzip`; absent where it was not.
+        #[oai(header = "X-Payload-Content-Encoding")]
+        Option<String>,
     ),
 }
 
@@ -206,8 +211,9 @@ impl EventsApi {
     #[oai(path = "/events/:id/payload", method = "get", operation_id = "get_event_payload")]
     async fn payload(&self, key: Key<Read>, id: Path<String>) -> Result<PayloadResponse, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
-        let (content_type, payload) = event::payload(&self.0.pool, id).await?;
-        Ok(PayloadResponse::Payload(Binary(payload), content_type))
+        let payload = event::payload(&self.0.pool, id).await?;
+        let content_encoding = payload.content_encoding.map(|encoding| encoding.as_str().to_owned());
+        Ok(PayloadResponse::Payload(Binary(payload.bytes), payload.content_type, content_encoding))
     }
 
     /// Explain whether a subscription wants an event
@@ -224,10 +230,10 @@ impl EventsApi {
         let id = key.find(&self.0.pool, &id.0).await?;
         let event = event::get(&self.0.pool, id).await?;
         let subscription = self.0.subscriptions.get(key.find(&self.0.pool, &subscription.0).await?).await?;
-        let (_, payload) = event::payload(&self.0.pool, id).await?;
+        let payload = event::payload(&self.0.pool, id).await?;
         let event_type = event.event_type.parse::<EventType>().map_err(postrider_core::Error::internal)?;
         let metadata = event.metadata.map(|metadata| metadata.0).unwrap_or_default();
-        let facts = Facts::new(&event_type, &metadata, &payload);
+        let facts = Facts::new(&event_type, &metadata, &payload.bytes, payload.content_encoding.as_ref());
         let posted_to = event.subscription_id.map(SubscriptionId);
         let check = |rule: &str, holds, found: String| Check { rule: rule.to_owned(), holds, found: Some(found) };
         let mut checks = vec![
@@ -296,6 +302,7 @@ fn view(event: &Event) -> EventView {
         deliver_at: event.deliver_at,
         expires_at: event.expires_at,
         content_type: event.content_type.clone(),
+        content_encoding: event.content_encoding.clone(),
         payload_bytes: event.payload_bytes.unsigned_abs(),
         created_at: event.created_at,
     }

@@ -138,7 +138,7 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     if ![Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
         return Ok(());
     }
-    let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type"];
+    let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type", "Content-Encoding"];
     for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {
         // A request whose key were dropped would be carried out twice, and of two values one would be dropped.
         let mut values = request.headers().get_all(name).iter();

@@ -1,9 +1,11 @@
 //! Events: what producers post. An event is never changed once accepted; its payload is kept byte for byte.
 
 pub mod audience;
+pub mod content_encoding;
 pub mod event_type;
 pub mod filter;
 pub mod idempotency;
+pub mod json;
 pub mod metadata;
 pub mod new_event;
 
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{event_type::EventType, metadata::Metadata},
+    event::{content_encoding::ContentEncoding, event_type::EventType, metadata::Metadata},
     id::{EventId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
@@ -38,6 +40,8 @@ pub struct Event {
     pub is_inline: bool,
     /// The media type of the payload.
     pub content_type: String,
+    /// How the payload was packed before it was posted; `None` where it was not.
+    pub content_encoding: Option<String>,
     /// Length of the payload in bytes.
     pub payload_bytes: i32,
     /// The producer's notes on the event.
@@ -74,11 +78,23 @@ pub async fn get(pool: &PgPool, id: EventId) -> Result<Event> {
     views(pool, &[id.0]).await?.pop().ok_or(Error::NotFound("event"))
 }
 
-/// Reads the content type and the bytes of an event's payload.
-pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<(String, Vec<u8>)> {
-    let event = sqlx::query!("SELECT content_type, payload FROM events WHERE id = $1", id.0);
+/// The payload of an event.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// The media type of the payload.
+    pub content_type: String,
+    /// How the payload was packed before it was posted; `None` where it was not.
+    pub content_encoding: Option<ContentEncoding>,
+    /// The payload, byte for byte as it arrived.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads an event's payload.
+pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<Payload> {
+    let event = sqlx::query!("SELECT content_type, content_encoding, payload FROM events WHERE id = $1", id.0);
     let event = event.fetch_optional(executor).await?.ok_or(Error::NotFound("event"))?;
-    Ok((event.content_type, event.payload))
+    let content_encoding = event.content_encoding.map(ContentEncoding::from_stored);
+    Ok(Payload { content_type: event.content_type, content_encoding, bytes: event.payload })
 }
 
 /// Lists events, the newest first. An index finds tenant and type; the other conditions are checked row by row.
@@ -116,8 +132,8 @@ async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Event>> {
     let events = sqlx::query_as!(
         Event,
         r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.is_inline, e.content_type,
-                  length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id, e.ordering_key,
-                  e.deliver_at, e.expires_at, e.created_at
+                  e.content_encoding, length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id,
+                  e.ordering_key, e.deliver_at, e.expires_at, e.created_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM events x WHERE x.id = i.id OFFSET 0) e
             ORDER BY e.id DESC

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     access::ingest_limit::RateLimit,
-    event::audience::{Facts, wants},
     id::SubscriptionId,
     name::Name,
     subscription::settings::Settings,
@@ -63,12 +62,6 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Whether the subscription wants an event with these facts.
-    #[must_use]
-    pub fn wants(&self, facts: &Facts<'_>) -> bool {
-        wants(&self.settings.event_types, &self.settings.filters, facts)
-    }
-
     /// Verifies the signature of a request to the subscription's ingest. It must fit `ingest_signature`; where that is
     /// not set, it must be an `X-Hub-Signature-256` made with the text of one of the subscription's own secrets, unless
     /// deliveries are signed the same way.
@@ -107,7 +100,7 @@ impl Subscription {
             "name": settings.name.as_ref().map(Name::as_str),
             "target_url": settings.target_url.as_str(),
             "event_types": settings.event_types.to_texts(),
-            "filters": settings.filters.to_json(),
+            "filters": settings.filters.to_value(),
             "headers": settings.headers.redacted(),
             "metadata": settings.metadata,
             "retry_policy": settings.retry_policy,

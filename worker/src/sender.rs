@@ -10,7 +10,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use hyper::{
     HeaderMap, Request, Uri,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{
+        ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+    },
 };
 use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
@@ -164,6 +166,9 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
     headers.insert(CONTENT_LENGTH, event.payload.len().into());
     if let Ok(content_type) = event.content_type.parse() {
         headers.insert(CONTENT_TYPE, content_type);
+    }
+    if let Some(Ok(content_encoding)) = event.content_encoding.as_deref().map(str::parse) {
+        headers.insert(CONTENT_ENCODING, content_encoding);
     }
     for (name, value) in ours.into_iter().chain(signature.into_iter().flatten()) {
         if let Ok(value) = value.parse() {

@@ -30,21 +30,29 @@ use crate::{
 
 /// For each field of the core that ingest reads from a header, the name of that header: a broken rule is reported by
 /// it.
-const NAMES: [(&str, &str); 4] =
-    [("event_type", "X-Event-Type"), ("content_type", "Content-Type"), ("ordering_key", "X-Ordering-Key"), KEY_NAME];
+const NAMES: [(&str, &str); 5] = [
+    ("event_type", "X-Event-Type"),
+    ("content_type", "Content-Type"),
+    ("content_encoding", "Content-Encoding"),
+    ("ordering_key", "X-Ordering-Key"),
+    KEY_NAME,
+];
 
 /// The route of `POST /webhooks/ingest/{subscription_id}`.
 pub struct IngestApi(pub App);
 
 /// What became of an accepted event: `pending` is stored and will be delivered; `filtered` is stored, and the
-/// subscription does not want it; `disabled` is stored, and the subscription is disabled.
+/// subscription does not want it; `unreadable` is stored, and not delivered, because the subscription has a filter that
+/// cannot read the payload; `disabled` is stored, and the subscription is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum AcceptedStatus {
     /// It is stored and will be delivered.
     Pending,
-    /// It is stored, and the subscription does not want events of its type.
+    /// It is stored, and the subscription does not want it.
     Filtered,
+    /// It is stored, and not delivered, because the subscription has a filter that cannot read the payload.
+    Unreadable,
     /// It is stored, and the subscription is disabled.
     Disabled,
 }
@@ -102,6 +110,10 @@ impl IngestApi {
         /// not yet acted upon.
         #[oai(name = "X-Ordering-Key")]
         ordering_key: Header<Option<String>>,
+        /// How the body is packed, such as `gzip` (RFC 9110 §8.4). It is sent on with the body, which stays as it is.
+        /// Filters read what is packed with gzip or deflate.
+        #[oai(name = "Content-Encoding")]
+        content_encoding: Header<Option<String>>,
         request: &Request,
         payload: Binary<poem::Body>,
     ) -> Result<IngestResponse, ApiError> {
@@ -131,6 +143,7 @@ impl IngestApi {
         let posted = Posted {
             event_type: event_type.0,
             content_type: request.content_type().map(str::to_owned),
+            content_encoding: content_encoding.0,
             ordering_key: ordering_key.0,
             payload,
         };
@@ -158,6 +171,7 @@ impl From<Verdict> for AcceptedStatus {
         match verdict {
             Verdict::Pending => Self::Pending,
             Verdict::Filtered => Self::Filtered,
+            Verdict::Unreadable => Self::Unreadable,
             Verdict::Disabled => Self::Disabled,
         }
     }

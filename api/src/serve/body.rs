@@ -4,7 +4,10 @@
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use poem::{Request, RequestBody};
+use poem::{
+    Request, RequestBody,
+    http::{HeaderValue, header::CONTENT_ENCODING},
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
@@ -168,6 +171,10 @@ fn field_of(path: &str, message: &str) -> String {
 }
 
 async fn take(request: &Request, body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let encoding = request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes).unwrap_or_default();
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity") {
+        return Err(ApiError::packed());
+    }
     let body = body.take().map_err(|_| ApiError::bad_request("there is no body"))?;
     read(request, body, bytes_max, Caller::Key).await
 }

@@ -101,6 +101,14 @@ pub enum ApiError {
     /// The body is longer than the limit, or the event would cause more than 25000 deliveries.
     #[oai(status = 413)]
     PayloadTooLarge(ProblemJson),
+    /// The JSON of the request is packed. It has to come without a `Content-Encoding`.
+    #[oai(status = 415)]
+    UnsupportedMediaType(
+        ProblemJson,
+        /// The only content coding that is read: `identity`, which is none.
+        #[oai(header = "Accept-Encoding")]
+        String,
+    ),
     /// A field, a parameter or a header breaks a rule; `errors` names each.
     #[oai(status = 422)]
     Unprocessable(ProblemJson),
@@ -173,6 +181,14 @@ impl ApiError {
     pub fn payload_too_large(bytes_max: usize) -> Self {
         let detail = format!("the body may be at most {bytes_max} bytes long");
         Self::PayloadTooLarge(problem(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail))
+    }
+
+    /// 415: the request's JSON is packed.
+    #[must_use]
+    pub fn packed() -> Self {
+        let detail = "a body with a Content-Encoding is not read here: send the JSON as it is";
+        let problem = problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+        Self::UnsupportedMediaType(problem, "identity".to_owned())
     }
 
     /// 429: a limit of so many requests a second is used up. `whose` is `key` or `subscription`; `retry_after` is in

@@ -20,10 +20,10 @@ BEGIN
           FROM take_event_keys(keys, key_ttl_ms, all_or_nothing) k;
     END IF;
 
-    INSERT INTO events (id, tenant_id, event_type, subscription_id, is_inline, content_type, payload, metadata,
-                        external_id, ordering_key, deliver_at, expires_at, created_at)
-    SELECT i.id, i.tenant_id, i.event_type, i.posted_to, i.is_inline, i.content_type, i.payload, i.metadata,
-           i.external_id, i.ordering_key, i.deliver_at, i.expires_at, t
+    INSERT INTO events (id, tenant_id, event_type, subscription_id, is_inline, content_type, content_encoding, payload,
+                        metadata, external_id, ordering_key, deliver_at, expires_at, created_at)
+    SELECT i.id, i.tenant_id, i.event_type, i.posted_to, i.is_inline, i.content_type, i.content_encoding, i.payload,
+           i.metadata, i.external_id, i.ordering_key, i.deliver_at, i.expires_at, t
       FROM unnest(new_events) i
      WHERE repeated = '{}' OR i.id <> ALL (repeated);
 

@@ -5,6 +5,9 @@ CREATE OR REPLACE FUNCTION check_publication(
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     payload_bytes_max constant integer := 1048576;
+    -- Arrays and objects inside of 512 others. No filter reads them (core/src/event/json.rs), and an event must not be
+    -- filtered away in silence.
+    too_deep          constant jsonpath := 'strict $.**{512} ? (@.type() == "array" || @.type() == "object")';
     problem           text;
 BEGIN
     problem := CASE
@@ -12,6 +15,8 @@ BEGIN
             'event_type must be segments of letters, digits, `_` and `-` joined by dots, at most 128 characters long'
         WHEN payload IS NULL OR octet_length(convert_to(payload::text, 'UTF8')) > payload_bytes_max THEN
             format('payload must not be NULL, and at most %s bytes long as text', payload_bytes_max)
+        WHEN jsonb_path_exists(payload, too_deep) THEN
+            'payload must be nested at most 512 deep'
         WHEN tenant IS NULL OR length(tenant) NOT BETWEEN 1 AND 64 OR tenant ~ '[[:cntrl:]]' THEN
             'tenant must be 1 to 64 characters, none of them a control character'
         WHEN length(idempotency_key) NOT BETWEEN 1 AND 255 OR idempotency_key ~ '[[:cntrl:]]' THEN

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    event::{event_type::EventType, idempotency::KEY_CHARACTERS_MAX, metadata::Metadata, new_event::NewEvent},
+    event::{
+        content_encoding::ContentEncoding, event_type::EventType, idempotency::KEY_CHARACTERS_MAX, metadata::Metadata,
+        new_event::NewEvent,
+    },
     validation::{self, Problems},
 };
 
@@ -27,6 +30,8 @@ pub struct EventInput {
     pub event_type: Option<String>,
     /// The payload's content type; a valid header value.
     pub content_type: String,
+    /// How the payload was packed before it was posted, if it was: the value of a `Content-Encoding`.
+    pub content_encoding: Option<String>,
     /// The payload, byte for byte.
     pub payload: Bytes,
     /// The producer's notes on the event, which filters can ask for.
@@ -60,6 +65,7 @@ impl EventInput {
             tenant_id,
             event_type: None,
             content_type,
+            content_encoding: None,
             payload,
             metadata: BTreeMap::new(),
             id: None,
@@ -88,6 +94,8 @@ impl EventInput {
             "content_type",
             format!("must be at most {CONTENT_TYPE_BYTES_MAX} bytes long"),
         );
+        let content_encoding = self.content_encoding.map_or(Ok(None), ContentEncoding::parse);
+        let content_encoding = problems.take("content_encoding", content_encoding).flatten();
         let metadata = problems.take("metadata", Metadata::parse(self.metadata));
         if let Some(text) = &self.ordering_key {
             problems.take("ordering_key", validation::text(text, ORDERING_KEY_CHARACTERS_MAX));
@@ -100,6 +108,7 @@ impl EventInput {
         );
         match (event_type, metadata) {
             (Some(event_type), Some(metadata)) => problems.none_or(NewEvent {
+                content_encoding,
                 metadata,
                 external_id: self.id,
                 ordering_key: self.ordering_key,
@@ -147,11 +156,12 @@ mod tests {
     #[test]
     fn every_broken_rule_is_named() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
-        let cases: [Case; 14] = [
+        let cases: [Case; 15] = [
             (|_, _| {}, &[]),
             (|event, _| event.event_type = None, &[]),
             (|event, _| event.event_type = Some("a b".to_owned()), &["event_type"]),
             (|event, _| event.content_type = "x".repeat(CONTENT_TYPE_BYTES_MAX + 1), &["content_type"]),
+            (|event, _| event.content_encoding = Some("g zip".to_owned()), &["content_encoding"]),
             (|event, _| event.metadata = BTreeMap::from([(String::new(), String::new())]), &["metadata"]),
             (|event, _| event.ordering_key = Some("x".repeat(ORDERING_KEY_CHARACTERS_MAX + 1)), &["ordering_key"]),
             (|event, _| event.payload = Bytes::from_static(b"12345"), &["payload"]),

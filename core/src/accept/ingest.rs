@@ -14,7 +14,8 @@ use crate::{
     },
     event::{
         CONTENT_TYPE_DEFAULT,
-        audience::Facts,
+        audience::{FilterVerdicts, Judgement, judge},
+        content_encoding::ContentEncoding,
         idempotency::{KeyNamespace, fingerprint, key},
         new_event::{EventKey, NewEvent, Verdict},
     },
@@ -32,6 +33,8 @@ pub struct Posted {
     pub event_type: Option<String>,
     /// The payload's content type; [`CONTENT_TYPE_DEFAULT`] where absent.
     pub content_type: Option<String>,
+    /// How the payload was packed before it was posted, if it was: the value of a `Content-Encoding`.
+    pub content_encoding: Option<String>,
     /// Events with the same ordering key are to be delivered in order.
     pub ordering_key: Option<String>,
     /// The payload, byte for byte.
@@ -63,18 +66,19 @@ impl Acceptor {
         let content_type = posted.content_type.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.to_owned());
         let input = EventInput {
             event_type: posted.event_type,
+            content_encoding: posted.content_encoding,
             ordering_key: posted.ordering_key,
             ..EventInput::new(subscription.tenant_id.clone(), content_type, posted.payload)
         };
         let rules = Rules { payload_bytes_max: self.payload_bytes_max, now, is_repeated: false };
         let event = input.parse(rules)?;
-        let verdict = verdict(subscription, &event.facts());
+        let verdict = verdict(subscription, &event);
         let key = key_of(subscription.id, keys).map_err(|why| Error::invalid(KEY_FIELD, why))?;
         let key = key.map(|text| EventKey { text, fingerprint: fingerprint_of(subscription.id, &event), verdict });
         let mut event = NewEvent { posted_to: Some(subscription.id), key, ..event };
         match verdict {
             Verdict::Pending => event.deliver_to([subscription.id]),
-            Verdict::Filtered | Verdict::Disabled => {}
+            Verdict::Filtered | Verdict::Disabled | Verdict::Unreadable => {}
         }
         let if_new = AcceptedEvent::if_new(&event, verdict);
         let accepted = self.intake.accept(vec![event]).await?.into_iter().next();
@@ -82,11 +86,27 @@ impl Acceptor {
     }
 }
 
-fn verdict(subscription: &Subscription, facts: &Facts<'_>) -> Verdict {
+fn verdict(subscription: &Subscription, event: &NewEvent) -> Verdict {
     match subscription.state {
-        State::Disabled => Verdict::Disabled,
-        State::Active | State::Paused if !subscription.wants(facts) => Verdict::Filtered,
-        State::Active | State::Paused => Verdict::Pending,
+        State::Disabled => return Verdict::Disabled,
+        State::Active | State::Paused => {}
+    }
+    let settings = &subscription.settings;
+    if !settings.event_types.match_any(&event.event_type) {
+        return Verdict::Filtered;
+    }
+    let judgement = judge(&settings.filters, &event.facts());
+    let mut verdicts = FilterVerdicts::default();
+    verdicts.note(&settings.filters, &judgement);
+    verdicts.count();
+    match judgement {
+        Judgement::Passed => Verdict::Pending,
+        Judgement::Filtered => Verdict::Filtered,
+        Judgement::Unreadable(why) => {
+            let (event_id, subscription_id) = (event.id, subscription.id);
+            tracing::info!(%event_id, %subscription_id, %why, "a filter cannot read the payload of an event");
+            Verdict::Unreadable
+        }
     }
 }
 
@@ -113,5 +133,6 @@ fn fingerprint_of(subscription: SubscriptionId, event: &NewEvent) -> [u8; 32] {
         event.content_type.as_bytes(),
         event.ordering_key.as_deref().unwrap_or_default().as_bytes(),
         &event.payload,
+        event.content_encoding.as_ref().map_or("", ContentEncoding::as_str).as_bytes(),
     ])
 }

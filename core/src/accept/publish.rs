@@ -11,6 +11,7 @@ use crate::{
     },
     event::{
         idempotency::{self, Fingerprint, KeyNamespace, fingerprint},
+        json,
         new_event::{EventKey, NewEvent, Verdict},
     },
     validation::Problems,
@@ -97,6 +98,11 @@ impl Acceptor {
             Some(_) | None => false,
         };
         let rules = Rules { payload_bytes_max: self.payload_bytes_max, now, is_repeated };
+        // Nothing that a filter could not read is published, so no filter can miss an event in silence. The rule does
+        // not depend on who has a filter: the same event is always taken, or always refused.
+        if let Err(why) = json::check(&event.payload) {
+            problems.add_part(at, Problems::one("payload", format!("cannot be read by filters: {why}")));
+        }
         let event = problems.take_part(at, event.parse(rules));
         Ok(event.map(|event| NewEvent { key, ..event }))
     }

@@ -93,14 +93,14 @@ pub struct Filter {
 pub async fn record(connection: &mut PgConnection, change: NewEntry<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO audit_log (id, tenant_id, actor, action, target_id, before, after)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         VALUES ($1, $2, $3, $4, $5, $6::text::json, $7::text::json)",
         Uuid::now_v7(),
         change.tenant_id,
         change.actor.to_string(),
         change.action,
         change.target_id,
-        change.before,
-        change.after
+        change.before.map(|before| before.to_string()),
+        change.after.map(|after| after.to_string())
     )
     .execute(connection)
     .await?;

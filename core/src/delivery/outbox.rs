@@ -164,7 +164,10 @@ async fn take(
         let Some(audience) = audiences.get(&event.tenant_id) else {
             return Err(Error::internal("an event was taken whose tenant's audience has not been read"));
         };
-        let mut wanting: Vec<_> = audience.wanting(&event.facts()).collect();
+        let (mut wanting, verdicts) = audience.judge(&event.facts(), usize::MAX);
+        if begun_to.is_none() {
+            verdicts.count();
+        }
         wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
         if begun_to.is_none() && wanting.len() <= room {
             room -= wanting.len();

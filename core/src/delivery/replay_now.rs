@@ -98,10 +98,10 @@ pub async fn of_event(
     if event.is_inline {
         return Err(Error::Conflict("the event was for one URL only; replay its delivery".to_owned()));
     }
-    let (_, payload) = event::payload(pool, id).await?;
+    let payload = event::payload(pool, id).await?;
     let event_type: EventType = event.event_type.parse().map_err(Error::internal)?;
     let metadata = event.metadata.map(|metadata| metadata.0).unwrap_or_default();
-    let facts = Facts::new(&event_type, &metadata, &payload);
+    let facts = Facts::new(&event_type, &metadata, &payload.bytes, payload.content_encoding.as_ref());
     let audience = cache.audience(&event.tenant_id).await?;
     let wanting = audience.wanting(&facts).filter(|id| event.subscription_id.is_none_or(|posted_to| posted_to == id.0));
     let wanting: Vec<_> = wanting.collect();

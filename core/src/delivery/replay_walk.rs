@@ -281,15 +281,18 @@ async fn look_at_events(
         // A payload may be large, so it is read only where a filter needs it and every other condition holds.
         let payload = if interest.filters.payload.is_some() {
             match event::payload(&mut *connection, EventId(row.id)).await {
-                Ok((_, payload)) => payload,
+                Ok(payload) => Some(payload),
                 // Retention has removed the event a moment ago.
                 Err(Error::NotFound(_)) => continue,
                 Err(error) => return Err(error),
             }
         } else {
-            Vec::new()
+            None
         };
-        if wants(&interest.event_types, &interest.filters, &Facts::new(&event_type, &metadata, &payload)) {
+        let bytes = payload.as_ref().map_or(&[][..], |payload| &payload.bytes);
+        let content_encoding = payload.as_ref().and_then(|payload| payload.content_encoding.as_ref());
+        let facts = Facts::new(&event_type, &metadata, bytes, content_encoding);
+        if wants(&interest.event_types, &interest.filters, &facts) {
             looked.chosen.push((row.id, None));
             if looked.chosen.len() == make_max {
                 break;

@@ -3,12 +3,12 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
-use serde_json::Value;
-
 use crate::{
     event::{
+        content_encoding::ContentEncoding,
         event_type::{EventType, EventTypePatterns},
         filter::{Check, Filters},
+        json::{Json, Unreadable},
         metadata::Metadata,
     },
     id::SubscriptionId,
@@ -25,19 +25,72 @@ pub struct Facts<'a> {
     /// The metadata that filters are compared with.
     pub metadata: &'a Metadata,
     payload: &'a [u8],
-    parsed: OnceLock<Option<Value>>,
+    content_encoding: Option<&'a ContentEncoding>,
+    read: OnceLock<Result<Json, Unreadable>>,
 }
 
 impl<'a> Facts<'a> {
-    /// Facts of an event; the payload is not parsed yet.
+    /// Facts of an event; the payload is neither unpacked nor read yet.
     #[must_use]
-    pub fn new(event_type: &'a EventType, metadata: &'a Metadata, payload: &'a [u8]) -> Self {
-        Self { event_type, metadata, payload, parsed: OnceLock::new() }
+    pub fn new(
+        event_type: &'a EventType,
+        metadata: &'a Metadata,
+        payload: &'a [u8],
+        content_encoding: Option<&'a ContentEncoding>,
+    ) -> Self {
+        Self { event_type, metadata, payload, content_encoding, read: OnceLock::new() }
     }
 
-    /// The payload as JSON; `None` where it is not JSON.
-    fn json(&self) -> Option<&Value> {
-        self.parsed.get_or_init(|| serde_json::from_slice(self.payload).ok()).as_ref()
+    /// The payload as JSON, or why it cannot be read.
+    fn json(&self) -> Result<&Json, &Unreadable> {
+        let read = || match self.content_encoding {
+            Some(encoding) => Json::read(&encoding.unpack(self.payload)?),
+            None => Json::read(self.payload),
+        };
+        self.read.get_or_init(read).as_ref()
+    }
+}
+
+/// The decision of a subscription's patterns and filters about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The subscription wants the event.
+    Passed,
+    /// The subscription does not want the event.
+    Filtered,
+    /// Everything holds but the filter of the payload, which cannot read the payload. The event is not delivered.
+    Unreadable(Unreadable),
+}
+
+/// How often filters decided in which way. Subscriptions without filters are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterVerdicts {
+    /// Filters that let the event pass.
+    pub passed: u64,
+    /// Filters that did not.
+    pub filtered: u64,
+    /// Filters that could not read the payload.
+    pub unreadable: u64,
+}
+
+impl FilterVerdicts {
+    /// Notes a judgement of these filters about an event whose type the subscription wants.
+    pub fn note(&mut self, filters: &Filters, judgement: &Judgement) {
+        if !filters.is_empty() {
+            *match judgement {
+                Judgement::Passed => &mut self.passed,
+                Judgement::Filtered => &mut self.filtered,
+                Judgement::Unreadable(_) => &mut self.unreadable,
+            } += 1;
+        }
+    }
+
+    /// Adds the verdicts to the metrics.
+    pub fn count(self) {
+        let verdicts = [("passed", self.passed), ("filtered", self.filtered), ("unreadable", self.unreadable)];
+        for (verdict, count) in verdicts.into_iter().filter(|(_, count)| *count > 0) {
+            metrics::counter!("postrider_filter_verdicts_total", "verdict" => verdict).increment(count);
+        }
     }
 }
 
@@ -55,12 +108,20 @@ pub struct Interest {
 /// Whether a subscription with these patterns and filters wants the event.
 #[must_use]
 pub fn wants(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts<'_>) -> bool {
-    event_types.match_any(facts.event_type) && passes(filters, facts)
+    event_types.match_any(facts.event_type) && judge(filters, facts) == Judgement::Passed
 }
 
-fn passes(filters: &Filters, facts: &Facts<'_>) -> bool {
-    filters.metadata.iter().all(|(key, value)| facts.metadata.get(key) == Some(value))
-        && filters.payload.as_ref().is_none_or(|filter| facts.json().is_some_and(|payload| filter.matches(payload)))
+/// Decides about an event whose type the subscription wants.
+#[must_use]
+pub fn judge(filters: &Filters, facts: &Facts<'_>) -> Judgement {
+    if filters.metadata.iter().any(|(key, value)| facts.metadata.get(key) != Some(value)) {
+        return Judgement::Filtered;
+    }
+    match filters.payload.as_ref().map(|filter| facts.json().map(|payload| filter.matches(payload))) {
+        None | Some(Ok(true)) => Judgement::Passed,
+        Some(Ok(false)) => Judgement::Filtered,
+        Some(Err(why)) => Judgement::Unreadable(why.clone()),
+    }
 }
 
 /// Every condition that a subscription puts on an event, and whether it holds.
@@ -83,8 +144,11 @@ pub fn explain(event_types: &EventTypePatterns, filters: &Filters, facts: &Facts
     }));
     match (&filters.payload, facts.json()) {
         (None, _) => {}
-        (Some(filter), Some(payload)) => checks.extend(filter.explain(payload)),
-        (Some(_), None) => checks.push(Check { rule: "payload is JSON".to_owned(), holds: false, found: None }),
+        (Some(filter), Ok(payload)) => checks.extend(filter.explain(payload)),
+        (Some(_), Err(why)) => {
+            let rule = "payload is JSON that filters can read".to_owned();
+            checks.push(Check { rule, holds: false, found: Some(why.to_string()) });
+        }
     }
     checks
 }
@@ -141,19 +205,41 @@ impl Audience {
         self.interests.is_empty()
     }
 
-    /// The subscriptions that want an event with these facts.
-    pub fn wanting<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = SubscriptionId> + 's {
+    /// The subscriptions that want the type of an event with these facts, each with the decision of its filters.
+    pub fn judged<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = (&'s Interest, Judgement)> + 's {
         let exactly = self.exactly.get(facts.event_type).into_iter().flatten().map(|place| &self.interests[*place]);
         let widely = self.widely.iter().map(|place| &self.interests[*place]);
-        let exactly = exactly.filter(|interest| passes(&interest.filters, facts));
-        let widely = widely.filter(|interest| wants(&interest.event_types, &interest.filters, facts));
-        exactly.chain(widely).map(|interest| interest.id)
+        let widely = widely.filter(|interest| interest.event_types.match_any(facts.event_type));
+        exactly.chain(widely).map(|interest| (interest, judge(&interest.filters, facts)))
+    }
+
+    /// The subscriptions that want an event with these facts.
+    pub fn wanting<'s>(&'s self, facts: &'s Facts<'_>) -> impl Iterator<Item = SubscriptionId> + 's {
+        let passed = self.judged(facts).filter(|(_, judgement)| *judgement == Judgement::Passed);
+        passed.map(|(interest, _)| interest.id)
+    }
+
+    /// The first subscriptions that want an event with these facts, at most `wanting_max`, and how often filters
+    /// decided in which way.
+    #[must_use]
+    pub fn judge(&self, facts: &Facts<'_>, wanting_max: usize) -> (Vec<SubscriptionId>, FilterVerdicts) {
+        let (mut wanting, mut verdicts) = (Vec::new(), FilterVerdicts::default());
+        for (interest, judgement) in self.judged(facts) {
+            verdicts.note(&interest.filters, &judgement);
+            if judgement == Judgement::Passed {
+                wanting.push(interest.id);
+                if wanting.len() == wanting_max {
+                    break;
+                }
+            }
+        }
+        (wanting, verdicts)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;
@@ -194,15 +280,21 @@ mod tests {
         let audience = Audience::new(interests.clone());
         let event_type = "order.created".parse().expect("a type");
         let metadata = notes(&[("region", "eu")]);
-        let facts = Facts::new(&event_type, &metadata, b"{\"total\": 10}");
+        let facts = Facts::new(&event_type, &metadata, b"{\"total\": 10}", None);
         let mut found: Vec<_> = audience.wanting(&facts).map(|id| id.0.as_u128()).collect();
         found.sort_unstable();
         assert_eq!(found, [1, 2, 4, 5, 6, 8]);
+        let (wanting, verdicts) = audience.judge(&facts, usize::MAX);
+        assert_eq!(wanting, audience.wanting(&facts).collect::<Vec<_>>());
+        assert_eq!(verdicts, FilterVerdicts { passed: 2, filtered: 2, unreadable: 0 });
+        assert_eq!(audience.judge(&facts, 2).0, wanting[..2]);
         for interest in &interests {
             let holds = explain(&interest.event_types, &interest.filters, &facts).iter().all(|check| check.holds);
             assert_eq!(holds, found.contains(&interest.id.0.as_u128()), "{interest:?}");
         }
-        let not_json = Facts::new(&event_type, &metadata, b"plain");
-        assert!(audience.wanting(&not_json).all(|id| id.0.as_u128() != 8));
+        let not_json = Facts::new(&event_type, &metadata, b"plain", None);
+        let (wanting, verdicts) = audience.judge(&not_json, usize::MAX);
+        assert!(wanting.iter().all(|id| ![8, 9].contains(&id.0.as_u128())));
+        assert_eq!(verdicts, FilterVerdicts { passed: 1, filtered: 1, unreadable: 2 });
     }
 }

@@ -7,15 +7,19 @@
 //! conditions) and `$not` (one condition) may stand anywhere. All entries of an object must hold. An array satisfies a
 //! condition if one of its first [`VALUES_MAX`] items does. `$ne`, `$nin` and `$not` hold where their opposite does
 //! not, so also where the member is absent.
+//!
+//! Nothing is rounded: numbers are compared as decimals, by their value.
 
 mod parser;
 
-use std::cmp::Ordering;
-
 use serde::Deserialize;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
-use crate::event::{filter::parser::parse, metadata::Metadata};
+use crate::event::{
+    filter::parser::parse,
+    json::{Json, Text},
+    metadata::Metadata,
+};
 
 /// Values of a payload that one condition checks, at most: of a longer array, the first ones.
 pub const VALUES_MAX: usize = 1000;
@@ -38,10 +42,10 @@ impl Filters {
         self.metadata.is_empty() && self.payload.is_none()
     }
 
-    /// The form in which the filters are stored, `{"metadata": {…}, "payload": {…}}`; `None` where there are no
-    /// conditions.
+    /// The filters as they are stored and audited, `{"metadata": {…}, "payload": {…}}`; `None` where there are no
+    /// conditions. Numbers have all the digits that their owner wrote.
     #[must_use]
-    pub fn to_json(&self) -> Option<Value> {
+    pub fn to_value(&self) -> Option<Value> {
         let mut json = Map::new();
         if !self.metadata.is_empty() {
             let entries = self.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
@@ -56,8 +60,9 @@ impl Filters {
     /// Parses filters that were valid when they were stored.
     ///
     /// # Errors
-    /// When the value is not what [`Self::to_json`] makes.
-    pub fn from_json(json: &Value) -> Result<Self, String> {
+    /// When the text is not that of a [`Self::to_value`].
+    pub fn from_json(json: &str) -> Result<Self, String> {
+        let json: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let metadata = json.get("metadata").map_or_else(|| Ok(Metadata::default()), Metadata::deserialize);
         let metadata = metadata.map_err(|error| error.to_string())?;
         Ok(Self { metadata, payload: json.get("payload").map(PayloadFilter::parse).transpose()? })
@@ -98,14 +103,14 @@ pub(crate) enum Condition {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Test {
-    Equal(Value),
-    NotEqual(Value),
-    Compare(Comparison, Value),
-    In(Vec<Value>),
-    NotIn(Vec<Value>),
+    Equal(Json),
+    NotEqual(Json),
+    Compare(Comparison, Json),
+    In(Vec<Json>),
+    NotIn(Vec<Json>),
     Exists(bool),
-    StartsWith(String),
-    EndsWith(String),
+    StartsWith(Text),
+    EndsWith(Text),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,13 +138,13 @@ impl PayloadFilter {
 
     /// Whether a payload fulfills the filter.
     #[must_use]
-    pub fn matches(&self, payload: &Value) -> bool {
+    pub fn matches(&self, payload: &Json) -> bool {
         self.condition.holds(payload)
     }
 
     /// Each condition, and whether it holds. All conditions below one `$or` or `$not` are reported as one.
     #[must_use]
-    pub fn explain(&self, payload: &Value) -> Vec<Check> {
+    pub fn explain(&self, payload: &Json) -> Vec<Check> {
         let mut checks = Vec::new();
         self.condition.explain(payload, &mut checks);
         checks
@@ -147,7 +152,7 @@ impl PayloadFilter {
 }
 
 impl Condition {
-    fn holds(&self, payload: &Value) -> bool {
+    fn holds(&self, payload: &Json) -> bool {
         match self {
             Self::All(all) => all.iter().all(|condition| condition.holds(payload)),
             Self::Any(any) => any.iter().any(|condition| condition.holds(payload)),
@@ -160,7 +165,7 @@ impl Condition {
         }
     }
 
-    fn explain(&self, payload: &Value, checks: &mut Vec<Check>) {
+    fn explain(&self, payload: &Json, checks: &mut Vec<Check>) {
         let holds = self.holds(payload);
         match self {
             Self::All(all) => all.iter().for_each(|condition| condition.explain(payload, checks)),
@@ -172,7 +177,7 @@ impl Condition {
                 let found = found.first().map(|value| value.to_string().chars().take(SHOWN_CHARACTERS_MAX).collect());
                 let (operator, value) = test.words();
                 let path = path.iter().fold("payload".to_owned(), |path, segment| format!("{path}.{segment}"));
-                let value: String = value.to_string().chars().take(SHOWN_CHARACTERS_MAX).collect();
+                let value: String = value.chars().take(SHOWN_CHARACTERS_MAX).collect();
                 checks.push(Check { rule: format!("{path} {operator} {value}"), holds, found });
             }
         }
@@ -180,7 +185,7 @@ impl Condition {
 }
 
 /// Collects all values at a path: one, none, or several where the path goes through an array.
-fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
+fn select<'v>(value: &'v Json, path: &[String], found: &mut Vec<&'v Json>) {
     if found.len() >= VALUES_MAX {
         return;
     }
@@ -189,39 +194,43 @@ fn select<'v>(value: &'v Value, path: &[String], found: &mut Vec<&'v Value>) {
         return;
     };
     match value {
-        Value::Object(members) => {
-            if let Some(member) = members.get(segment) {
+        Json::Object(_) => {
+            if let Some(member) = value.get(segment) {
                 select(member, rest, found);
             }
         }
-        Value::Array(items) => {
+        Json::Array(items) => {
             if let Ok(index) = segment.parse::<usize>() {
                 items.get(index).into_iter().for_each(|item| select(item, rest, found));
             } else {
-                let objects = items.iter().take(VALUES_MAX).filter(|item| item.is_object());
+                let objects = items.iter().take(VALUES_MAX).filter(|item| matches!(item, Json::Object(_)));
                 objects.for_each(|item| select(item, path, found));
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => {}
     }
 }
 
 impl Test {
-    fn holds(&self, found: &[&Value]) -> bool {
-        let any = |test: &dyn Fn(&Value) -> bool| {
-            let items = found.iter().filter_map(|value| value.as_array()).flatten();
-            found.iter().any(|value| test(value)) || items.take(VALUES_MAX).any(test)
+    fn holds(&self, found: &[&Json]) -> bool {
+        let any = |test: &dyn Fn(&Json) -> bool| {
+            let items = found.iter().filter_map(|value| match value {
+                Json::Array(items) => Some(items),
+                Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) | Json::Object(_) => None,
+            });
+            found.iter().any(|value| test(value)) || items.flatten().take(VALUES_MAX).any(test)
         };
+        let any_text = |test: &dyn Fn(&[u8]) -> bool| any(&|value| text_of(value).is_some_and(test));
         match self {
-            Self::Equal(wanted) => any(&|value| same(value, wanted)),
-            Self::NotEqual(wanted) => !any(&|value| same(value, wanted)),
-            Self::In(wanted) => any(&|value| wanted.iter().any(|one| same(value, one))),
-            Self::NotIn(wanted) => !any(&|value| wanted.iter().any(|one| same(value, one))),
+            Self::Equal(wanted) => any(&|value| value == wanted),
+            Self::NotEqual(wanted) => !any(&|value| value == wanted),
+            Self::In(wanted) => any(&|value| wanted.contains(value)),
+            Self::NotIn(wanted) => !any(&|value| wanted.contains(value)),
             Self::Exists(wanted) => found.is_empty() != *wanted,
-            Self::StartsWith(start) => any(&|value| value.as_str().is_some_and(|text| text.starts_with(start))),
-            Self::EndsWith(end) => any(&|value| value.as_str().is_some_and(|text| text.ends_with(end))),
+            Self::StartsWith(start) => any_text(&|text| text.starts_with(start.as_bytes())),
+            Self::EndsWith(end) => any_text(&|text| text.ends_with(end.as_bytes())),
             Self::Compare(comparison, wanted) => any(&|value| {
-                compare(value, wanted).is_some_and(|order| match comparison {
+                value.compare(wanted).is_some_and(|order| match comparison {
                     Comparison::Greater => order.is_gt(),
                     Comparison::GreaterOrEqual => order.is_ge(),
                     Comparison::Less => order.is_lt(),
@@ -231,52 +240,30 @@ impl Test {
         }
     }
 
-    fn words(&self) -> (&'static str, Value) {
+    /// The operator and its value.
+    fn words(&self) -> (&'static str, String) {
         match self {
-            Self::Equal(value) => ("$eq", value.clone()),
-            Self::NotEqual(value) => ("$ne", value.clone()),
-            Self::Compare(Comparison::Greater, value) => ("$gt", value.clone()),
-            Self::Compare(Comparison::GreaterOrEqual, value) => ("$gte", value.clone()),
-            Self::Compare(Comparison::Less, value) => ("$lt", value.clone()),
-            Self::Compare(Comparison::LessOrEqual, value) => ("$lte", value.clone()),
-            Self::In(values) => ("$in", Value::Array(values.clone())),
-            Self::NotIn(values) => ("$nin", Value::Array(values.clone())),
-            Self::Exists(wanted) => ("$exists", Value::Bool(*wanted)),
-            Self::StartsWith(text) => ("$startsWith", Value::String(text.clone())),
-            Self::EndsWith(text) => ("$endsWith", Value::String(text.clone())),
+            Self::Equal(value) => ("$eq", value.to_string()),
+            Self::NotEqual(value) => ("$ne", value.to_string()),
+            Self::Compare(Comparison::Greater, value) => ("$gt", value.to_string()),
+            Self::Compare(Comparison::GreaterOrEqual, value) => ("$gte", value.to_string()),
+            Self::Compare(Comparison::Less, value) => ("$lt", value.to_string()),
+            Self::Compare(Comparison::LessOrEqual, value) => ("$lte", value.to_string()),
+            Self::In(values) => ("$in", Json::Array(values.clone()).to_string()),
+            Self::NotIn(values) => ("$nin", Json::Array(values.clone()).to_string()),
+            Self::Exists(wanted) => ("$exists", wanted.to_string()),
+            Self::StartsWith(text) => ("$startsWith", text.to_string()),
+            Self::EndsWith(text) => ("$endsWith", text.to_string()),
         }
     }
 }
 
-/// Whether two JSON values are equal; numbers are compared by value, so 1 equals 1.0.
-fn same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Number(_), Value::Number(_)) => compare(one, other) == Some(Ordering::Equal),
-        (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
-        }
-        (Value::Object(one), Value::Object(other)) => {
-            one.len() == other.len()
-                && one.iter().all(|(name, value)| other.get(name).is_some_and(|other| same(value, other)))
-        }
-        _ => one == other,
+/// The bytes of a string; `None` for any other value.
+fn text_of(value: &Json) -> Option<&[u8]> {
+    match value {
+        Json::Text(text) => Some(text.as_bytes()),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => None,
     }
-}
-
-/// Orders two numbers, or two strings by code points (so RFC 3339 times in UTC sort); `None` for any other pair.
-fn compare(one: &Value, other: &Value) -> Option<Ordering> {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) => match (whole(one), whole(other)) {
-            (Some(one), Some(other)) => Some(one.cmp(&other)),
-            _ => one.as_f64()?.partial_cmp(&other.as_f64()?),
-        },
-        (Value::String(one), Value::String(other)) => Some(one.cmp(other)),
-        _ => None,
-    }
-}
-
-fn whole(number: &Number) -> Option<i128> {
-    number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
 }
 
 #[cfg(test)]
@@ -284,6 +271,55 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn parsed(filter: &str) -> PayloadFilter {
+        let source = serde_json::from_str(filter).unwrap_or_else(|why| panic!("{filter}: {why}"));
+        PayloadFilter::parse(&source).unwrap_or_else(|why| panic!("{filter}: {why}"))
+    }
+
+    fn read(payload: &str) -> Json {
+        Json::read(payload.as_bytes()).unwrap_or_else(|why| panic!("{payload}: {why}"))
+    }
+
+    #[test]
+    fn nothing_is_rounded() {
+        let cases = [
+            (r#"{"id": 18446744073709551617}"#, r#"{"id": 18446744073709551616}"#, false),
+            (r#"{"id": 18446744073709551617}"#, r#"{"id": 18446744073709551617.0}"#, true),
+            (r#"{"id": {"$ne": 340282366920938463463374607431768211456}}"#, r#"{"id": 3.4028236692093846e38}"#, true),
+            (r#"{"x": 0.1}"#, r#"{"x": 0.1000000000000000055511151231257827}"#, false),
+            (r#"{"x": {"$lt": 0.1000000000000000055511151231257827}}"#, r#"{"x": 0.1}"#, true),
+            (r#"{"x": {"$gt": 1e400}}"#, r#"{"x": 1.1e400}"#, true),
+            (r#"{"x": {"$in": [1, 1e400]}}"#, r#"{"x": 10e399}"#, true),
+            (r#"{"x": {"$eq": {"a": [1.0, 2e0]}}}"#, r#"{"x": {"a": [1, 2]}}"#, true),
+        ];
+        for (filter, payload, wanted) in cases {
+            assert_eq!(parsed(filter).matches(&read(payload)), wanted, "{filter} {payload}");
+        }
+        let filters =
+            Filters { payload: Some(parsed(r#"{"a": 12345678901234567890123, "b": 0.10}"#)), ..Filters::default() };
+        let stored = filters.to_value().expect("there is one").to_string();
+        assert_eq!(stored, r#"{"payload":{"a":12345678901234567890123,"b":0.10}}"#);
+        assert_eq!(Filters::from_json(&stored), Ok(filters));
+    }
+
+    #[test]
+    fn every_json_text_is_judged() {
+        let deep = format!("{{\"kind\":\"order\",\"deep\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        for payload in [
+            r#"{"kind":"order","note":"hi \ud83d"}"#,
+            r#"{"kind":"order","\udead":1}"#,
+            r#"{"kind":"order","x":1e400}"#,
+            "\u{feff}{\"kind\":\"order\"}",
+            &deep,
+        ] {
+            assert!(parsed(r#"{"kind":"order"}"#).matches(&read(payload)), "{payload}");
+            assert!(!parsed(r#"{"kind":{"$ne":"order"}}"#).matches(&read(payload)), "{payload}");
+        }
+        let cut = read(r#"{"note":"hi \ud83d"}"#);
+        assert!(parsed(r#"{"note":{"$startsWith":"hi "}}"#).matches(&cut));
+        assert!(!parsed("{\"note\":\"hi \u{fffd}\"}").matches(&cut), "what cannot be written is not guessed");
+    }
 
     #[test]
     fn conditions() {
@@ -326,19 +362,17 @@ mod tests {
             (json!({"order": {"$or": [{"total": 1}, {"currency": "EUR"}]}}), true),
         ];
         for (filter, wanted) in cases {
-            let parsed = PayloadFilter::parse(&filter).unwrap_or_else(|why| panic!("{filter}: {why}"));
-            assert_eq!(parsed.matches(&payload), wanted, "{filter}");
+            assert_eq!(parsed(&filter.to_string()).matches(&read(&payload.to_string())), wanted, "{filter}");
         }
-        let anything = PayloadFilter::parse(&json!({"a": 1})).expect("valid");
-        for payload in [json!(null), json!(1), json!("a"), json!([1]), json!([])] {
-            assert!(!anything.matches(&payload), "{payload}");
+        for payload in ["null", "1", "\"a\"", "[1]", "[]"] {
+            assert!(!parsed(r#"{"a": 1}"#).matches(&read(payload)), "{payload}");
         }
     }
 
     #[test]
     fn explained() {
-        let filter = json!({"order": {"total": {"$gte": 100}}, "$or": [{"a": 1}]});
-        let checks = PayloadFilter::parse(&filter).expect("valid").explain(&json!({"order": {"total": 5}}));
+        let filter = parsed(r#"{"order": {"total": {"$gte": 100}}, "$or": [{"a": 1}]}"#);
+        let checks = filter.explain(&read(r#"{"order": {"total": 5}}"#));
         let expected = [("payload $or", false, None), ("payload.order.total $gte 100", false, Some("5"))];
         let told: Vec<_> =
             checks.iter().map(|check| (check.rule.as_str(), check.holds, check.found.as_deref())).collect();

@@ -9,6 +9,7 @@ use crate::{
     Error, Result,
     event::{
         audience::{Audience, Facts},
+        content_encoding::ContentEncoding,
         event_type::EventType,
         idempotency::Fingerprint,
         metadata::Metadata,
@@ -34,6 +35,8 @@ pub struct NewEvent {
     pub posted_to: Option<SubscriptionId>,
     /// The payload's content type; a valid header value.
     pub content_type: String,
+    /// How the payload was packed before it was posted; `None` where it was not.
+    pub content_encoding: Option<ContentEncoding>,
     /// The payload, byte for byte as it arrived.
     pub payload: Bytes,
     /// The producer's notes on the event.
@@ -81,6 +84,9 @@ pub enum Verdict {
     Filtered,
     /// The subscription to which the event was posted is disabled.
     Disabled,
+    /// The subscription to which the event was posted has a filter that cannot read the payload, so the event will not
+    /// be delivered.
+    Unreadable,
 }
 
 impl Verdict {
@@ -90,6 +96,7 @@ impl Verdict {
             Self::Pending => 0,
             Self::Filtered => 1,
             Self::Disabled => 2,
+            Self::Unreadable => 3,
         }
     }
 
@@ -98,6 +105,7 @@ impl Verdict {
             0 => Some(Self::Pending),
             1 => Some(Self::Filtered),
             2 => Some(Self::Disabled),
+            3 => Some(Self::Unreadable),
             _ => None,
         }
     }
@@ -137,6 +145,7 @@ impl NewEvent {
             event_type,
             posted_to: None,
             content_type,
+            content_encoding: None,
             payload,
             metadata: Metadata::default(),
             external_id: None,
@@ -151,7 +160,7 @@ impl NewEvent {
     /// The parts of the event that filters check.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
-        Facts::new(&self.event_type, &self.metadata, &self.payload)
+        Facts::new(&self.event_type, &self.metadata, &self.payload, self.content_encoding.as_ref())
     }
 
     /// Sets the event's deliveries: one to each of these subscriptions.
@@ -167,7 +176,8 @@ impl NewEvent {
     /// # Errors
     /// When the request would cause more than [`DELIVERIES_PER_REQUEST_MAX`].
     pub fn fan_out(&mut self, audience: &Audience, caused: usize) -> Result<()> {
-        let wanting: Vec<_> = audience.wanting(&self.facts()).take(DELIVERIES_PER_REQUEST_MAX + 1).collect();
+        let (wanting, verdicts) = audience.judge(&self.facts(), DELIVERIES_PER_REQUEST_MAX + 1);
+        verdicts.count();
         if caused + wanting.len() > DELIVERIES_PER_REQUEST_MAX {
             return Err(Error::TooLarge(format!(
                 "a request may cause at most {DELIVERIES_PER_REQUEST_MAX} deliveries; post fewer events at once"
@@ -190,13 +200,15 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_as_it_was_kept() {
-        for (byte, verdict) in [(0, Verdict::Pending), (1, Verdict::Filtered), (2, Verdict::Disabled)] {
+        let verdicts =
+            [(0, Verdict::Pending), (1, Verdict::Filtered), (2, Verdict::Disabled), (3, Verdict::Unreadable)];
+        for (byte, verdict) in verdicts {
             let delivery_ids = vec![DeliveryId::new(), DeliveryId::new()];
             let kept = KeptAnswer { verdict, delivery_ids };
             assert_eq!(kept.to_bytes()[0], byte, "what is stored stays readable");
             assert_eq!(KeptAnswer::from_bytes(&kept.to_bytes()), Some(kept));
         }
         assert_eq!(KeptAnswer::from_bytes(&[]), None);
-        assert_eq!(KeptAnswer::from_bytes(&[3]), None, "not one of ours");
+        assert_eq!(KeptAnswer::from_bytes(&[4]), None, "not one of ours");
     }
 }

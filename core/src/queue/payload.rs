@@ -21,6 +21,8 @@ pub struct ClaimedEvent {
     pub event_type: String,
     /// The media type of its payload.
     pub content_type: String,
+    /// How its payload was packed before it was posted; `None` where it was not.
+    pub content_encoding: Option<String>,
     /// The payload, byte for byte as it was accepted.
     pub payload: Bytes,
     /// When the event was accepted, by the database's clock.
@@ -44,6 +46,7 @@ pub enum Read {
 pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashMap<Uuid, Read>> {
     let rows = sqlx::query!(
         r#"SELECT e.id AS "id!", e.event_type AS "event_type!", e.content_type AS "content_type!",
+                  e.content_encoding,
                   CASE WHEN e.bytes_so_far <= $2 THEN e.payload END AS payload, e.bytes AS "bytes!",
                   e.created_at AS "created_at!",
                   (extract(epoch FROM e.expires_at - clock_timestamp()) * 1000)::bigint AS expires_in_ms
@@ -66,6 +69,7 @@ pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashM
             Some(payload) => Read::Event(ClaimedEvent {
                 event_type: row.event_type,
                 content_type: row.content_type,
+                content_encoding: row.content_encoding,
                 payload: payload.into(),
                 created_at: row.created_at,
                 expires_at: row.expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs())),

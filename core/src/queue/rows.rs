@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{
+        content_encoding::ContentEncoding,
         metadata::Metadata,
         new_event::{KeptAnswer, NewDelivery, NewEvent},
     },
@@ -45,6 +46,7 @@ pub(crate) struct NewEventRow<'a> {
     posted_to: Option<Uuid>,
     is_inline: bool,
     content_type: &'a str,
+    content_encoding: Option<&'a str>,
     payload: &'a [u8],
     metadata: Option<Json<&'a Metadata>>,
     external_id: Option<&'a str>,
@@ -64,6 +66,7 @@ impl<'a> NewEventRow<'a> {
             posted_to: event.posted_to.map(|id| id.0),
             is_inline,
             content_type: &event.content_type,
+            content_encoding: event.content_encoding.as_ref().map(ContentEncoding::as_str),
             payload: &event.payload,
             metadata: (!event.metadata.is_empty()).then_some(Json(&event.metadata)),
             external_id: event.external_id.as_deref(),

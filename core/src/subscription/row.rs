@@ -1,7 +1,6 @@
 //! A subscription's database row, and its conversion: secrets are opened, texts are parsed.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -32,7 +31,7 @@ pub struct Row {
     pub target_url: String,
     pub event_types: Vec<String>,
     pub metadata: Json<Metadata>,
-    pub filters: Option<Value>,
+    pub filters: Option<String>,
     pub retry_policy: Option<Json<RetryPolicy>>,
     pub timeout_ms: i32,
     pub state: String,
@@ -93,6 +92,6 @@ impl Row {
 }
 
 /// Parses filters in the form in which they are stored; no filters where there are none.
-pub fn filters_of(stored: Option<Value>) -> Result<Filters> {
+pub fn filters_of(stored: Option<String>) -> Result<Filters> {
     stored.map_or_else(|| Ok(Filters::default()), |json| Filters::from_json(&json).map_err(Error::internal))
 }

@@ -32,9 +32,10 @@ pub(crate) const LEASE_MARGIN_MS: i32 = 5_000;
 pub const REDACTED: &str = "[redacted]";
 
 /// Headers that Postrider or HTTP sets, in lower case. Names that begin with `webhook-` are reserved too.
-const RESERVED_HEADERS: [&str; 14] = [
+const RESERVED_HEADERS: [&str; 15] = [
     "accept-encoding",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
     "expect",

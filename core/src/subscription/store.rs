@@ -48,9 +48,10 @@ macro_rules! select_subscriptions {
     ($condition:tt, $($arguments:tt)*) => {
         sqlx::query_as!(
             Row,
-            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _", filters,
-                      retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!", disabled_reason, secret,
-                      headers, signature_scheme, ingest_auth, ingest_signature, ingest_rate_limit_per_second,
+            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
+                      filters::text AS filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!",
+                      disabled_reason, secret, headers, signature_scheme, ingest_auth, ingest_signature,
+                      ingest_rate_limit_per_second,
                       ARRAY(SELECT p.secret FROM previous_secrets p
                              WHERE p.subscription_id = s.id AND p.expires_at > now()
                              ORDER BY p.replaced_at DESC) AS "previous_secrets!",
@@ -102,7 +103,7 @@ impl Subscriptions {
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
                                         timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
                                         ingest_signature, ingest_rate_limit_per_second)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::json, $12, $13, $14, $15)",
             id.0,
             tenant_id,
             settings.name.as_ref().map(Name::as_str),
@@ -113,7 +114,7 @@ impl Subscriptions {
             settings.timeout.stored(),
             self.keyring.seal(secret.reveal().as_bytes(), id.0.as_bytes()),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
-            settings.filters.to_json(),
+            settings.filters.to_value().map(|filters| filters.to_string()),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, settings),
@@ -143,7 +144,7 @@ impl Subscriptions {
     /// Reads the interests of a tenant's subscriptions; disabled ones want nothing.
     pub async fn audience(&self, tenant_id: &str) -> Result<Audience> {
         let rows = sqlx::query!(
-            "SELECT id, event_types, filters FROM subscriptions
+            "SELECT id, event_types, filters::text AS filters FROM subscriptions
               WHERE tenant_id = $1 AND deleted_at IS NULL AND state <> 'disabled'
               ORDER BY id",
             tenant_id
@@ -190,8 +191,8 @@ impl Subscriptions {
         sqlx::query!(
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
-                    headers = $8, filters = $9, signature_scheme = $10, ingest_auth = $11, ingest_signature = $12,
-                    ingest_rate_limit_per_second = $13, updated_at = now()
+                    headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11,
+                    ingest_signature = $12, ingest_rate_limit_per_second = $13, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name.as_ref().map(Name::as_str),
@@ -201,7 +202,7 @@ impl Subscriptions {
             settings.retry_policy.stored() as _,
             settings.timeout.stored(),
             self.keyring.seal(&settings.headers.to_json(), id.0.as_bytes()),
-            settings.filters.to_json(),
+            settings.filters.to_value().map(|filters| filters.to_string()),
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, &settings),
@@ -309,7 +310,7 @@ impl Subscriptions {
 /// Reads a subscription's interest on the caller's connection; `None` where it is disabled or does not exist.
 pub(crate) async fn interest(connection: &mut PgConnection, id: SubscriptionId) -> Result<Option<Interest>> {
     let row = sqlx::query!(
-        "SELECT event_types, filters FROM subscriptions
+        "SELECT event_types, filters::text AS filters FROM subscriptions
           WHERE id = $1 AND deleted_at IS NULL AND state <> 'disabled'",
         id.0
     );

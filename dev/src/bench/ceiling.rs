@@ -91,8 +91,8 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
     let deliveries: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
     sqlx::query(
         "SELECT accept(
-                ARRAY(SELECT ROW(i.id, 'bench', 'bench.event', $3, false, 'application/json', $4, NULL, NULL, NULL,
-                                 NULL, NULL)::new_event FROM unnest($1) AS i (id)),
+                ARRAY(SELECT ROW(i.id, 'bench', 'bench.event', $3, false, 'application/json', NULL, $4, NULL, NULL,
+                                 NULL, NULL, NULL)::new_event FROM unnest($1) AS i (id)),
                 ARRAY(SELECT ROW(i.id, i.event_id, 'bench', $3, $3, NULL, NULL, NULL)::new_delivery
                         FROM unnest($2, $1) AS i (id, event_id)),
                 '{}', 0, false)",

@@ -30,7 +30,7 @@ pub fn binaries() {
     });
 }
 
-async fn process(name: &'static str, env: &HashMap<String, String>) -> Process {
+pub async fn process(name: &'static str, env: &HashMap<String, String>) -> Process {
     binaries();
     Process::start(name, "debug", env).await.expect("it starts")
 }

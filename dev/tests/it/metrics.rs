@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Reads the samples of a process: the value by the name with its labels.
-async fn read(base: &str) -> BTreeMap<String, f64> {
+pub async fn read(base: &str) -> BTreeMap<String, f64> {
     let text = client().get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
     let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     samples

@@ -115,6 +115,8 @@ fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> boo
         "405" => false,
         // Both statuses are about the body: 408 when it arrives too slowly, 413 when it is too long.
         "408" | "413" => has_body,
+        // The body of an ingest may be packed; JSON for us may not.
+        "415" => has_body && operation["operationId"] != "ingest",
         "409" => takes(IDEMPOTENCY_KEY.0) || is_one_of(&CONFLICTING),
         // Any request that changes something can be refused with 422 for a header that stands there twice.
         "422" => takes("limit") || ["post", "put", "patch"].contains(&method),
