@@ -6,6 +6,7 @@ pub mod inbound_signature;
 pub mod ingest_auth;
 pub mod rekey;
 pub mod seal;
+pub(crate) mod secret_text;
 pub mod signature;
 pub mod signing_secret;
 pub mod target_policy;
