@@ -13,7 +13,8 @@ use postrider_core::{
     id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
     queue::attempt::parse_retry_after,
     trust::{
-        inbound_signature::{Provider, Refused},
+        inbound_signature::Refused,
+        provider::{Agreed, Provider},
         seal::Keyring,
         signing_secret::SigningSecret,
     },
@@ -35,8 +36,8 @@ pub const TARGETS: [Target; 8] = [
     ("sealed", sealed),
 ];
 
-/// A secret that made-up bytes cannot be signed with.
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// A secret that made-up bytes cannot be signed with, and that no input shows.
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 /// Made-up signature headers are refused by every provider.
 pub fn signature_header(data: &[u8]) {
@@ -51,8 +52,9 @@ pub fn signature_header(data: &[u8]) {
         };
         let secrets = [SECRET.to_owned(), part(3).unwrap_or_default().to_owned()];
         let payload = part(4).unwrap_or_default().as_bytes();
-        let secrets = if provider.check_secret(&secrets[1]).is_ok() { &secrets[..1] } else { &secrets[..] };
-        let verified = provider.verify(secrets, 300, header, payload, 1_700_000_000);
+        let secrets = if provider.read_secret(&secrets[1]).is_ok() { &secrets[..1] } else { &secrets[..] };
+        let agreed = Agreed { secrets, tolerance_seconds: 300, verify_token: None, callback_url: part(5) };
+        let verified = provider.verify(agreed, header, payload, 1_700_000_000);
         assert!(
             matches!(verified, Err(Refused::Unreadable(_) | Refused::Stale | Refused::Wrong)),
             "{provider} opened for {text:?}"

@@ -31,6 +31,7 @@ CREATE TABLE subscriptions (
     signature_scheme text NOT NULL DEFAULT 'standard',
     ingest_auth      text NOT NULL DEFAULT 'key_or_signature',
     ingest_signature bytea,                      -- sealed JSON; NULL means X-Hub-Signature-256 with its own secret
+    ingest_event_type_header text,               -- where a provider names its events; NULL means X-Event-Type only
     ingest_rate_limit_per_second integer,        -- NULL means none
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),

@@ -1,6 +1,7 @@
 //! `/events`: publishing events, listing them, reading their payloads, explaining who wants them, and replaying them.
 
 pub mod body;
+pub mod challenge;
 pub mod ingest;
 pub mod publish;
 

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, Uri, header},
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
-use postrider_core::trust::inbound_signature::Provider;
+use postrider_core::trust::provider::Provider;
 
 use crate::{
     access::{auth::Authenticator, ingest_limits::LimitStates},
@@ -94,6 +94,9 @@ async fn around<E: Endpoint<Output = Response>>(
     mut request: Request,
     allowed: Arc<Allowed>,
 ) -> poem::Result<Response> {
+    if let Some(path) = without_trailing_slash(request.uri().path()).map(str::to_owned) {
+        replace_path(&mut request, &path);
+    }
     if !request.headers().contains_key(header::CONTENT_TYPE) {
         // A webhook may come without a content type (RFC 9110 §8.3), but the libraries refuse such a request.
         let octets = HeaderValue::from_static("application/octet-stream");
@@ -114,6 +117,25 @@ async fn around<E: Endpoint<Output = Response>>(
     limit_states.tell(response.headers_mut());
     pages::secure(response.headers_mut());
     Ok(response)
+}
+
+/// The path of a subscription's ingest without the slash behind it; `None` for any other path. Some providers and
+/// people add a slash when they register a URL. Nobody registers the URL of another route, so no other has two paths.
+fn without_trailing_slash(path: &str) -> Option<&str> {
+    let path = path.strip_suffix('/')?;
+    let id = path.strip_prefix("/webhooks/ingest/")?;
+    (!id.is_empty() && !id.contains('/')).then_some(path)
+}
+
+fn replace_path(request: &mut Request, path: &str) {
+    let uri = request.uri();
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    // A path that lost its last character is still a path.
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
 }
 
 /// The answer to a request that took too long: 408 where its body has not arrived, which is the caller's fault, or else
@@ -139,7 +161,9 @@ fn readable(request: &Request) -> Result<(), ApiError> {
         return Ok(());
     }
     let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type", "Content-Encoding"];
-    for name in ours.into_iter().chain(Provider::ALL.map(Provider::header)) {
+    let of_providers = Provider::ALL.map(Provider::header);
+    // `Authorization` is compared as a whole, so whatever else it may be, it is a wrong key.
+    for name in ours.into_iter().chain(of_providers.into_iter().filter(|name| *name != "Authorization")) {
         // A request whose key were dropped would be carried out twice, and of two values one would be dropped.
         let mut values = request.headers().get_all(name).iter();
         let is_readable = values.next().is_none_or(|value| value.to_str().is_ok());

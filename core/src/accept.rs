@@ -14,7 +14,10 @@ pub mod publish;
 use sqlx::PgPool;
 
 use crate::{
-    event::new_event::{KeptAnswer, NewEvent, Verdict},
+    event::{
+        event_type::EventType,
+        new_event::{KeptAnswer, NewEvent, Verdict},
+    },
     id::{DeliveryId, EventId},
     queue::{accept::Accepted, intake::Intake},
     subscription::cache::SubscriptionCache,
@@ -59,6 +62,8 @@ pub struct RequestKey<'a> {
 pub struct AcceptedEvent {
     /// The event's id; for a repeated event, the id that it got the first time.
     pub event_id: EventId,
+    /// The event's type. A repeated event has the type that it had the first time, or else its key does not fit.
+    pub event_type: EventType,
     /// Whether the event will be delivered.
     pub verdict: Verdict,
     /// The deliveries that the event caused.
@@ -68,7 +73,8 @@ pub struct AcceptedEvent {
 impl AcceptedEvent {
     /// The answer to the producer, if the event turns out to be new.
     fn if_new(event: &NewEvent, verdict: Verdict) -> Self {
-        Self { event_id: event.id, verdict, delivery_ids: event.delivery_ids() }
+        let event_type = event.event_type.clone();
+        Self { event_id: event.id, event_type, verdict, delivery_ids: event.delivery_ids() }
     }
 
     /// The answer to the producer, now that it is known whether the event was new or repeated.
@@ -79,7 +85,7 @@ impl AcceptedEvent {
                 self
             }
             Accepted::Repeated { event_id, answer: KeptAnswer { verdict, delivery_ids } } => {
-                Self { event_id, verdict, delivery_ids }
+                Self { event_id, event_type: self.event_type, verdict, delivery_ids }
             }
         }
     }

@@ -2,6 +2,7 @@
 //! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`].
 
 pub mod cache;
+pub mod event_type_header;
 pub mod previous_secret;
 pub(crate) mod row;
 pub mod secret_rotation;
@@ -17,11 +18,13 @@ use crate::{
     access::ingest_limit::RateLimit,
     id::SubscriptionId,
     name::Name,
-    subscription::settings::Settings,
+    subscription::{event_type_header::EventTypeHeader, settings::Settings},
     text_enum::text_enum,
     trust::{
-        inbound_signature::{Provider, Refused, Verified},
+        inbound_challenge::{Answer, Question},
+        inbound_signature::{Refused, Verified},
         ingest_auth::{IngestSignature, TOLERANCE_SECONDS_DEFAULT},
+        provider::{Agreed, Provider},
         signing_secret::{SecretKind, SigningSecret, SigningSecrets},
     },
 };
@@ -83,7 +86,20 @@ impl Subscription {
         } else {
             Vec::new()
         };
-        Provider::Github.verify(&own, TOLERANCE_SECONDS_DEFAULT, header, payload, now.timestamp())
+        let agreed = Agreed {
+            secrets: &own,
+            tolerance_seconds: TOLERANCE_SECONDS_DEFAULT,
+            verify_token: None,
+            callback_url: None,
+        };
+        Provider::Github.verify(agreed, header, payload, now.timestamp())
+    }
+
+    /// The answer to a question that a provider asks when the URL of the subscription's ingest is registered with it.
+    /// There is one only where `ingest_signature` names that provider.
+    #[must_use]
+    pub fn answer_challenge(&self, question: Question<'_>) -> Option<Answer> {
+        self.settings.ingest_signature.as_ref()?.answer(question)
     }
 
     /// The provider whose signatures the subscription's ingest accepts.
@@ -108,6 +124,7 @@ impl Subscription {
             "signature_scheme": settings.signature_scheme.as_str(),
             "ingest_auth": settings.ingest_auth.as_str(),
             "ingest_signature": settings.ingest_signature.as_ref().map(IngestSignature::audited),
+            "ingest_event_type_header": settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             "ingest_rate_limit_per_second": settings.ingest_rate_limit.map(RateLimit::per_second),
             "state": self.state.as_str(),
             "disabled_reason": self.disabled_reason,

@@ -132,6 +132,12 @@ pub fn text(value: &str, characters_max: usize) -> Result<(), String> {
     }
 }
 
+/// Whether a text is the name of an HTTP header (RFC 9110 §5.1, a token).
+pub(crate) fn is_header_name(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(token)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

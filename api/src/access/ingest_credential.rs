@@ -15,8 +15,9 @@ use postrider_core::{
     access::api_key::Scope,
     subscription::Subscription,
     trust::{
-        inbound_signature::{Provider, Refused, Verified},
+        inbound_signature::{Refused, Verified},
         ingest_auth::IngestAuth,
+        provider::Provider,
     },
 };
 
@@ -139,6 +140,11 @@ fn scheme_of(provider: Provider) -> (&'static str, &'static str) {
         Provider::Stripe => ("StripeSignature", "`t=…,v1=…` as Stripe sends it"),
         Provider::Shopify => ("ShopifySignature", "The base64 HMAC-SHA256 of the body"),
         Provider::Slack => ("SlackSignature", "`v0=…` as Slack sends it, with `X-Slack-Request-Timestamp`"),
+        Provider::Meta => ("MetaSignature", "`sha256=` and the hex HMAC-SHA256 of the body, as Meta sends it"),
+        Provider::Dropbox => ("DropboxSignature", "The hex HMAC-SHA256 of the body"),
+        Provider::X => ("XSignature", "`sha256=` and the base64 HMAC-SHA256 of the body, as X sends it"),
+        Provider::Trello => ("TrelloSignature", "The base64 HMAC-SHA1 of the body and the URL that was registered"),
+        Provider::Okta => ("OktaSecret", "The secret that was given to Okta"),
     }
 }
 

@@ -16,8 +16,8 @@ use crate::serve::body::{self, Brings, Input};
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields, example)]
 pub struct EventInput {
-    /// What has happened, such as `order.created`: segments of letters, digits, `_` and `-`, joined by dots; at most
-    /// 128 characters.
+    /// What has happened, such as `order.created`: segments of letters, digits, `_` and `-`, joined by `.`, `/` or
+    /// `:`; at most 128 characters.
     pub event_type: String,
     /// Any JSON value. Its text is delivered byte for byte as it stands here.
     pub payload: Any<Box<RawValue>>,

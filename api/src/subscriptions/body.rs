@@ -36,7 +36,8 @@ pub struct SubscriptionInput {
     /// without user name and fragment.
     pub target_url: String,
     /// Patterns of the event types that the subscription wants, at most 100: `order.created` is exactly that type,
-    /// `order.*` everything below `order`, `*` every type. An empty list means every type, too.
+    /// `order.*` everything below `order` (likewise `orders/*` and `user:*`), `*` every type. An empty list means every
+    /// type, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[oai(default)]
     pub event_types: Vec<String>,
@@ -82,6 +83,11 @@ pub struct SubscriptionInput {
     /// `secret`.
     #[serde(default, deserialize_with = "body::maybe_object", skip_serializing_if = "Option::is_none")]
     pub ingest_signature: Option<IngestSignatureInput>,
+    /// The header from which `POST /webhooks/ingest/{id}` takes an event's type, such as `X-GitHub-Event`; at most 64
+    /// characters. Where a request lacks it, or it holds no event type, and where this setting is absent, the type is
+    /// the one in `X-Event-Type`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest_event_type_header: Option<String>,
     /// How many requests a second `POST /webhooks/ingest/{id}` takes, and as many at once; 1 to 100000. There is no
     /// limit where absent. Every api process counts by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,6 +129,9 @@ pub struct SubscriptionPatch {
     /// Whose signatures `POST /webhooks/ingest/{id}` takes. Replaced as a whole, but for its secrets, which stay when
     /// they are absent.
     ingest_signature: Option<IngestSignatureInput>,
+    /// The header from which `POST /webhooks/ingest/{id}` takes an event's type, such as `X-GitHub-Event`; at most 64
+    /// characters.
+    ingest_event_type_header: Option<String>,
     /// How many requests a second `POST /webhooks/ingest/{id}` takes, 1 to 100000.
     ingest_rate_limit_per_second: Option<u32>,
 }
@@ -179,6 +188,7 @@ impl SubscriptionInput {
             signature_scheme: Some(settings.signature_scheme.into()),
             ingest_auth: Some(settings.ingest_auth.into()),
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureInput::of),
+            ingest_event_type_header: settings.ingest_event_type_header.as_ref().map(ToString::to_string),
             ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
         }
     }
@@ -203,6 +213,7 @@ impl SubscriptionInput {
             signature_scheme: self.signature_scheme.map(Into::into),
             ingest_auth: self.ingest_auth.map(Into::into),
             ingest_signature: self.ingest_signature.map(IngestSignatureInput::into_core),
+            ingest_event_type_header: self.ingest_event_type_header,
             ingest_rate_limit_per_second: self.ingest_rate_limit_per_second,
         };
         input.parse(policy, current)

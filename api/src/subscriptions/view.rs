@@ -70,6 +70,8 @@ pub struct SubscriptionView {
     pub ingest_auth: IngestAuthName,
     /// Whose signatures `POST /webhooks/ingest/{id}` takes; absent where that was not said.
     pub ingest_signature: Option<IngestSignatureView>,
+    /// The header from which `POST /webhooks/ingest/{id}` takes an event's type; absent where that is `X-Event-Type`.
+    pub ingest_event_type_header: Option<String>,
     /// How many requests a second `POST /webhooks/ingest/{id}` takes; absent where there is no limit.
     pub ingest_rate_limit_per_second: Option<u32>,
     /// When the subscription was created (RFC 3339).
@@ -122,6 +124,7 @@ impl SubscriptionView {
             public_key: subscription.secrets.current.public_key_text(),
             ingest_auth: settings.ingest_auth.into(),
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureView::of),
+            ingest_event_type_header: settings.ingest_event_type_header.as_ref().map(ToString::to_string),
             ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
             created_at: subscription.created_at,
             updated_at: subscription.updated_at,

@@ -11,8 +11,10 @@ DECLARE
     problem           text;
 BEGIN
     problem := CASE
-        WHEN event_type IS NULL OR length(event_type) > 128 OR event_type !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' THEN
-            'event_type must be segments of letters, digits, `_` and `-` joined by dots, at most 128 characters long'
+        WHEN event_type IS NULL OR length(event_type) > 128
+             OR event_type !~ '^[A-Za-z0-9_-]+([./:][A-Za-z0-9_-]+)*$' THEN
+            'event_type must be segments of letters, digits, `_` and `-` joined by `.`, `/` or `:`, '
+            'at most 128 characters long'
         WHEN payload IS NULL OR octet_length(convert_to(payload::text, 'UTF8')) > payload_bytes_max THEN
             format('payload must not be NULL, and at most %s bytes long as text', payload_bytes_max)
         WHEN jsonb_path_exists(payload, too_deep) THEN

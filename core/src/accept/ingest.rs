@@ -16,6 +16,7 @@ use crate::{
         CONTENT_TYPE_DEFAULT,
         audience::{FilterVerdicts, Judgement, judge},
         content_encoding::ContentEncoding,
+        event_type::EventType,
         idempotency::{KeyNamespace, fingerprint, key},
         new_event::{EventKey, NewEvent, Verdict},
     },
@@ -31,6 +32,9 @@ const LABEL: &[u8] = b"POST /webhooks/ingest";
 pub struct Posted {
     /// The event's type; [`crate::event::event_type::EVENT_TYPE_DEFAULT`] where absent.
     pub event_type: Option<String>,
+    /// The value of the header that the subscription's settings name for event types, as the provider sent it. Where it
+    /// is an event type, it comes before `event_type`.
+    pub provider_event_type: Option<String>,
     /// The payload's content type; [`CONTENT_TYPE_DEFAULT`] where absent.
     pub content_type: Option<String>,
     /// How the payload was packed before it was posted, if it was: the value of a `Content-Encoding`.
@@ -65,8 +69,8 @@ impl Acceptor {
     ) -> Result<AcceptedEvent> {
         let content_type = posted.content_type.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.to_owned());
         let input = EventInput {
-            event_type: posted.event_type,
             content_encoding: posted.content_encoding,
+            event_type: event_type_of(subscription, posted.provider_event_type.as_deref(), posted.event_type),
             ordering_key: posted.ordering_key,
             ..EventInput::new(subscription.tenant_id.clone(), content_type, posted.payload)
         };
@@ -84,6 +88,24 @@ impl Acceptor {
         let accepted = self.intake.accept(vec![event]).await?.into_iter().next();
         accepted.map(|accepted| if_new.told(accepted)).ok_or_else(|| Error::internal("nothing was stored"))
     }
+}
+
+/// The event's type as the provider names it, if the subscription's settings say so. Where the provider names none, or
+/// something that is no event type, the event is taken all the same, with the type that the request has otherwise: a
+/// provider does not send it again in another form.
+fn event_type_of(
+    subscription: &Subscription,
+    named_by_provider: Option<&str>,
+    otherwise: Option<String>,
+) -> Option<String> {
+    if subscription.settings.ingest_event_type_header.is_none() {
+        return otherwise;
+    }
+    let named = named_by_provider.and_then(EventType::named_by_provider);
+    if named.is_none() {
+        metrics::counter!("postrider_ingest_event_types_missing_total").increment(1);
+    }
+    named.map(|event_type| event_type.as_str().to_owned()).or(otherwise)
 }
 
 fn verdict(subscription: &Subscription, event: &NewEvent) -> Verdict {

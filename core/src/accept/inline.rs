@@ -109,7 +109,12 @@ impl Acceptor {
         if stored.accepted == Accepted::New {
             self.intake.note_stored(&stored.armed, stored.took, std::iter::once((stored.lane_id, id.0)));
         }
-        let if_new = AcceptedEvent { event_id: event.id, verdict: Verdict::Pending, delivery_ids: vec![id] };
+        let if_new = AcceptedEvent {
+            event_id: event.id,
+            event_type: event.event_type.clone(),
+            verdict: Verdict::Pending,
+            delivery_ids: vec![id],
+        };
         Ok(if_new.told(stored.accepted))
     }
 }

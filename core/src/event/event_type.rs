@@ -1,4 +1,5 @@
-//! Event types (`order.created`) and the patterns by which a subscription says which of them it wants.
+//! Event types (`order.created`, `orders/create`, `user:created`) and the patterns by which a subscription says which
+//! of them it wants.
 
 use std::{fmt, str::FromStr};
 
@@ -13,9 +14,13 @@ pub const PATTERNS_MAX: usize = 100;
 /// The type of an event for which the producer named none.
 pub const EVENT_TYPE_DEFAULT: &str = "webhook.received";
 
-const SHAPE: &str = "must be segments of letters, digits, `_` and `-` joined by dots, at most 128 characters long";
+/// The characters that join segments: `.` in most places, `/` in Shopify's topics, `:` in Bitbucket's and others'.
+const SEPARATORS: [char; 3] = ['.', '/', ':'];
 
-/// A valid event type: segments of ASCII letters, digits, `_` and `-`, joined by dots.
+const SHAPE: &str =
+    "must be segments of letters, digits, `_` and `-` joined by `.`, `/` or `:`, at most 128 characters long";
+
+/// A valid event type: segments of ASCII letters, digits, `_` and `-`, joined by `.`, `/` or `:`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EventType(String);
 
@@ -24,6 +29,13 @@ impl EventType {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The event type that a provider names in a header of its own, if it is one. Some providers use words (`Push
+    /// Hook`), so a space becomes `_`.
+    #[must_use]
+    pub fn named_by_provider(text: &str) -> Option<Self> {
+        text.trim().replace(' ', "_").parse().ok()
     }
 }
 
@@ -39,7 +51,7 @@ impl FromStr for EventType {
     fn from_str(text: &str) -> Result<Self, String> {
         let segment =
             |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-        if text.len() <= EVENT_TYPE_CHARACTERS_MAX && text.split('.').all(segment) {
+        if text.len() <= EVENT_TYPE_CHARACTERS_MAX && text.split(SEPARATORS).all(segment) {
             Ok(Self(text.to_owned()))
         } else {
             Err(SHAPE.to_owned())
@@ -47,8 +59,8 @@ impl FromStr for EventType {
     }
 }
 
-/// A pattern by which a subscription names event types: one type exactly, all types below a prefix (`order.*`, one or
-/// more segments), or every type (`*`).
+/// A pattern by which a subscription names event types: one type exactly, all types below a prefix (`order.*`,
+/// `orders/*`, one or more segments), or every type (`*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventTypePattern {
     /// `*`: every type.
@@ -87,11 +99,14 @@ impl FromStr for EventTypePattern {
         if text == "*" {
             return Ok(Self::Any);
         }
-        match text.strip_suffix(".*") {
-            Some(prefix) => prefix.parse::<EventType>().map(|prefix| Self::Below(format!("{}.", prefix.0))),
+        match text.strip_suffix('*') {
+            Some(prefix) => {
+                let above = prefix.strip_suffix(SEPARATORS).unwrap_or_default();
+                above.parse::<EventType>().map(|_| Self::Below(prefix.to_owned()))
+            }
             None => text.parse().map(Self::Exactly),
         }
-        .map_err(|shape| format!("{shape}, optionally ending in `.*`, or just `*`"))
+        .map_err(|shape| format!("{shape}, optionally ending in `.*`, `/*` or `:*`, or just `*`"))
     }
 }
 
@@ -181,6 +196,15 @@ mod tests {
             ("order.*", "orders.created", false),
             ("order.created", "order.created", true),
             ("order.created", "order.created.twice", false),
+            ("orders/*", "orders/create", true),
+            ("orders/*", "orders", false),
+            ("orders/*", "orders.create", false),
+            ("orders.*", "orders/create", false),
+            ("user:*", "user:created", true),
+            ("user:*", "users:created", false),
+            ("com.example.*", "com.example.user:created/again", true),
+            ("orders/create", "orders/create", true),
+            ("*", "user:created", true),
         ];
         for (pattern, event_type, wanted) in cases {
             let parsed: EventTypePattern = pattern.parse().expect(pattern);
@@ -197,8 +221,29 @@ mod tests {
         {
             assert!(text.parse::<EventType>().is_err(), "{text:?}");
         }
-        for text in ["", "**", "order*", "*.order", ".*"] {
+        for text in ["/", "/orders", "orders/", "a//b", "a:/b", ":", "https://example.com", "a\\b", "a/../b", "a?b"] {
+            assert!(text.parse::<EventType>().is_err(), "{text:?}");
+        }
+        for text in ["", "**", "order*", "*.order", ".*", "/*", "a//*", "a./*", "*/a", "a/*/b"] {
             assert!(text.parse::<EventTypePattern>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_providers_call_their_events() {
+        let cases = [
+            ("pull_request", Some("pull_request")),
+            ("orders/create", Some("orders/create")),
+            ("repo:push", Some("repo:push")),
+            ("Push Hook", Some("Push_Hook")),
+            (" push ", Some("push")),
+            ("", None),
+            (" ", None),
+            ("a, b", None),
+            ("<script>", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(EventType::named_by_provider(text).as_ref().map(EventType::as_str), expected, "{text:?}");
         }
     }
 }

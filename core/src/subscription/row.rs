@@ -13,6 +13,7 @@ use crate::{
     queue::retry_policy::RetryPolicy,
     subscription::{
         Subscription,
+        event_type_header::EventTypeHeader,
         settings::{CustomHeaders, Settings, Timeout},
     },
     trust::{
@@ -42,6 +43,7 @@ pub struct Row {
     pub signature_scheme: String,
     pub ingest_auth: String,
     pub ingest_signature: Option<Vec<u8>>,
+    pub ingest_event_type_header: Option<String>,
     pub ingest_rate_limit_per_second: Option<i32>,
     /// Earlier secrets that have not expired, the latest first.
     pub previous_secrets: Vec<Vec<u8>>,
@@ -79,6 +81,7 @@ impl Row {
                 signature_scheme: self.signature_scheme.parse().map_err(Error::internal)?,
                 ingest_auth: self.ingest_auth.parse().map_err(Error::internal)?,
                 ingest_signature: ingest_signature.transpose()?,
+                ingest_event_type_header: self.ingest_event_type_header.map(EventTypeHeader::from_stored),
                 ingest_rate_limit: self.ingest_rate_limit_per_second.map(RateLimit::from_stored),
             },
             secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },

@@ -8,11 +8,13 @@ use crate::{
     event::{event_type::EventTypePatterns, filter::Filters, metadata::Metadata},
     name::Name,
     queue::retry_policy::RetryPolicy,
+    subscription::event_type_header::EventTypeHeader,
     trust::{
         ingest_auth::{IngestAuth, IngestSignature},
         signature::{SIGNATURE_HEADERS, SignatureScheme},
         target_url::TargetUrl,
     },
+    validation::is_header_name,
 };
 
 /// Custom headers of one subscription, at most.
@@ -79,6 +81,8 @@ pub struct Settings {
     /// The provider whose signatures its ingest accepts, with the secrets; `None` means `X-Hub-Signature-256` with the
     /// subscription's own secret.
     pub ingest_signature: Option<IngestSignature>,
+    /// The header from which its ingest takes an event's type; `None` means that only `X-Event-Type` names it.
+    pub ingest_event_type_header: Option<EventTypeHeader>,
     /// How many requests a second its ingest accepts; `None` means no limit.
     pub ingest_rate_limit: Option<RateLimit>,
 }
@@ -203,8 +207,7 @@ impl std::fmt::Debug for CustomHeaders {
 }
 
 fn check_name(name: &str) -> Result<(), String> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !is_header_name(name) {
         return Err(format!("`{}` is not a header name", name.escape_debug()));
     }
     let is_reserved = RESERVED_HEADERS.contains(&name)

@@ -17,12 +17,12 @@ use crate::{
     queue::retry_policy::{RetryPolicy, RetryPolicyInput},
     subscription::{
         Subscription,
+        event_type_header::EventTypeHeader,
         previous_secret::{Overlap, SecretReplacement},
         settings::{CustomHeaders, Settings, Timeout},
     },
     trust::{
-        inbound_signature::Provider,
-        ingest_auth::{IngestAuth, IngestSignature},
+        ingest_auth::{IngestAuth, IngestSignatureInput},
         signature::SignatureScheme,
         signing_secret::SigningSecret,
         target_policy::TargetPolicy,
@@ -63,19 +63,10 @@ pub struct SettingsInput {
     pub ingest_auth: Option<IngestAuth>,
     /// The provider whose signatures its ingest accepts.
     pub ingest_signature: Option<IngestSignatureInput>,
+    /// The header from which its ingest takes an event's type; absent means none of the provider's.
+    pub ingest_event_type_header: Option<String>,
     /// Requests a second that its ingest accepts; absent means no limit.
     pub ingest_rate_limit_per_second: Option<u32>,
-}
-
-/// The signatures that an ingest is to accept, before they are checked.
-#[derive(Clone)]
-pub struct IngestSignatureInput {
-    /// The provider whose way of signing is used.
-    pub provider: Provider,
-    /// The provider's secrets, any of which may sign. Absent means that the current ones stay.
-    pub secrets: Option<Vec<String>>,
-    /// How many seconds a signature's timestamp may differ from the present time.
-    pub tolerance_seconds: Option<u32>,
 }
 
 /// A checked input.
@@ -112,12 +103,16 @@ impl SettingsInput {
         let ingest_auth = self.ingest_auth.unwrap_or_default();
         let names_signature = self.ingest_signature.is_some();
         let current_signature = current.and_then(|current| current.settings.ingest_signature.as_ref());
-        let ingest_signature = self.ingest_signature.and_then(|input| input.parse(current_signature, &mut problems));
+        let ingest_signature = self.ingest_signature.map(|input| input.parse(current_signature));
+        let ingest_signature = ingest_signature.and_then(|parsed| problems.take_part("ingest_signature", parsed));
         problems.require(
             signature_scheme.opens_own_ingest() || names_signature || ingest_auth != IngestAuth::Signature,
             "ingest_signature",
             format!("must be given: the secret of the scheme `{signature_scheme}` opens no ingest"),
         );
+        let ingest_event_type_header = self.ingest_event_type_header.map(EventTypeHeader::parse);
+        let ingest_event_type_header =
+            ingest_event_type_header.and_then(|parsed| problems.take("ingest_event_type_header", parsed));
         let ingest_rate_limit = self.ingest_rate_limit_per_second.map(RateLimit::parse);
         let ingest_rate_limit =
             ingest_rate_limit.and_then(|parsed| problems.take("ingest_rate_limit_per_second", parsed));
@@ -141,16 +136,10 @@ impl SettingsInput {
             signature_scheme,
             ingest_auth,
             ingest_signature,
+            ingest_event_type_header,
             ingest_rate_limit,
         };
         Ok(Checked { settings, secret })
-    }
-}
-
-impl IngestSignatureInput {
-    fn parse(self, current: Option<&IngestSignature>, problems: &mut Problems) -> Option<IngestSignature> {
-        let parsed = IngestSignature::parse(self.provider, self.secrets, self.tolerance_seconds, current);
-        parsed.map_err(|(field, why)| problems.add(&format!("ingest_signature.{field}"), why)).ok()
     }
 }
 

@@ -20,7 +20,9 @@ use crate::{
     page::Page,
     queue,
     subscription::{
-        State, StateChange, Subscription, previous_secret,
+        State, StateChange, Subscription,
+        event_type_header::EventTypeHeader,
+        previous_secret,
         row::{Row, filters_of},
         settings::Settings,
         settings_input::Checked,
@@ -51,6 +53,7 @@ macro_rules! select_subscriptions {
             r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
                       filters::text AS filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!",
                       disabled_reason, secret, headers, signature_scheme, ingest_auth, ingest_signature,
+                      ingest_event_type_header,
                       ingest_rate_limit_per_second,
                       ARRAY(SELECT p.secret FROM previous_secrets p
                              WHERE p.subscription_id = s.id AND p.expires_at > now()
@@ -102,8 +105,8 @@ impl Subscriptions {
         sqlx::query!(
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
                                         timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
-                                        ingest_signature, ingest_rate_limit_per_second)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::json, $12, $13, $14, $15)",
+                                        ingest_signature, ingest_event_type_header, ingest_rate_limit_per_second)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::json, $12, $13, $14, $15, $16)",
             id.0,
             tenant_id,
             settings.name.as_ref().map(Name::as_str),
@@ -118,6 +121,7 @@ impl Subscriptions {
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, settings),
+            settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             settings.ingest_rate_limit.map(RateLimit::stored),
         )
         .execute(&mut *transaction)
@@ -192,7 +196,7 @@ impl Subscriptions {
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
                     headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11,
-                    ingest_signature = $12, ingest_rate_limit_per_second = $13, updated_at = now()
+                    ingest_signature = $12, ingest_event_type_header = $13, ingest_rate_limit_per_second = $14, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name.as_ref().map(Name::as_str),
@@ -206,6 +210,7 @@ impl Subscriptions {
             settings.signature_scheme.as_str(),
             settings.ingest_auth.as_str(),
             self.sealed_ingest_signature(id, &settings),
+            settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             settings.ingest_rate_limit.map(RateLimit::stored),
         )
         .execute(&mut *transaction)

@@ -9,12 +9,18 @@ use hmac::{Hmac, KeyInit, Mac};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::Sha256;
 
+use crate::trust::secret_text::{behind, decode};
+
 /// The prefix of an HMAC secret's text (Standard Webhooks, "Signature scheme").
-const HMAC_PREFIX: &str = "whsec_";
+pub const HMAC_PREFIX: &str = "whsec_";
 /// The prefix of an Ed25519 secret key's text, by the same section: seed and public key, 64 bytes.
-const ED25519_PREFIX: &str = "whsk_";
+pub const ED25519_PREFIX: &str = "whsk_";
 /// The prefix of an Ed25519 public key's text, by the same section.
 pub const PUBLIC_KEY_PREFIX: &str = "whpk_";
+/// The version of signatures that are made with an HMAC secret; some dashboards show it in front of the secret.
+pub const HMAC_VERSION: &str = "v1,";
+/// The version of signatures that are made with an Ed25519 key.
+pub const ED25519_VERSION: &str = "v1a,";
 /// The shortest and longest HMAC secret in bytes, by the same section.
 const HMAC_BYTES_MIN: usize = 24;
 const HMAC_BYTES_MAX: usize = 64;
@@ -63,23 +69,23 @@ impl SigningSecret {
         }
     }
 
-    /// Parses a text that begins with `whsec_` or `whsk_`.
+    /// Parses a text that begins with `whsec_` or `whsk_`, as dashboards and files show it
+    /// ([`crate::trust::secret_text`]).
     ///
     /// # Errors
     /// What is wrong with it, without showing it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let decode = |encoded: &str| BASE64_STANDARD.decode(encoded);
-        if let Some(encoded) = text.strip_prefix(HMAC_PREFIX) {
-            let bytes = decode(encoded).map_err(|_| "must be `whsec_` followed by base64")?;
+        if let Some(encoded) = behind(text, HMAC_VERSION, HMAC_PREFIX) {
+            let bytes = decode(encoded).ok_or("must be `whsec_` followed by base64")?;
             return if (HMAC_BYTES_MIN..=HMAC_BYTES_MAX).contains(&bytes.len()) {
                 Ok(Self::Hmac(bytes))
             } else {
                 Err(format!("must hold {HMAC_BYTES_MIN} to {HMAC_BYTES_MAX} bytes, not {}", bytes.len()))
             };
         }
-        let encoded = text.strip_prefix(ED25519_PREFIX).ok_or("must begin with `whsec_` or `whsk_`")?;
+        let encoded = behind(text, ED25519_VERSION, ED25519_PREFIX).ok_or("must begin with `whsec_` or `whsk_`")?;
         let wrong = "must be `whsk_` followed by the base64 of an Ed25519 seed and its public key, 64 bytes in all";
-        let bytes = decode(encoded).map_err(|_| wrong)?;
+        let bytes = decode(encoded).ok_or(wrong)?;
         let (seed, public) = bytes.split_first_chunk::<ED25519_BYTES>().ok_or(wrong)?;
         let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).map_err(|_| wrong)?;
         Ok(Self::Ed25519(Arc::new(Ed25519Secret { seed: *seed, pair })))
@@ -226,6 +232,25 @@ mod tests {
             let message = SigningSecret::parse(text).expect_err(text);
             assert!(text.len() < 10 || !message.contains(&text[8..]), "{message}");
         }
+    }
+
+    #[test]
+    fn secrets_are_read_as_dashboards_show_them() {
+        let bytes = [0xfb; HMAC_BYTES_MIN + 1];
+        let wanted = SigningSecret::Hmac(bytes.to_vec());
+        let padded = BASE64_STANDARD.encode(bytes);
+        let bare = padded.trim_end_matches('=');
+        let url_safe = padded.replace('+', "-").replace('/', "_");
+        assert!(padded != bare && padded != url_safe, "the bytes need padding, and differ in both alphabets");
+        for encoded in [padded.as_str(), bare, &url_safe, url_safe.trim_end_matches('=')] {
+            for text in [format!("whsec_{encoded}"), format!(" v1,whsec_{encoded}\r\n")] {
+                assert_eq!(SigningSecret::parse(&text), Ok(wanted.clone()), "{text:?}");
+            }
+            assert!(SigningSecret::parse(&format!("v1a,whsec_{encoded}")).is_err());
+        }
+        let pair = SigningSecret::generate(SecretKind::Ed25519);
+        let text = pair.reveal();
+        assert_eq!(SigningSecret::parse(&format!("v1a,{}\n", text.trim_end_matches('='))), Ok(pair));
     }
 
     #[test]

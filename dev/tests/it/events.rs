@@ -254,3 +254,47 @@ async fn filters_are_kept_changed_and_refused_with_the_place_of_the_mistake() {
     }
     world.finish().await;
 }
+
+#[tokio::test]
+async fn slashes_and_colons_join_types_as_dots_do() {
+    let world = World::new().await;
+    let of = async |pattern: &str| id(&world.subscribe("/success", json!({"event_types": [pattern]})).await);
+    let (orders, create, users) = (of("orders/*").await, of("orders/create").await, of("user:*").await);
+    let dots = of("orders.*").await;
+    let everything = id(&world.subscribe("/success", json!({})).await);
+    let cases = [
+        ("orders/create", vec![&orders, &create, &everything]),
+        ("orders/line/added", vec![&orders, &everything]),
+        ("user:created", vec![&users, &everything]),
+        ("orders.create", vec![&dots, &everything]),
+        ("orders", vec![&everything]),
+    ];
+    for (event_type, wanting) in cases {
+        let (event, _) = world.publish(json!({"event_type": event_type, "payload": 1})).await;
+        let wanting: BTreeSet<_> = wanting.into_iter().cloned().collect();
+        assert_eq!(receivers_of(&world, &event).await, wanting, "{event_type}");
+        // Written plainly or percent-encoded, a list finds it by its type.
+        let encoded = event_type.replace('/', "%2F").replace(':', "%3A");
+        for text in [event_type, &encoded] {
+            for list in ["events", "deliveries"] {
+                let found = world.get(&format!("/{list}?event_type={text}")).await;
+                let found = found["data"].as_array().unwrap();
+                assert!(!found.is_empty(), "{list} {text}");
+                let field = if list == "events" { "id" } else { "event_id" };
+                assert!(found.iter().all(|one| one[field] == event), "{list} {text}");
+            }
+        }
+        while world.drain().await > 0 {}
+        assert_eq!(world.receiver.received().pop().unwrap().header("webhook-event-type"), event_type);
+    }
+    let sql = "SELECT postrider.publish('orders/create', '2')";
+    let by_sql: String = sqlx::query_scalar(sql).fetch_one(&world.pool).await.unwrap();
+    while world.drain().await > 0 {}
+    assert_eq!(receivers_of(&world, &by_sql).await, [orders, create, everything].into());
+    for wrong in ["/orders", "orders/", "orders//create", "user::created", "https://example.com", "orders/*"] {
+        let event = json!({"event_type": wrong, "payload": 1});
+        let problem = world.call(Method::POST, "/events", Some(event)).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "event_type", "{wrong}");
+    }
+    world.finish().await;
+}

@@ -11,7 +11,7 @@ use postrider_core::{
     queue::intake::Intake,
 };
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
@@ -65,9 +65,9 @@ async fn what_is_refused_stores_nothing() {
     }
     let long = format!("text/{}", "x".repeat(300));
     answer(post(&path).header("Content-Type", long).body("x")).await.problem(422);
-    let get = answer(world.request(Method::GET, &path)).await;
-    assert_eq!(get.headers["allow"], "POST");
-    get.problem(405);
+    let put = answer(world.request(Method::PUT, &path)).await;
+    assert_eq!(put.headers["allow"], "GET, HEAD, POST");
+    put.problem(405);
     assert_eq!(events(&world.pool).await, 0);
     world.finish().await;
 }
@@ -91,6 +91,82 @@ async fn an_unwanted_event_is_stored_and_not_delivered() {
     assert_eq!(events(&world.pool).await, 4);
     let of_one_type = world.get("/events?event_type=user.created").await;
     assert_eq!(of_one_type["data"].as_array().unwrap().len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_slash_behind_the_url_means_nothing() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let path = format!("/webhooks/ingest/{subscription}");
+    for end in ["", "/", "/?a=b"] {
+        let request = world.request(Method::POST, &format!("{path}{end}")).body(end.to_owned());
+        assert_eq!(answer(request).await.expect(202)["status"], "pending", "{end}");
+    }
+    // Only one slash, and only here.
+    for other in
+        [format!("{path}//"), format!("{path}/x/"), "/webhooks/ingest/".to_owned(), "/webhooks/ingest//".to_owned()]
+    {
+        answer(world.request(Method::POST, &other).body("x")).await.problem(404);
+    }
+    for other in [format!("/subscriptions/{subscription}/"), "/events/".to_owned()] {
+        answer(world.request(Method::GET, &other)).await.problem(404);
+    }
+    assert_eq!(world.drain().await, 3);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_provider_s_header_names_the_type_where_the_owner_says_so() {
+    let world = World::new().await;
+    let settings = json!({"ingest_event_type_header": "X-GitHub-Event", "event_types": ["pull_request", "orders/*"]});
+    let created = world.subscribe("/success", settings).await;
+    assert_eq!(created["ingest_event_type_header"], "X-GitHub-Event");
+    let path = format!("/webhooks/ingest/{}", id(&created));
+    let post = || world.request(Method::POST, &path).body("{}");
+    let cases = [
+        (post().header("x-github-event", "pull_request"), "pull_request", "pending"),
+        (post().header("X-GitHub-Event", "orders/create"), "orders/create", "pending"),
+        (post().header("X-GitHub-Event", "Push Hook"), "Push_Hook", "filtered"),
+        // The owner's choice comes before what the request says otherwise.
+        (post().header("X-GitHub-Event", "push").header("X-Event-Type", "pull_request"), "push", "filtered"),
+        // An event that is named badly or not at all is not lost.
+        (
+            post().header("X-GitHub-Event", "pull_request").header("X-GitHub-Event", "push"),
+            "webhook.received",
+            "filtered",
+        ),
+        (post().header("X-GitHub-Event", "no, type"), "webhook.received", "filtered"),
+        (post().header("X-GitHub-Event", "x".repeat(129)), "webhook.received", "filtered"),
+        (post().header("X-GitHub-Event", ""), "webhook.received", "filtered"),
+        (post(), "webhook.received", "filtered"),
+        (post().header("X-Event-Type", "pull_request"), "pull_request", "pending"),
+        (post().header("X-GitHub-Event", "?").header("X-Event-Type", "pull_request"), "pull_request", "pending"),
+    ];
+    for (request, event_type, status) in cases {
+        let accepted = answer(request).await.expect(202);
+        assert_eq!((&accepted["event_type"], &accepted["status"]), (&json!(event_type), &json!(status)));
+        let event = world.get(&format!("/events/{}", accepted["event_id"].as_str().unwrap())).await;
+        assert_eq!(event["event_type"], event_type);
+    }
+    assert_eq!(world.drain().await, 4);
+    assert_eq!(world.receiver.received()[0].header("webhook-event-type"), "pull_request");
+
+    // Without the setting, the header means nothing.
+    let subscription = format!("/subscriptions/{}", id(&created));
+    let change = async |name: Value| {
+        world.call(Method::PATCH, &subscription, Some(json!({"ingest_event_type_header": name}))).await
+    };
+    assert!(change(Value::Null).await.expect(200).get("ingest_event_type_header").is_none());
+    let accepted = answer(post().header("X-GitHub-Event", "pull_request")).await.expect(202);
+    assert_eq!(accepted["event_type"], "webhook.received");
+    // A type is shown and sent on, so it does not come from a header that may hold a secret.
+    let secrets = ["Authorization", "X-Gitlab-Token", "Stripe-Signature"].map(|name| json!(name));
+    let wrong = [json!("X Event"), json!(""), json!("x\u{0}"), json!("x".repeat(65)), json!(1), json!([]), json!({})];
+    for name in secrets.into_iter().chain(wrong) {
+        let problem = change(name).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "ingest_event_type_header", "{problem}");
+    }
     world.finish().await;
 }
 

@@ -25,6 +25,7 @@ mod hostile_tls;
 mod idempotency;
 mod idempotency_at_once;
 mod ingest;
+mod ingest_challenges;
 mod ingest_signatures;
 mod inline_deliveries;
 mod interop;

@@ -79,6 +79,32 @@ async fn each_scheme_signs_in_its_own_way() {
 }
 
 #[tokio::test]
+async fn a_secret_is_imported_as_a_dashboard_shows_it() {
+    let world = World::new().await;
+    // 25 bytes, which need padding, and which differ in both alphabets.
+    let whole = "whsec_+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+w==";
+    let url_safe = whole.replace('+', "-").replace('/', "_");
+    for text in [
+        whole.to_owned(),
+        whole.trim_end_matches('=').to_owned(),
+        url_safe.clone(),
+        format!("v1,{}", url_safe.trim_end_matches('=')),
+        format!(" v1,{whole}\n"),
+    ] {
+        let created = world.subscribe("/success", json!({"secret": text})).await;
+        assert_eq!(secret(&created), whole, "one form for all of them");
+        let received = delivered(&world, &id(&created)).await;
+        assert_eq!(signatures(&received), [expected_signature(whole, &received)], "{text:?}");
+    }
+    for wrong in ["whsec_+/v7+_v7", "v2,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] {
+        let body = json!({"target_url": world.receiver.url("/success"), "secret": wrong});
+        let problem = world.call(Method::POST, "/subscriptions", Some(body)).await.problem(422);
+        assert_eq!(problem["errors"][0]["field"], "secret", "{wrong}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn secrets_overlap_until_their_time_is_over() {
     let world = World::new().await;
     let created = world.subscribe("/success", json!({})).await;

@@ -78,6 +78,9 @@ async fn a_key_makes_publishing_twice_safe_and_mistakes_are_told() {
     for (arguments, part) in [
         ("'a.b', '{\"n\": 2}', idempotency_key => 'k-1'", "something else"),
         ("'not a type', '{}'", "event_type"),
+        ("'/orders', '{}'", "event_type"),
+        ("'orders//create', '{}'", "event_type"),
+        ("'user:', '{}'", "event_type"),
         ("NULL, '{}'", "event_type"),
         ("'a.b', NULL", "payload"),
         ("'a.b', to_jsonb(repeat('x', 1048576))", "payload"),
