@@ -1,6 +1,8 @@
 //! Accepting: the one statement that stores a batch of events, with the deliveries that they cause and their
 //! idempotency keys, and the result of that statement.
 
+use std::collections::{BTreeMap, HashSet};
+
 use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
@@ -51,6 +53,23 @@ pub struct AcceptedBatch {
     pub armed: Vec<Uuid>,
     /// What happened to each event, in the order of the events.
     pub accepted: Vec<std::result::Result<Accepted, KeyReused>>,
+}
+
+/// Lanes that an ingest left alone because they were due already or locked, each with a delivery that is due in it now.
+/// After the commit, [`crate::queue::wake`] looks at them again.
+pub type LeftAlone = BTreeMap<Uuid, Uuid>;
+
+/// The lanes that the ingest of these events left alone, where it armed the lanes `armed`. A lane that also has a
+/// delivery for later may have been armed for that one only, so it counts as left alone.
+#[must_use]
+pub fn left_alone(events: &[&NewEvent], armed: &[Uuid]) -> LeftAlone {
+    let (now, later): (Vec<&NewEvent>, Vec<_>) = events.iter().copied().partition(|event| event.deliver_at.is_none());
+    let mut armed: HashSet<_> = armed.iter().copied().collect();
+    for delivery in later.iter().flat_map(|event| &event.deliveries) {
+        armed.remove(&delivery.subscription_id.0);
+    }
+    let stored = now.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
+    stored.filter(|(lane, _)| !armed.contains(lane)).collect()
 }
 
 /// The result for an event whose key was known before.

@@ -27,6 +27,7 @@ mod ingest;
 mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
+mod lane_model;
 mod lists;
 #[cfg(target_os = "linux")]
 mod machine;

@@ -47,7 +47,8 @@ impl Display for Operation {
                 Ok(())
             }
             Self::Wake { unsent } => {
-                write!(f, "wake, armed: {}, left alone: [{}]", unsent.armed, list(unsent.unarmed.keys()))
+                let (took, left_alone) = (unsent.took, list(unsent.left_alone.keys()));
+                write!(f, "wake, armed: {} in {took:?}, left alone: [{left_alone}]", unsent.armed)
             }
             Self::SetState { id, change } => write!(f, "{change:?} {}", short(&id.0)),
             Self::Delete { id } => write!(f, "delete {}", short(&id.0)),
@@ -55,6 +56,7 @@ impl Display for Operation {
             Self::Cancel { id } => write!(f, "cancel {}", short(&id.0)),
             Self::Replay { id } => write!(f, "replay {}", short(&id.0)),
             Self::Lock { lane } => write!(f, "lock {}", short(lane)),
+            Self::ArmNoted => write!(f, "arm noted lanes"),
             Self::Repair => write!(f, "repair"),
         }
     }
@@ -63,13 +65,14 @@ impl Display for Operation {
 impl Display for Output {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Self::Accepted { armed } => write!(f, "armed [{}]", list(armed)),
-            Self::AcceptedInline { lane, armed } => write!(f, "in {}, armed [{}]", short(lane), list(armed)),
+            Self::Accepted { armed, .. } => write!(f, "armed [{}]", list(armed)),
+            Self::AcceptedInline { lane, armed, .. } => write!(f, "in {}, armed [{}]", short(lane), list(armed)),
             Self::Claimed(claimed) => write!(f, "[{}]", list(claimed.iter().map(|claimed| &claimed.delivery_id))),
             Self::Recorded { applied } => write!(f, "applied to [{}]", list(applied)),
-            Self::Woken => write!(f, "woken"),
+            Self::Woken(woken) => write!(f, "notified: {}, locked: [{}]", woken.notified, list(&woken.locked)),
             Self::Done => write!(f, "done"),
             Self::Replayed(id) => write!(f, "as {}", short(&id.0)),
+            Self::NotesHandled(count) => write!(f, "{count}"),
             Self::Repaired(count) => write!(f, "{count}"),
             Self::Refused => write!(f, "refused"),
             Self::Failed(why) => write!(f, "undone: {why}"),

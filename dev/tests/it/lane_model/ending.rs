@@ -62,6 +62,7 @@ impl Model<'_> {
         }
         self.deliver_all(case.survivor).await?;
         self.come_to_rest(case.survivor).await?;
+        ensure!(self.stage.notes().await? == 0, "notes of lanes were not handled");
         let violations = self.stage.violations().await?;
         ensure!(violations.is_empty(), "{violations:?}");
         Ok(())
@@ -70,6 +71,7 @@ impl Model<'_> {
     /// Works until nothing is left but what is parked.
     async fn deliver_all(&mut self, session: usize) -> Result<()> {
         let start = self.stage.now().await?;
+        self.act(session, &Action::ArmNoted, Commits::AtOnce).await?;
         loop {
             self.work(session).await?;
             let now = self.stage.now().await?;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use postrider_core::queue::{self, ClaimRequest, Claimed};
+use postrider_core::queue::{self, ClaimRequest, Claimed, LATE, LATE_WAKE_UP, Woken, accept::LeftAlone};
 use tokio::{task::JoinHandle, time::timeout};
 use uuid::Uuid;
 use worker::dispatcher::LANES_MARGIN;
 
 use crate::{
     lane_model::{
-        Checks, Model, Session,
+        Checks, Model, Session, Unsent,
         ledger::{Lane, Span},
         operation::{Operation, Output, perform},
         stage::{INSTANT, SESSIONS, Waiting},
@@ -22,13 +22,9 @@ use crate::{
     world::SOON,
 };
 
-/// Whether lanes are armed with the time at which they are armed. TODAY THEY ARE NOT: it is the time at which the
-/// statement began, so where that waited for a lock, the lane can be behind the workers' marks, and only their next
-/// sweeps find it. Set it to `true` when that is mended.
-const LANES_ARE_ARMED_AS_OF_NOW: bool = false;
-
 /// How long a statement that waits for nobody may run before it is asked what it waits for.
 const PATIENCE: Duration = Duration::from_millis(2);
+
 /// A transaction that is not over.
 pub struct Running {
     pub operation: Operation,
@@ -46,8 +42,27 @@ pub struct Running {
 }
 
 impl Session {
+    fn waits(&self, waits: Waiting) -> Option<&Running> {
+        self.running.as_ref().filter(|running| running.waits == Some(waits))
+    }
+
     fn waits_for_lock(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.waits == Some(Waiting::ForLock))
+        self.waits(Waiting::ForLock).is_some()
+    }
+
+    pub fn is_at_gate(&self) -> bool {
+        self.waits(Waiting::AtGate).is_some()
+    }
+
+    /// Whether it waits for somebody, and would not do so until then.
+    pub fn loses_patience_by(&self, then: DateTime<Utc>) -> bool {
+        let patience = |running: &Running| running.operation.patience().is_some_and(|time| then - time > running.began);
+        self.waits(Waiting::ForLock).is_some_and(patience)
+    }
+
+    /// Whether it has been storing an event since before that time.
+    pub fn is_ingest_since_before(&self, time: DateTime<Utc>) -> bool {
+        self.running.as_ref().is_some_and(|running| running.operation.is_ingest() && running.began < time)
     }
 }
 
@@ -130,8 +145,8 @@ impl Model<'_> {
                     // way through the gate already, and waits for a moment only, as all do who notify.
                     running.gate_is_closed = running.gate_is_closed || self.stage.close_gate(session).await?;
                     if running.gate_is_closed {
-                        let is_claim = matches!(running.operation, Operation::Claim { .. });
-                        ensure!(!is_claim, "a claim waits for somebody");
+                        let may_wait = running.operation.patience() != Some(Duration::ZERO);
+                        ensure!(may_wait, "it waits for somebody: {}", running.operation);
                         running.has_waited = true;
                         return Ok(false);
                     }
@@ -166,42 +181,13 @@ impl Model<'_> {
         self.pass_marks(&running, &output, committed);
         let is_idle = matches!(&output, Output::Claimed(claimed) if claimed.is_empty());
         match (running.operation, output) {
-            (Operation::Accept { events }, Output::Accepted { armed }) => {
-                let stored = events.iter().flat_map(|event| event.deliveries.iter().map(move |one| (event, one)));
-                for (event, delivery) in stored {
-                    self.ledger.accepted(delivery.id.0, delivery.subscription_id.0, event.deliver_at, span);
-                    self.unsent.note_stored(&armed, delivery.subscription_id.0, delivery.id.0);
-                }
-            }
-            (Operation::AcceptInline { event, id, delivery }, Output::AcceptedInline { lane, armed }) => {
-                self.ledger.lanes.entry(lane).or_insert_with(|| Lane::new(None, delivery.timeout_ms));
-                self.ledger.accepted(id.0, lane, event.deliver_at, span);
-                self.unsent.note_stored(&armed, lane, id.0);
-            }
             (Operation::Claim { look }, Output::Claimed(claimed)) => self.looked(session, &look, claimed, span).await?,
-            (Operation::Record { reports }, Output::Recorded { applied }) => {
-                self.ledger.recorded(&reports, &applied, span)?;
-                self.reported.extend(reports);
-            }
             (Operation::Record { .. }, Output::Failed(_)) => {
-                self.sessions[session].worker.held.extend(running.reporting)
+                self.sessions[session].worker.held.extend(running.reporting);
             }
-            (Operation::Wake { unsent }, Output::Woken) => self.ledger.woken(&unsent.stored, span),
-            (Operation::Wake { unsent }, Output::Failed(_)) => {
-                self.unsent.armed |= unsent.armed;
-                self.unsent.unarmed.extend(unsent.unarmed);
-                self.unsent.stored.extend(unsent.stored);
-            }
-            (Operation::SetState { id, change }, Output::Done) => self.ledger.changed(id, change)?,
-            (Operation::Delete { id }, Output::Done) => self.ledger.deleted(id)?,
-            (Operation::Retry { id }, Output::Done) => self.ledger.retried(id.0, span)?,
-            (Operation::Cancel { id }, Output::Done) => self.ledger.canceled(id.0, span)?,
-            (Operation::Replay { id }, Output::Replayed(fresh)) => self.ledger.replayed(id.0, fresh.0, span)?,
-            (Operation::Repair, Output::Repaired(count)) => {
-                ensure!(count == 0 || self.some_are_late, "{count} lanes were due too late");
-            }
+            (Operation::Wake { unsent }, Output::Failed(_)) => self.unsent.note_again(unsent),
             (Operation::Lock { .. }, Output::Done) | (_, Output::Failed(_) | Output::Refused) => {}
-            (operation, output) => bail!("{operation} answers {output}"),
+            (operation, output) => self.done(operation, output, span).await?,
         }
         match self.checks {
             Checks::Always => self.check().await,
@@ -210,12 +196,72 @@ impl Model<'_> {
         }
     }
 
-    /// Lanes that were armed as of a time that lies too far back may be behind the workers' marks. A commit that is
-    /// slow has that effect, too, whatever the statement does.
+    /// Something was done, and is committed.
+    async fn done(&mut self, operation: Operation, output: Output, span: Span) -> Result<()> {
+        match (operation, output) {
+            (Operation::Accept { events }, Output::Accepted { armed, left_alone }) => {
+                for (event, one) in events.iter().flat_map(|event| event.deliveries.iter().map(move |one| (event, one)))
+                {
+                    self.ledger.accepted(one.id.0, one.subscription_id.0, event.deliver_at, span);
+                    self.unsent.stored.push((one.id.0, one.subscription_id.0));
+                }
+                self.unsent.note_stored(&armed, span.took(), left_alone);
+            }
+            (Operation::AcceptInline { event, id, delivery }, Output::AcceptedInline { lane, armed, left_alone }) => {
+                self.ledger.lanes.entry(lane).or_insert_with(|| Lane::new(None, delivery.timeout));
+                self.ledger.accepted(id.0, lane, event.deliver_at, span);
+                self.unsent.stored.push((id.0, lane));
+                self.unsent.note_stored(&armed, span.took(), left_alone);
+            }
+            (Operation::Record { reports }, Output::Recorded { applied }) => {
+                self.ledger.recorded(&reports, &applied, &self.stage.noted_rests().await?, span)?;
+                self.reported.extend(reports);
+            }
+            (Operation::Wake { unsent }, Output::Woken(woken)) => self.woken(unsent, &woken, span),
+            (Operation::SetState { id, change }, Output::Done) => self.ledger.changed(id, change)?,
+            (Operation::Delete { id }, Output::Done) => self.ledger.deleted(id)?,
+            (Operation::Retry { id }, Output::Done) => self.ledger.retried(id.0, span)?,
+            (Operation::Cancel { id }, Output::Done) => self.ledger.canceled(id.0, span)?,
+            (Operation::Replay { id }, Output::Replayed(fresh)) => self.ledger.replayed(id.0, fresh.0, span)?,
+            (Operation::ArmNoted, Output::NotesHandled(count)) => {
+                self.ledger.noted_lanes_were_armed(&self.stage.noted_rests().await?);
+                if count > 0 {
+                    self.notify(LATE_WAKE_UP);
+                }
+            }
+            (Operation::Repair, Output::Repaired(count)) => ensure!(count == 0, "{count} lanes were due too late"),
+            (operation, output) => bail!("{operation} answers {output}"),
+        }
+        Ok(())
+    }
+
+    /// A wake-up was sent. It comes again for the lanes that were locked.
+    fn woken(&mut self, unsent: Unsent, woken: &Woken, span: Span) {
+        if woken.notified {
+            self.notify(if unsent.took > LATE { LATE_WAKE_UP } else { "" });
+        }
+        let left_alone: LeftAlone = unsent.left_alone.into_iter().filter(|(_, id)| woken.locked.contains(id)).collect();
+        let (locked, free): (Vec<_>, Vec<_>) =
+            unsent.stored.into_iter().partition(|(_, lane)| left_alone.contains_key(lane));
+        self.ledger.woken(free.into_iter().map(|(id, _)| id), span);
+        self.unsent.note_again(Unsent { left_alone, stored: locked, ..Unsent::default() });
+    }
+
+    /// All workers hear a notification.
+    fn notify(&mut self, payload: &str) {
+        for session in &mut self.sessions {
+            session.worker.hear(payload);
+        }
+    }
+
+    /// Lanes that were armed long before the commit may be behind the workers' marks.
     fn pass_marks(&mut self, running: &Running, output: &Output, committed: DateTime<Utc>) {
         let lanes = self.lanes_of(&running.operation, output);
-        let reached = running.reached.unwrap_or(committed);
-        let armed_at = if LANES_ARE_ARMED_AS_OF_NOW && lanes.len() == 1 { reached } else { running.began };
+        // A record arms lanes as of when it began, for it waits for them only a moment; who waits longer does not.
+        let armed_at = match running.operation {
+            Operation::Record { .. } => running.began,
+            _ => running.reached.unwrap_or(committed),
+        };
         if committed - armed_at >= LANES_MARGIN - INSTANT {
             for session in &mut self.sessions {
                 session.worker.unseen.extend(&lanes);
@@ -235,12 +281,12 @@ impl Model<'_> {
                 _ => Vec::new(),
             },
             Operation::Record { reports } => reports.iter().map(|report| report.lane_id).collect(),
-            Operation::Wake { unsent } => unsent.unarmed.keys().copied().collect(),
+            Operation::Wake { unsent } => unsent.left_alone.keys().copied().collect(),
             Operation::SetState { id, .. } | Operation::Delete { id } => vec![id.0],
             Operation::Retry { id } | Operation::Cancel { id } | Operation::Replay { id } => {
                 lane_of(&id.0).into_iter().collect()
             }
-            Operation::Claim { .. } | Operation::Lock { .. } | Operation::Repair => Vec::new(),
+            Operation::Claim { .. } | Operation::Lock { .. } | Operation::ArmNoted | Operation::Repair => Vec::new(),
         };
         lanes.sort_unstable();
         lanes.dedup();
@@ -253,8 +299,8 @@ impl Model<'_> {
         self.ledger.claimed(&claimed, span)?;
         let next = queue::next_due(&self.stage.observer, &look.skip, look.lanes_from).await?;
         let worker = &mut self.sessions[session].worker;
-        worker.looked(claimed, &next);
-        if !worker.rest.is_zero() {
+        worker.looked(claimed, &next, &look.skip);
+        if !worker.rest.is_zero() && !worker.is_called_back {
             let mut due = self.stage.due_lanes().await?;
             due.retain(|lane| !look.skip.contains(lane) && !worker.unseen.contains(lane));
             ensure!(due.is_empty(), "the worker rests for {:?} while lanes are due: {due:?}", worker.rest);

@@ -1,7 +1,10 @@
 //! What should be in the database: every delivery and lane as the committed steps have left them. It knows nothing of
 //! how the queue finds its work, only what it may and may not do.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,19 +12,12 @@ use postrider_core::{
     delivery::Status,
     id::SubscriptionId,
     queue::{Claimed, Disposition, Report},
-    subscription::{State, StateChange},
+    subscription::{State, StateChange, settings::Timeout},
 };
 use uuid::Uuid;
 use worker::dispatcher::LANES_MARGIN;
 
 use crate::lane_model::stage::{INSTANT, Stored};
-
-/// Whether a lane that is armed for a later time goes on being looked at a second time, for what was left alone in it.
-/// TODAY IT DOES NOT: `arm_lane()` forgets `drained_at` then, so a delivery that a claim has passed by waits in a lane
-/// that is due later than it should be (no later than the second look would have been), and the janitor reports a fault.
-/// Nor does `wake()` look at what comes in one batch with a delivery for later, because their lane counts as armed. Set
-/// it to `true` when that is mended.
-const LATER_DELIVERIES_LEAVE_THE_SECOND_LOOK: bool = false;
 
 /// When a transaction's statement began, and the time at which it has committed.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +26,12 @@ pub struct Span {
     pub committed: DateTime<Utc>,
     /// Whether it had to wait for somebody else's lock.
     pub has_waited: bool,
+}
+
+impl Span {
+    pub fn took(self) -> Duration {
+        (self.committed - self.began).to_std().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -59,16 +61,16 @@ pub struct Lane {
     pub is_deleted: bool,
     /// Not before this, because a receiver asked for it.
     pub rests_until: DateTime<Utc>,
+    /// The same, but the lane was locked when that was recorded, so it holds only once the note of it is handled.
+    noted_rest: DateTime<Utc>,
     lease: TimeDelta,
-    /// Whether anything in it was ever accepted for a later time.
-    pub was_scheduled: bool,
 }
 
 impl Lane {
-    pub fn new(subscription: Option<SubscriptionId>, timeout_ms: u32) -> Self {
-        let lease = TimeDelta::milliseconds(postrider_core::subscription::settings::lease_ms(timeout_ms).into());
-        let rests_until = DateTime::UNIX_EPOCH;
-        Self { subscription, state: State::Active, is_deleted: false, rests_until, lease, was_scheduled: false }
+    pub fn new(subscription: Option<SubscriptionId>, timeout: Timeout) -> Self {
+        let lease = TimeDelta::milliseconds(2 * i64::from(timeout.ms()) + 5000);
+        let (rests_until, noted_rest) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        Self { subscription, state: State::Active, is_deleted: false, rests_until, noted_rest, lease }
     }
 
     /// Whether nothing of it may be claimed until somebody wishes it.
@@ -85,12 +87,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Whether a delivery may have been passed by in a lane that was then armed for another one at a later time.
-    pub fn may_be_late(&self, delivery: Uuid) -> bool {
-        let lane = self.rows.get(&delivery).and_then(|row| self.lanes.get(&row.lane));
-        !LATER_DELIVERIES_LEAVE_THE_SECOND_LOOK && lane.is_some_and(|lane| lane.was_scheduled)
-    }
-
     fn row(&mut self, id: Uuid) -> Result<&mut Row> {
         self.rows.get_mut(&id).with_context(|| format!("nobody stored {id}"))
     }
@@ -104,7 +100,8 @@ impl Ledger {
     /// From when on nothing keeps a delivery from being claimed.
     pub fn ready_at(&self, row: &Row) -> DateTime<Utc> {
         let leased_until = row.token.map(|_| row.leased_until);
-        let ready = row.due_at.max(self.lanes[&row.lane].rests_until);
+        let lane = &self.lanes[&row.lane];
+        let ready = row.due_at.max(lane.rests_until).max(lane.noted_rest);
         leased_until.map_or(ready, |leased_until| ready.max(leased_until)) + INSTANT
     }
 
@@ -121,15 +118,12 @@ impl Ledger {
             logged: 0,
         };
         self.rows.insert(id, row);
-        if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.was_scheduled |= deliver_at.is_some();
-        }
     }
 
     /// After a wake-up, no lane of what was stored before is passed by.
-    pub fn woken(&mut self, stored: &[Uuid], span: Span) {
+    pub fn woken(&mut self, stored: impl Iterator<Item = Uuid>, span: Span) {
         for id in stored {
-            if let Some(row) = self.rows.get_mut(id) {
+            if let Some(row) = self.rows.get_mut(&id) {
                 row.is_woken = row.token.is_none() && row.due_at <= span.began && !row.is_late;
             }
         }
@@ -165,8 +159,9 @@ impl Ledger {
     }
 
     /// An outcome applies where its lease is the delivery's, and changes nothing elsewhere. One whose lease has expired
-    /// may be refused where it had to wait for somebody who asked for a retry at that moment.
-    pub fn recorded(&mut self, reports: &[Report], applied: &[Uuid], span: Span) -> Result<()> {
+    /// may be refused where it had to wait for somebody who asked for a retry at that moment. Rests of the lanes in
+    /// `noted` are not in force yet.
+    pub fn recorded(&mut self, reports: &[Report], applied: &[Uuid], noted: &[Uuid], span: Span) -> Result<()> {
         for report in reports {
             let id = report.delivery_id;
             let row = self.row(id)?;
@@ -174,7 +169,7 @@ impl Ledger {
             let may_be_refused = !is_ours || (span.has_waited && row.leased_until <= span.committed);
             if applied.contains(&id) {
                 ensure!(is_ours, "an outcome of {id} was applied that should not have been");
-                self.apply(report, span)?;
+                self.apply(report, noted, span)?;
             } else {
                 ensure!(may_be_refused, "an outcome of {id} was not applied");
             }
@@ -188,7 +183,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn apply(&mut self, report: &Report, span: Span) -> Result<()> {
+    fn apply(&mut self, report: &Report, noted: &[Uuid], span: Span) -> Result<()> {
         let row = self.row(report.delivery_id)?;
         row.token = None;
         if report.outcome.is_some() {
@@ -215,12 +210,22 @@ impl Ledger {
                 lane_rests
             }
         };
-        let lane = row.lane;
+        let id = row.lane;
         if let Some(rests) = rests {
-            let lane = self.lanes.get_mut(&lane).context("a lane that nobody knows")?;
-            lane.rests_until = lane.rests_until.max(span.began + rests);
+            let lane = self.lanes.get_mut(&id).context("a lane that nobody knows")?;
+            let until = if noted.contains(&id) { &mut lane.noted_rest } else { &mut lane.rests_until };
+            *until = (span.began + rests).max(*until);
         }
         Ok(())
+    }
+
+    /// Notes of lanes were handled, but for those in `noted`: the rests in the others are in force.
+    pub fn noted_lanes_were_armed(&mut self, noted: &[Uuid]) {
+        for (id, lane) in &mut self.lanes {
+            if !noted.contains(id) {
+                lane.rests_until = lane.rests_until.max(lane.noted_rest);
+            }
+        }
     }
 
     pub fn changed(&mut self, subscription: SubscriptionId, change: StateChange) -> Result<()> {
@@ -288,7 +293,7 @@ impl Ledger {
             ensure!(found == due, "{} is {found:?}, and should be {due:?}", stored.id);
             ensure!(!stored.is_unnoted, "the lane of {} does not know for when it is", stored.id);
             let is_forgotten = stored.is_passed_by && row.is_woken && row.status == Status::Pending;
-            ensure!(!is_forgotten || self.may_be_late(stored.id), "{} is passed by after the wake-up", stored.id);
+            ensure!(!is_forgotten, "{} is passed by after the wake-up", stored.id);
         }
         ensure!(stored.len() == self.rows.len(), "{} deliveries are there of {}", stored.len(), self.rows.len());
         Ok(())

@@ -1,5 +1,7 @@
 //! What a session is told to do, and what came of it. Everything is done by the core's own functions.
 
+use std::time::Duration;
+
 use postrider_core::{
     Error,
     access::audit::Actor,
@@ -8,11 +10,11 @@ use postrider_core::{
         inline::{self, InlineDelivery},
         replay_now,
     },
-    event::idempotency::Creation,
+    event::{idempotency::Creation, new_event::NewEvent},
     id::{DeliveryId, SubscriptionId},
     queue::{
-        self, ClaimRequest, Claimed, Report,
-        accept::{Atomicity, NewEvent, accept},
+        self, ClaimRequest, Claimed, Report, Woken,
+        accept::{Atomicity, LeftAlone, accept, left_alone},
     },
     subscription::{StateChange, store::Subscriptions},
     trust::seal::Keyring,
@@ -36,6 +38,7 @@ pub enum Operation {
     Cancel { id: DeliveryId },
     Replay { id: DeliveryId },
     Lock { lane: Uuid },
+    ArmNoted,
     Repair,
 }
 
@@ -43,24 +46,51 @@ pub enum Operation {
 pub enum Output {
     Accepted {
         armed: Vec<Uuid>,
+        left_alone: LeftAlone,
     },
     AcceptedInline {
         lane: Uuid,
         armed: Vec<Uuid>,
+        left_alone: LeftAlone,
     },
     Claimed(Vec<Claimed>),
     Recorded {
         applied: Vec<Uuid>,
     },
-    Woken,
+    Woken(Woken),
     /// People's wish was fulfilled.
     Done,
     Replayed(DeliveryId),
+    /// So many notes of lanes were handled.
+    NotesHandled(i32),
     Repaired(u64),
     /// Not possible in the state that things are in.
     Refused,
     /// Nothing has happened.
     Failed(String),
+}
+
+impl Operation {
+    /// How long it waits for a lane that somebody else has locked, where it does not wait for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Record { .. } => Some(Duration::from_millis(250)),
+            Self::Retry { .. } | Self::Replay { .. } => Some(Duration::from_secs(5)),
+            Self::SetState { .. } | Self::Delete { .. } | Self::Cancel { .. } | Self::Lock { .. } | Self::Repair => {
+                None
+            }
+            Self::Accept { .. }
+            | Self::AcceptInline { .. }
+            | Self::Claim { .. }
+            | Self::Wake { .. }
+            | Self::ArmNoted => Some(Duration::ZERO),
+        }
+    }
+
+    /// Whether it stores events.
+    pub fn is_ingest(&self) -> bool {
+        matches!(self, Self::Accept { .. } | Self::AcceptInline { .. })
+    }
 }
 
 /// Does it on this connection, which may take until somebody else lets go of a lock.
@@ -70,15 +100,18 @@ pub async fn perform(pool: PgPool, keyring: Keyring, operation: Operation) -> Ou
         Operation::Accept { events } => return store(&pool, events).await,
         Operation::AcceptInline { event, id, delivery } => {
             let stored = inline::accept(&pool, &keyring, event, (*id, delivery), 60).await;
-            stored.map(|stored| Output::AcceptedInline { lane: stored.lane_id, armed: stored.armed })
+            stored.map(|stored| {
+                let (lane, armed, left_alone) = (stored.lane_id, stored.armed, stored.left_alone);
+                Output::AcceptedInline { lane, armed, left_alone }
+            })
         }
         Operation::Claim { look } => queue::claim(&pool, look).await.map(Output::Claimed),
         Operation::Record { reports } => {
             queue::record(&pool, reports).await.map(|applied| Output::Recorded { applied })
         }
         Operation::Wake { unsent } => {
-            let deliveries: Vec<_> = unsent.unarmed.values().copied().collect();
-            queue::wake(&pool, unsent.armed, &deliveries).await.map(|_| Output::Woken)
+            let deliveries: Vec<_> = unsent.left_alone.values().copied().collect();
+            queue::wake(&pool, unsent.armed, unsent.took, &deliveries).await.map(Output::Woken)
         }
         Operation::SetState { id, change } => {
             subscriptions().set_state(Actor::AdminKey, *id, *change).await.map(|_| Output::Done)
@@ -93,19 +126,22 @@ pub async fn perform(pool: PgPool, keyring: Keyring, operation: Operation) -> Ou
             })
         }
         Operation::Lock { lane } => lock(&pool, *lane).await.map(|()| Output::Done).map_err(Error::from),
+        Operation::ArmNoted => queue::arm_noted_lanes(&pool).await.map(Output::NotesHandled),
         Operation::Repair => maintenance::repair_lanes(&pool).await.map(Output::Repaired),
     };
-    match output {
-        Ok(output) => output,
-        Err(Error::Conflict(_) | Error::NotFound(_)) => Output::Refused,
-        Err(error) => Output::Failed(format!("{error:?}")),
+    match (output, operation) {
+        (Ok(output), _) => output,
+        (Err(Error::Conflict(_) | Error::NotFound(_)), _) => Output::Refused,
+        // Its lane is locked.
+        (Err(Error::Unavailable(_)), Operation::Retry { .. }) => Output::Refused,
+        (Err(error), _) => Output::Failed(format!("{error:?}")),
     }
 }
 
 async fn store(pool: &PgPool, events: &[NewEvent]) -> Output {
     let events: Vec<_> = events.iter().collect();
     match accept(pool, &events, Atomicity::PerEvent, 60).await {
-        Ok(batch) => Output::Accepted { armed: batch.armed },
+        Ok(batch) => Output::Accepted { left_alone: left_alone(&events, &batch.armed), armed: batch.armed },
         Err(error) => Output::Failed(format!("{error:?}")),
     }
 }

@@ -5,6 +5,9 @@
 //! `clock_timestamp()` of its own, a microsecond later with each call. So hours pass in no time, also while a
 //! transaction is open, and a sequence of steps has the same outcome on every machine.
 //!
+//! The patience: who waits for a lane with a time limit does so until the lane is free, while that time has not passed
+//! on the test's clock; but one of the sessions gives up at once.
+//!
 //! The gates: a deferred trigger makes every transaction that has written to the queue or to lanes take its session's
 //! gate when it commits. While the observer keeps a gate closed, that transaction stands where a slow commit would,
 //! with all its locks; so every function of the core is run as it is, and held open for as long as the test likes.
@@ -27,11 +30,13 @@ use crate::world::{World, database_config, lookup};
 
 /// Sessions that act at once.
 pub const SESSIONS: usize = 3;
+/// The session that waits for a lane only if that has no time limit.
+const IMPATIENT_SESSION: usize = 2;
 /// Longer than all calls of the clock that one statement makes; two times that are closer may be the same.
 pub const INSTANT: TimeDelta = TimeDelta::milliseconds(1);
 
-/// Of the partitions only those of these days stay, because plans and scans of all of them take most of the time. A vacuum
-/// that truncates a table would lock everybody out.
+/// Of the partitions only those of these days stay, because plans and scans of all of them take most of the time. A
+/// vacuum that truncates a table would lock everybody out.
 const SETUP: &str = "
     DO $$
     DECLARE part text;
@@ -50,6 +55,15 @@ const SETUP: &str = "
         SELECT timestamptz '2030-01-01 00:00:00Z' + nextval('model_clock') * interval '1 microsecond' $$;
     CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql STABLE AS $$
         SELECT timestamptz '2030-01-01 00:00:00Z' + last_value * interval '1 microsecond' FROM model_clock $$;
+    CREATE FUNCTION set_config(name text, value text, is_local boolean) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        IF name <> 'lock_timeout' OR value = '0' THEN
+            RETURN pg_catalog.set_config(name, value, is_local);
+        ELSIF current_setting('model.is_patient', true) = 'no' THEN
+            RAISE lock_not_available;
+        END IF;
+        RETURN value;
+    END $$;
     CREATE FUNCTION model_gate() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF current_setting('model.session', true) <> '' THEN
@@ -60,10 +74,12 @@ const SETUP: &str = "
     CREATE CONSTRAINT TRIGGER model_gate AFTER INSERT OR UPDATE OR DELETE ON queue
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION model_gate();
     CREATE CONSTRAINT TRIGGER model_gate AFTER INSERT OR UPDATE OR DELETE ON lanes
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION model_gate();
+    CREATE CONSTRAINT TRIGGER model_gate AFTER INSERT OR UPDATE OR DELETE ON lanes_to_arm
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION model_gate();";
 
 const RESET: &str = "
-    DELETE FROM queue; DELETE FROM lanes; DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM inline_deliveries;
+    DELETE FROM queue; DELETE FROM lanes; DELETE FROM lanes_to_arm; DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM inline_deliveries;
     DELETE FROM events; DELETE FROM dead_letters; DELETE FROM audit_log; DELETE FROM subscriptions;
     SELECT setval('model_clock', 1);";
 
@@ -87,7 +103,7 @@ pub struct Stored {
     /// It waits for a time to come that its lane has not noted.
     pub is_unnoted: bool,
     /// Its lane is not held, and not due either, nor will it be as soon as a claim looks again for a row that it found
-    /// locked.
+    /// locked, or as a worker handles the note of a change that it needs.
     pub is_passed_by: bool,
 }
 
@@ -111,7 +127,9 @@ impl Stage {
         let observer = one_connection(options.clone()).await?;
         let mut sessions = Vec::new();
         for session in 0..SESSIONS {
-            let pool = one_connection(options.clone().options([("model.session", session.to_string())])).await?;
+            let is_patient = if session == IMPATIENT_SESSION { "no" } else { "yes" };
+            let settings = [("model.session", session.to_string()), ("model.is_patient", is_patient.to_owned())];
+            let pool = one_connection(options.clone().options(settings)).await?;
             let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await?;
             sessions.push((pool, pid));
         }
@@ -192,11 +210,12 @@ impl Stage {
     pub async fn deliveries(&self) -> Result<Vec<Stored>> {
         let stored = sqlx::query_as(
             "SELECT d.id, d.status::text AS status, q.lane_id, q.lease_token, q.attempt_count,
-                    coalesce(q.lease_token IS NULL AND q.due_at > now() AND l.scheduled_at > q.due_at, false) AS is_unnoted,
+                    coalesce(q.lease_token IS NULL AND q.due_at > now() AND l.scheduled_at > q.due_at, false)
+                        AS is_unnoted,
                     coalesce(l.due_at > greatest(now(), l.held_until) + lane_margin(), false) AS is_passed_by
                FROM deliveries d
                LEFT JOIN queue q ON q.delivery_id = d.id
-               LEFT JOIN lanes l ON l.id = q.lane_id",
+               LEFT JOIN lanes l ON l.id = q.lane_id AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)",
         );
         Ok(stored.fetch_all(&self.observer).await?)
     }
@@ -206,14 +225,15 @@ impl Stage {
         Ok(sqlx::query_scalar("SELECT id FROM lanes WHERE due_at <= now()").fetch_all(&self.observer).await?)
     }
 
-    /// Those of these deliveries whose lanes are not even due as soon as a claim looks again for a row that somebody
-    /// else had locked.
-    pub async fn not_due_soon(&self, deliveries: &[Uuid]) -> Result<Vec<Uuid>> {
-        let late = sqlx::query_scalar(
-            "SELECT q.delivery_id FROM queue q JOIN lanes l ON l.id = q.lane_id
-              WHERE q.delivery_id = ANY ($1) AND l.due_at > now() + lane_margin()",
-        );
-        Ok(late.bind(deliveries).fetch_all(&self.observer).await?)
+    /// Lanes whose receivers asked for a rest while somebody had the lane locked, so that it is only noted.
+    pub async fn noted_rests(&self) -> Result<Vec<Uuid>> {
+        let noted = sqlx::query_scalar("SELECT lane_id FROM lanes_to_arm WHERE rests_until > '-infinity'");
+        Ok(noted.fetch_all(&self.observer).await?)
+    }
+
+    /// Changes of lanes that were noted and not made.
+    pub async fn notes(&self) -> Result<i64> {
+        Ok(sqlx::query_scalar("SELECT count(*) FROM lanes_to_arm").fetch_one(&self.observer).await?)
     }
 
     /// Invariants that do not hold.

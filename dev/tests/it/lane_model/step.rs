@@ -80,6 +80,8 @@ pub enum Action {
     Replay(usize),
     /// Somebody locks a lane, as a statement of people's might, and changes nothing.
     Lock(usize),
+    /// The janitor arms lanes that were locked when somebody needed to arm them.
+    ArmNoted,
     /// The janitor looks for lanes that are due too late, and forgets the empty lanes of inline deliveries.
     Repair,
 }
@@ -165,6 +167,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => pick.clone().prop_map(Action::Cancel),
         2 => pick.prop_map(Action::Replay),
         3 => any_lane.prop_map(Action::Lock),
+        3 => Just(Action::ArmNoted),
         1 => Just(Action::Repair),
     ]
 }

@@ -7,14 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postrider_core::queue::{
-    ClaimRequest, Claimed, Counts, Disposition, NextDue, Report,
-    attempt::{ErrorKind, Failure, Outcome},
+use postrider_core::{
+    announce::notify::Notice,
+    queue::{
+        ClaimRequest, Claimed, Counts, Disposition, LATE_WAKE_UP, NextDue, Report,
+        attempt::{ErrorKind, Failure, Outcome},
+    },
 };
 use uuid::Uuid;
 use worker::{
     dispatcher::{BACKSTOP, Progress},
     places::{Place, Places},
+    wake::Wake,
 };
 
 use crate::lane_model::step::Fate;
@@ -23,11 +27,6 @@ use crate::lane_model::step::Fate;
 const PLACES: usize = 5;
 /// Lanes that one claim visits, at most.
 const LANES_MAX: usize = 2;
-
-/// Whether a worker that left a lane out, because it held too many of the worker's places, finds it again once it no
-/// longer does. TODAY IT DOES NOT: the mark moves past such a lane, and only the next sweep finds it. Set it to `true`
-/// when that is mended.
-const LANES_LEFT_OUT_ARE_FOUND_AGAIN: bool = false;
 
 /// A claimed delivery and the place that it takes.
 pub struct Held {
@@ -38,9 +37,12 @@ pub struct Held {
 pub struct ModelWorker {
     places: Arc<Places>,
     progress: Progress,
+    wake: Wake,
     pub held: Vec<Held>,
     /// Lanes that may be behind the mark, and so need not be found before the next look from the very beginning.
     pub unseen: HashSet<Uuid>,
+    /// Whether it has been told, since its last look began, that the next one must begin at the first lane.
+    pub is_called_back: bool,
     /// How long it would rest now.
     pub rest: Duration,
     /// How long until the next lane that it knows of is due.
@@ -52,8 +54,10 @@ impl ModelWorker {
         Self {
             places: Arc::new(Places::new(PLACES)),
             progress: Progress::new(now),
+            wake: Wake::default(),
             held: Vec::new(),
             unseen: HashSet::new(),
+            is_called_back: false,
             rest: Duration::ZERO,
             next_wait: None,
         }
@@ -68,25 +72,33 @@ impl ModelWorker {
         let look = ClaimRequest {
             lanes_max: i32::try_from(LANES_MAX.min(free.count)).expect("few"),
             rows_max: i32::try_from(free.count).expect("few"),
-            lanes_from: self.progress.next_from(&free.at_share, now),
+            lanes_from: self.progress.next_from(self.wake.take_late(), now),
             skip: free.at_share,
+            only: None,
         };
+        self.is_called_back = false;
         if look.lanes_from.is_none() {
             self.unseen.clear();
-        }
-        if !LANES_LEFT_OUT_ARE_FOUND_AGAIN {
-            self.unseen.extend(look.skip.iter().copied());
         }
         Some(look)
     }
 
-    /// What a look has found, and when the next one should come.
-    pub fn looked(&mut self, claimed: Vec<Claimed>, next: &NextDue) {
+    /// Workers hear this notification. After one for lanes that were armed a while ago, nothing is behind the mark.
+    pub fn hear(&mut self, payload: &str) {
+        self.wake.hear(&Notice::Notification(payload));
+        if payload == LATE_WAKE_UP {
+            self.unseen.clear();
+            self.is_called_back = true;
+        }
+    }
+
+    /// What a look that left these lanes out has found, and when the next one should come.
+    pub fn looked(&mut self, claimed: Vec<Claimed>, next: &NextDue, left_out: &[Uuid]) {
         for claimed in claimed {
             let place = self.places.take(claimed.lane_id);
             self.held.push(Held { claimed, _place: place });
         }
-        self.progress.came_to(next);
+        self.progress.came_to(next, left_out);
         self.next_wait = next.wait();
         self.rest = self.next_wait.map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
     }
