@@ -154,3 +154,30 @@ pub(crate) async fn store_deliveries(
 pub(crate) fn is_key_reused(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("PR409"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SubscriptionId;
+
+    #[test]
+    fn a_lane_that_was_armed_for_later_only_is_looked_at_again() {
+        let [idle, busy, both, later] = [1, 2, 3, 4].map(Uuid::from_u128);
+        let event = |lanes: &[Uuid], deliver_at| {
+            let event_type = "a.b".parse().expect("an event type");
+            let new = NewEvent::new("default".to_owned(), event_type, "text/plain".to_owned(), "x".into());
+            let mut event = NewEvent { deliver_at, ..new };
+            event.deliver_to(lanes.iter().copied().map(SubscriptionId));
+            event
+        };
+        let now = event(&[idle, busy, both], None);
+        let tomorrow = event(&[both, later], chrono::DateTime::from_timestamp(1_900_000_000, 0));
+        // The statement found the busy lane and the one of both kinds due already, and armed the latter for tomorrow.
+        let left_alone = left_alone(&[&now, &tomorrow], &[idle, both, later]);
+        assert_eq!(left_alone.keys().copied().collect::<Vec<_>>(), [busy, both]);
+        for (lane, delivery) in left_alone {
+            let stored = now.deliveries.iter().find(|one| one.subscription_id.0 == lane).expect("it is due now");
+            assert_eq!(stored.id.0, delivery);
+        }
+    }
+}

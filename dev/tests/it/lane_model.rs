@@ -105,12 +105,11 @@ pub struct Model<'s> {
     checks: Checks,
 }
 
-/// When the state of everything is looked at.
+/// Whether the state of everything is looked at after each transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Checks {
     Always,
-    /// Not after the many looks with which the last worker finds nothing.
-    WhenSomethingWasDone,
+    /// The many transactions of the last worker are looked at together.
     Never,
 }
 
@@ -175,7 +174,6 @@ impl<'s> Model<'s> {
         for step in &case.steps {
             self.step(step).await?;
         }
-        self.checks = Checks::WhenSomethingWasDone;
         self.finish(case).await
     }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long a statement that waits for nobody may run before it is asked what it waits for.
-const PATIENCE: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// A transaction that is not over.
 pub struct Running {
@@ -179,7 +179,11 @@ impl Model<'_> {
             ensure!(running.is_canceled, "it failed by itself: {why}");
         }
         self.pass_marks(&running, &output, committed);
-        let is_idle = matches!(&output, Output::Claimed(claimed) if claimed.is_empty());
+        let is_idle = match &output {
+            Output::Claimed(claimed) => claimed.is_empty(),
+            Output::Failed(_) | Output::Refused => true,
+            _ => false,
+        };
         match (running.operation, output) {
             (Operation::Claim { look }, Output::Claimed(claimed)) => self.looked(session, &look, claimed, span).await?,
             (Operation::Record { .. }, Output::Failed(_)) => {
@@ -190,9 +194,8 @@ impl Model<'_> {
             (operation, output) => self.done(operation, output, span).await?,
         }
         match self.checks {
-            Checks::Always => self.check().await,
-            Checks::WhenSomethingWasDone if !is_idle => self.check().await,
-            Checks::WhenSomethingWasDone | Checks::Never => Ok(()),
+            Checks::Always if !is_idle => self.check().await,
+            Checks::Always | Checks::Never => Ok(()),
         }
     }
 

@@ -12,8 +12,10 @@ use crate::lane_model::stage::SESSIONS;
 pub const SUBSCRIPTIONS: usize = 2;
 /// Lanes of inline deliveries, at most.
 pub const INLINE_LANES: usize = 2;
-/// Steps of a case, at most.
-const STEPS_MAX: usize = 60;
+/// Steps and races of a case, less than.
+const STEPS_MAX: usize = 42;
+/// Longer than `lane_linger()` of the database.
+const LINGER: Duration = Duration::from_millis(8100);
 
 /// What is tried: steps by three sessions, and how everything ends.
 #[derive(Clone, Debug)]
@@ -111,8 +113,49 @@ pub enum Fate {
 
 pub fn case() -> impl Strategy<Value = Case> {
     let ending = || prop_oneof![3 => Just(Ending::Commit), 1 => Just(Ending::Rollback)];
-    (vec(step(), 1..STEPS_MAX), [ending(), ending(), ending()], 0..SESSIONS)
-        .prop_map(|(steps, endings, survivor)| Case { steps, endings, survivor })
+    let steps = vec(prop_oneof![7 => step().prop_map(|step| vec![step]), 1 => race()], 1..STEPS_MAX);
+    (steps, [ending(), ending(), ending()], 0..SESSIONS).prop_map(|(steps, endings, survivor)| Case {
+        steps: steps.concat(),
+        endings,
+        survivor,
+    })
+}
+
+/// Steps that seldom follow each other by chance: an ingest and a look at the same time, perhaps at the second look of a
+/// lane. Meanwhile time may pass, or somebody else looks or sends a wake-up.
+fn race() -> impl Strategy<Value = Vec<Step>> {
+    let accept = vec((Just(0_usize), later()), 1..3).prop_map(Action::Accept);
+    let sessions = Just([0, 1, 2]).prop_shuffle();
+    let pause = select(vec![400, 1100, 3100, 4800]).prop_map(Duration::from_millis);
+    (accept, sessions, pause, (0..2_usize, 0..2_usize, 0..2_usize), (0..4_usize, 0..3_usize)).prop_map(
+        |(accept, [one, other, third], pause, (before, order, between), (meanwhile, after))| {
+            let at_once = |session, action| Step::Do { session, action, commits: Commits::AtOnce };
+            let drained = [
+                Step::Crash { session: other },
+                at_once(other, Action::Look),
+                at_once(other, Action::Record(vec![(0, Fate::Succeeds); 4])),
+                Step::Pass(LINGER),
+            ];
+            let (first, second) = if order == 0 { (accept, Action::Look) } else { (Action::Look, accept) };
+            let mut steps = if before == 0 { Vec::new() } else { drained.to_vec() };
+            steps.push(Step::Do { session: one, action: first, commits: Commits::Later });
+            steps.extend((between > 0).then_some(Step::Pass(pause)));
+            steps.push(at_once(other, second));
+            steps.extend(match meanwhile {
+                0 => vec![],
+                1 => vec![at_once(third, Action::Wake)],
+                2 => vec![Step::Pass(pause)],
+                _ => vec![Step::Pass(pause), at_once(third, Action::Look)],
+            });
+            steps.push(Step::End { session: one, ending: Ending::Commit });
+            steps.extend(match after {
+                0 => None,
+                1 => Some(at_once(third, Action::Wake)),
+                _ => Some(at_once(third, Action::Accept(vec![(0, Some(LINGER * 2))]))),
+            });
+            steps
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -24,7 +24,7 @@ use worker::{
 use crate::lane_model::step::Fate;
 
 /// Deliveries that a worker holds at once, at most.
-const PLACES: usize = 5;
+const PLACES: usize = 8;
 /// Lanes that one claim visits, at most.
 const LANES_MAX: usize = 2;
 
