@@ -67,7 +67,7 @@ impl Display for Output {
         match self {
             Self::Accepted { armed, .. } => write!(f, "armed [{}]", list(armed)),
             Self::AcceptedInline { lane, armed, .. } => write!(f, "in {}, armed [{}]", short(lane), list(armed)),
-            Self::Claimed(claimed) => write!(f, "[{}]", list(claimed.iter().map(|claimed| &claimed.delivery_id))),
+            Self::Claimed(claimed, _) => write!(f, "[{}]", list(claimed.iter().map(|claimed| &claimed.delivery_id))),
             Self::Recorded { applied } => write!(f, "applied to [{}]", list(applied)),
             Self::Woken(woken) => write!(f, "notified: {}, locked: [{}]", woken.notified, list(&woken.locked)),
             Self::Done => write!(f, "done"),

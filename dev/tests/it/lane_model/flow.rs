@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use postrider_core::queue::{self, ClaimRequest, Claimed, LATE, LATE_WAKE_UP, Woken, accept::LeftAlone};
+use postrider_core::queue::{ClaimRequest, Claimed, LATE, LATE_WAKE_UP, NextDue, Woken, accept::LeftAlone};
 use tokio::{task::JoinHandle, time::timeout};
 use uuid::Uuid;
 use worker::dispatcher::LANES_MARGIN;
@@ -180,12 +180,15 @@ impl Model<'_> {
         }
         self.pass_marks(&running, &output, committed);
         let is_idle = match &output {
-            Output::Claimed(claimed) => claimed.is_empty(),
+            Output::Claimed(claimed, _) => claimed.is_empty(),
             Output::Failed(_) | Output::Refused => true,
             _ => false,
         };
         match (running.operation, output) {
-            (Operation::Claim { look }, Output::Claimed(claimed)) => self.looked(session, &look, claimed, span).await?,
+            (Operation::Claim { look }, Output::Claimed(claimed, next)) => {
+                self.ledger.claimed(&claimed, span)?;
+                self.looked(session, &look, claimed, next).await?;
+            }
             (Operation::Record { .. }, Output::Failed(_)) => {
                 self.sessions[session].worker.held.extend(running.reporting);
             }
@@ -265,6 +268,9 @@ impl Model<'_> {
             Operation::Record { .. } => running.began,
             _ => running.reached.unwrap_or(committed),
         };
+        for session in &mut self.sessions {
+            session.worker.armed_meanwhile.extend(&lanes);
+        }
         if committed - armed_at >= LANES_MARGIN - INSTANT {
             for session in &mut self.sessions {
                 session.worker.unseen.extend(&lanes);
@@ -298,14 +304,19 @@ impl Model<'_> {
 
     /// A worker rests only when no lane is due but those that it leaves out: whatever it does not see now waits for
     /// its next sweep.
-    async fn looked(&mut self, session: usize, look: &ClaimRequest, claimed: Vec<Claimed>, span: Span) -> Result<()> {
-        self.ledger.claimed(&claimed, span)?;
-        let next = queue::next_due(&self.stage.observer, &look.skip, look.lanes_from).await?;
+    async fn looked(
+        &mut self,
+        session: usize,
+        look: &ClaimRequest,
+        claimed: Vec<Claimed>,
+        next: NextDue,
+    ) -> Result<()> {
         let worker = &mut self.sessions[session].worker;
         worker.looked(claimed, &next, &look.skip);
         if !worker.rest.is_zero() && !worker.is_called_back {
-            let mut due = self.stage.due_lanes().await?;
-            due.retain(|lane| !look.skip.contains(lane) && !worker.unseen.contains(lane));
+            let mut due = self.stage.due_lanes(next.now).await?;
+            let is_seen = |lane: &Uuid| !worker.unseen.contains(lane) && !worker.armed_meanwhile.contains(lane);
+            due.retain(|lane| !look.skip.contains(lane) && is_seen(lane));
             ensure!(due.is_empty(), "the worker rests for {:?} while lanes are due: {due:?}", worker.rest);
         }
         Ok(())

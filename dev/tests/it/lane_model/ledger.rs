@@ -265,6 +265,9 @@ impl Ledger {
             }
             Status::InFlight => bail!("the ledger knows leases by their tokens"),
         }
+        // Whoever asks for a retry means now.
+        let lane = self.row(id)?.lane;
+        self.lanes.get_mut(&lane).context("a lane that nobody knows")?.rests_until = DateTime::UNIX_EPOCH;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use postrider_core::{
     event::{idempotency::Creation, new_event::NewEvent},
     id::{DeliveryId, SubscriptionId},
     queue::{
-        self, ClaimRequest, Claimed, Report, Woken,
+        self, ClaimRequest, Claimed, NextDue, Report, Woken,
         accept::{Atomicity, LeftAlone, accept, left_alone},
     },
     subscription::{StateChange, store::Subscriptions},
@@ -53,7 +53,7 @@ pub enum Output {
         armed: Vec<Uuid>,
         left_alone: LeftAlone,
     },
-    Claimed(Vec<Claimed>),
+    Claimed(Vec<Claimed>, NextDue),
     Recorded {
         applied: Vec<Uuid>,
     },
@@ -105,7 +105,9 @@ pub async fn perform(pool: PgPool, keyring: Keyring, operation: Operation) -> Ou
                 Output::AcceptedInline { lane, armed, left_alone }
             })
         }
-        Operation::Claim { look } => queue::claim(&pool, look).await.map(Output::Claimed),
+        Operation::Claim { look } => {
+            queue::claim(&pool, look).await.map(|(claimed, next)| Output::Claimed(claimed, next))
+        }
         Operation::Record { reports } => {
             queue::record(&pool, reports).await.map(|applied| Output::Recorded { applied })
         }

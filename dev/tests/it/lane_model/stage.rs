@@ -42,7 +42,7 @@ const SETUP: &str = "
     DECLARE part text;
     BEGIN
         FOR part IN SELECT name FROM partitions
-                     WHERE day NOT BETWEEN (now() AT TIME ZONE 'UTC')::date AND (now() AT TIME ZONE 'UTC')::date + 1 LOOP
+                     WHERE (now() AT TIME ZONE 'UTC')::date NOT IN (day, day - 1) LOOP
             EXECUTE format('DROP TABLE %I', part);
         END LOOP;
         FOR part IN SELECT relname FROM pg_class
@@ -79,7 +79,8 @@ const SETUP: &str = "
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION model_gate();";
 
 const RESET: &str = "
-    DELETE FROM queue; DELETE FROM lanes; DELETE FROM lanes_to_arm; DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM inline_deliveries;
+    DELETE FROM queue; DELETE FROM lanes; DELETE FROM lanes_to_arm;
+    DELETE FROM attempts; DELETE FROM deliveries; DELETE FROM inline_deliveries;
     DELETE FROM events; DELETE FROM dead_letters; DELETE FROM audit_log; DELETE FROM subscriptions;
     SELECT setval('model_clock', 1);";
 
@@ -215,14 +216,16 @@ impl Stage {
                     coalesce(l.due_at > greatest(now(), l.held_until) + lane_margin(), false) AS is_passed_by
                FROM deliveries d
                LEFT JOIN queue q ON q.delivery_id = d.id
-               LEFT JOIN lanes l ON l.id = q.lane_id AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)",
+               LEFT JOIN lanes l
+                 ON l.id = q.lane_id AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)",
         );
         Ok(stored.fetch_all(&self.observer).await?)
     }
 
-    /// Lanes that are due now.
-    pub async fn due_lanes(&self) -> Result<Vec<Uuid>> {
-        Ok(sqlx::query_scalar("SELECT id FROM lanes WHERE due_at <= now()").fetch_all(&self.observer).await?)
+    /// Lanes that are due since this time or earlier.
+    pub async fn due_lanes(&self, time: DateTime<Utc>) -> Result<Vec<Uuid>> {
+        let due = sqlx::query_scalar("SELECT id FROM lanes WHERE due_at <= $1").bind(time);
+        Ok(due.fetch_all(&self.observer).await?)
     }
 
     /// Lanes whose receivers asked for a rest while somebody had the lane locked, so that it is only noted.

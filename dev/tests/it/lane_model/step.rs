@@ -121,8 +121,8 @@ pub fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Steps that seldom follow each other by chance: an ingest and a look at the same time, perhaps at the second look of a
-/// lane. Meanwhile time may pass, or somebody else looks or sends a wake-up.
+/// Steps that seldom follow each other by chance: an ingest and a look at the same time, perhaps at the second look of
+/// a lane. Meanwhile time may pass, or somebody else looks or sends a wake-up.
 fn race() -> impl Strategy<Value = Vec<Step>> {
     let accept = vec((Just(0_usize), later()), 1..3).prop_map(Action::Accept);
     let sessions = Just([0, 1, 2]).prop_shuffle();
@@ -163,7 +163,8 @@ fn step() -> impl Strategy<Value = Step> {
     let commits = prop_oneof![3 => Just(Commits::AtOnce), 2 => Just(Commits::Later)];
     let ending = prop_oneof![4 => Just(Ending::Commit), 1 => Just(Ending::Rollback)];
     prop_oneof![
-        18 => (session.clone(), action(), commits).prop_map(|(session, action, commits)| Step::Do { session, action, commits }),
+        18 => (session.clone(), action(), commits)
+            .prop_map(|(session, action, commits)| Step::Do { session, action, commits }),
         4 => (session.clone(), ending).prop_map(|(session, ending)| Step::End { session, ending }),
         5 => passing().prop_map(Step::Pass),
         1 => Just(Step::LoseWakeUps),
@@ -178,8 +179,14 @@ fn passing() -> impl Strategy<Value = Duration> {
         .prop_map(Duration::from_millis)
 }
 
+/// One of these times in milliseconds, or, `nones` times as often, none.
+fn some_of(nones: u32, times: &[u64]) -> impl Strategy<Value = Option<Duration>> + use<> {
+    let time = select(times.to_vec()).prop_map(|ms| Some(Duration::from_millis(ms)));
+    prop_oneof![nones => Just(None), 1 => time]
+}
+
 fn later() -> impl Strategy<Value = Option<Duration>> {
-    prop_oneof![4 => Just(None), 1 => select(vec![500, 3000, 9000, 15_000]).prop_map(|ms| Some(Duration::from_millis(ms)))]
+    some_of(4, &[500, 3000, 9000, 15_000])
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -217,7 +224,7 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn fate() -> impl Strategy<Value = Fate> {
     let after = || select(vec![0, 1000, 3000, 20_000]).prop_map(Duration::from_millis);
-    let rest = || prop_oneof![2 => Just(None), 1 => select(vec![1000, 6000, 15_000]).prop_map(|ms| Some(Duration::from_millis(ms)))];
+    let rest = || some_of(2, &[1000, 6000, 15_000]);
     prop_oneof![
         6 => Just(Fate::Succeeds),
         4 => (after(), rest()).prop_map(|(after, lane_rests)| Fate::Fails { after, lane_rests }),

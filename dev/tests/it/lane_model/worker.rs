@@ -41,7 +41,9 @@ pub struct ModelWorker {
     pub held: Vec<Held>,
     /// Lanes that may be behind the mark, and so need not be found before the next look from the very beginning.
     pub unseen: HashSet<Uuid>,
-    /// Whether it has been told, since its last look began, that the next one must begin at the first lane.
+    /// Lanes that somebody may have armed since its last look began.
+    pub armed_meanwhile: HashSet<Uuid>,
+    /// Whether it has been told, since then, that the next look must begin at the first lane.
     pub is_called_back: bool,
     /// How long it would rest now.
     pub rest: Duration,
@@ -57,6 +59,7 @@ impl ModelWorker {
             wake: Wake::default(),
             held: Vec::new(),
             unseen: HashSet::new(),
+            armed_meanwhile: HashSet::new(),
             is_called_back: false,
             rest: Duration::ZERO,
             next_wait: None,
@@ -77,6 +80,7 @@ impl ModelWorker {
             only: None,
         };
         self.is_called_back = false;
+        self.armed_meanwhile.clear();
         if look.lanes_from.is_none() {
             self.unseen.clear();
         }
