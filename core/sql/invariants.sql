@@ -16,7 +16,8 @@ SELECT 'dead letter that is not one', x.delivery_id
  WHERE NOT EXISTS (SELECT FROM deliveries d WHERE d.id = x.delivery_id AND d.status = 'dead_letter')
 
 -- 2. Every queue row's lane exists, and is due now or no later than the row is: later only while the lane is held, or
--- for the linger of a lane that was drained a moment ago, or until a worker has handled a note in lanes_to_arm.
+-- for the margin after a visit that found the row locked, or for the linger of a lane that was drained a moment ago, or
+-- until a worker has handled a note in lanes_to_arm.
 UNION ALL
 SELECT 'queue row without a lane', q.delivery_id
   FROM queue q
@@ -25,7 +26,7 @@ SELECT 'queue row without a lane', q.delivery_id
 UNION ALL
 SELECT 'lane due later than its delivery', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
- WHERE l.due_at > greatest(q.due_at, l.held_until, l.drained_at + lane_linger(), clock_timestamp())
+ WHERE l.due_at > greatest(q.due_at, l.held_until, l.drained_at + lane_linger(), clock_timestamp() + lane_margin())
    AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = q.lane_id)
 UNION ALL
 SELECT 'lane due before its hold ends', l.id

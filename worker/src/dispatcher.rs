@@ -33,15 +33,15 @@ const VISIT_REST: u32 = 2;
 /// back one by one.
 const VISIT_REST_MAX: Duration = Duration::from_millis(10);
 /// How long a worker sleeps, at most: even if every notification is lost, deliveries are late by no more than this.
-const BACKSTOP: Duration = Duration::from_secs(2);
+pub const BACKSTOP: Duration = Duration::from_secs(2);
 /// How long the loop pauses after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// How far behind the previous claim's progress the next one begins. Ingest that took longer is found by a sweep.
-const LANES_MARGIN: TimeDelta = TimeDelta::seconds(1);
+pub const LANES_MARGIN: TimeDelta = TimeDelta::seconds(1);
 /// How long a claim may still take once the worker is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a claim sweeps: it begins at the first lane instead of where the previous one ended.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+pub const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Finds work for a worker, and starts a task for each delivery.
 pub struct Dispatcher {
@@ -57,22 +57,24 @@ pub struct Dispatcher {
 
 /// How far along the lanes the claims have come. While some session holds an old snapshot, dead versions of visited
 /// lanes pile up at the head of the lanes' index. A claim that begins behind them does not have to read them.
-struct Progress {
+#[derive(Debug)]
+pub struct Progress {
     lanes_from: Option<DateTime<Utc>>,
     swept_at: Instant,
 }
 
 impl Progress {
-    /// The progress of a worker that has not claimed yet.
-    fn new() -> Self {
-        Self { lanes_from: None, swept_at: Instant::now() }
+    /// The progress of a worker that starts at this time and has not claimed yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { lanes_from: None, swept_at: now }
     }
 
-    /// Where the next claim begins: at the first lane if lanes may have been armed behind the mark, and from time to
-    /// time in any case.
-    fn next_from(&mut self, may_be_behind: bool) -> Option<DateTime<Utc>> {
-        if may_be_behind || self.swept_at.elapsed() > SWEEP_EVERY {
-            self.swept_at = Instant::now();
+    /// Where a claim that starts at this time begins: at the first lane if lanes may have been armed behind the mark,
+    /// and from time to time in any case.
+    pub fn next_from(&mut self, may_be_behind: bool, now: Instant) -> Option<DateTime<Utc>> {
+        if may_be_behind || now.duration_since(self.swept_at) > SWEEP_EVERY {
+            self.swept_at = now;
             self.lanes_from = None;
         }
         self.lanes_from
@@ -80,7 +82,7 @@ impl Progress {
 
     /// Notes how far a claim has come: to the next lane that is due, or to now. A claim that left lanes out has not
     /// passed them. Then the mark stays where it was, so that the next claim finds a lane that is no longer left out.
-    fn came_to(&mut self, next: &NextDue, left_out: &[Uuid]) {
+    pub fn came_to(&mut self, next: &NextDue, left_out: &[Uuid]) {
         if left_out.is_empty() {
             let margin = next.now - LANES_MARGIN;
             self.lanes_from = Some(next.due_at.map_or(margin, |due_at| due_at.min(margin)));
@@ -101,7 +103,7 @@ enum Rest {
 impl Dispatcher {
     /// Runs until the worker is told to stop.
     pub async fn run(self) {
-        let mut progress = Progress::new();
+        let mut progress = Progress::new(Instant::now());
         while !self.stop.is_cancelled() {
             let started = Instant::now();
             let visit = tokio::select! {
@@ -138,7 +140,7 @@ impl Dispatcher {
         let look = ClaimRequest {
             lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
             rows_max: small(free.count),
-            lanes_from: progress.next_from(self.wake.take_late()),
+            lanes_from: progress.next_from(self.wake.take_late(), Instant::now()),
             skip: free.at_share,
             only: None,
         };
@@ -206,8 +208,9 @@ mod tests {
         let start = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
         let at = |seconds| start + TimeDelta::seconds(seconds);
         let crowded = &[Uuid::from_u128(1)][..];
-        let mut progress = Progress::new();
-        assert_eq!(progress.next_from(false), None, "a worker that has not looked yet looks at everything");
+        let started = Instant::now();
+        let mut progress = Progress::new(started);
+        assert_eq!(progress.next_from(false, started), None, "a worker that has not looked yet looks at everything");
         for (now, due_at, left_out, mark) in [
             (10, Some(at(12)), &[][..], Some(at(9))),
             // The crowded lane was due at 9, when it was last visited; nothing else is due.
@@ -218,11 +221,11 @@ mod tests {
             (50, None, &[][..], Some(at(49))),
         ] {
             progress.came_to(&NextDue { now: at(now), due_at }, left_out);
-            assert_eq!(progress.next_from(false), mark, "at {now}");
+            assert_eq!(progress.next_from(false, started), mark, "at {now}");
         }
-        progress.swept_at -= SWEEP_EVERY * 2;
-        assert_eq!(progress.next_from(false), None, "a sweep");
+        let later = started + SWEEP_EVERY * 2;
+        assert_eq!(progress.next_from(false, later), None, "a sweep");
         progress.came_to(&NextDue { now: at(60), due_at: None }, crowded);
-        assert_eq!(progress.next_from(false), None, "the sweep goes on until it leaves nothing out");
+        assert_eq!(progress.next_from(false, later), None, "the sweep goes on until it leaves nothing out");
     }
 }

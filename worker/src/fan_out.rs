@@ -98,7 +98,7 @@ impl FanOut {
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
             // This worker is woken directly; the others are woken by the database.
             self.wake.ring(started.elapsed());
-            let unarmed: Vec<_> = step.stored.into_values().collect();
+            let unarmed: Vec<_> = step.left_alone.into_values().collect();
             self.wake_others(!step.armed.is_empty(), started.elapsed(), unarmed).await;
         }
         Ok(step.events)

@@ -1,5 +1,6 @@
 -- Makes a lane due at `moment`, or at the end of its hold, unless it is armed already: due by then, and not visited
--- since it was armed. (A lane that was visited and found empty may be going idle, even while it is due.) With
+-- since it was armed. (A lane that was visited and found empty may be going idle, even while it is due.) A moment that
+-- has passed, perhaps while this waited for the lane, means now: workers look for lanes that have just become due. With
 -- `scheduled`, the moment lies in the future; then it is also noted in scheduled_at, because a visit before it reads
 -- only rows that are due, and looks for later ones only where scheduled_at says that there are some.
 --
@@ -35,7 +36,7 @@ BEGIN
             RETURN FOUND;
         END IF;
     END LOOP;
-    SELECT l.due_at, l.drained_at, l.scheduled_at, greatest(moment, l.held_until) AS due_by INTO lane
+    SELECT l.due_at, l.drained_at, l.scheduled_at, greatest(moment, clock_timestamp(), l.held_until) AS due_by INTO lane
       FROM lanes l WHERE l.ctid = place;
     IF lane.due_at <= lane.due_by AND (scheduled OR lane.drained_at IS NULL) AND lane.scheduled_at <= later THEN
         RETURN false;

@@ -14,7 +14,7 @@ use crate::{
     event::new_event::NewEvent,
     id::DeliveryId,
     queue::{
-        accept::{Accepted, repeated},
+        accept::{Accepted, LeftAlone, repeated},
         retry_policy::RetryPolicy,
         rows::{EventKeyRow, NewDeliveryRow, NewEventRow},
     },
@@ -53,6 +53,8 @@ pub struct Stored {
     pub lane_id: Uuid,
     /// Lanes that this call armed; their workers still need a wake-up.
     pub armed: Vec<Uuid>,
+    /// The lane, where this call left it alone.
+    pub left_alone: LeftAlone,
     /// How long the statement took.
     pub took: Duration,
 }
@@ -131,7 +133,9 @@ pub async fn accept(
             answers.first().and_then(Option::as_deref),
         )
     });
-    Ok(Stored { accepted: accepted?, lane_id, armed: row.armed, took: started.elapsed() })
+    let is_left_alone = event.deliver_at.is_none() && row.armed.is_empty();
+    let left_alone = is_left_alone.then_some((lane_id, id.0)).into_iter().collect();
+    Ok(Stored { accepted: accepted?, lane_id, armed: row.armed, left_alone, took: started.elapsed() })
 }
 
 /// Where an inline delivery goes and how; `None` where the delivery is not inline, or was removed.

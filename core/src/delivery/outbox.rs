@@ -3,7 +3,7 @@
 //! done in parts; each part stores how far the fan-out has come.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use crate::{
     event::{CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent},
     id::{EventId, SubscriptionId},
     queue::{
-        accept::{Atomicity, Origin, accept, store_deliveries},
+        accept::{Atomicity, LeftAlone, Origin, accept, left_alone, store_deliveries},
         rows::NewDeliveryRow,
     },
     subscription::cache::SubscriptionCache,
@@ -42,8 +42,8 @@ pub struct Step {
     pub events: usize,
     /// Lanes that this step armed; their workers still need a wake-up.
     pub armed: Vec<Uuid>,
-    /// For each lane into which deliveries were put, one of those deliveries.
-    pub stored: BTreeMap<Uuid, Uuid>,
+    /// Lanes that this step left alone.
+    pub left_alone: LeftAlone,
     /// The first event that was waiting; `None` where none was.
     pub first: Option<Uuid>,
     /// How long it took to find the events.
@@ -186,7 +186,7 @@ async fn take(
     let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    Ok(Step { events: whole.len(), armed, stored: stored(&whole), ..Step::default() })
+    Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, ..Step::default() })
 }
 
 /// Stores the next part of a wide fan-out. The first part also stores the event.
@@ -214,12 +214,7 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    Ok(Step { events: 1, armed, stored: stored(&[event]), ..Step::default() })
-}
-
-fn stored(events: &[NewEvent]) -> BTreeMap<Uuid, Uuid> {
-    let deliveries = events.iter().flat_map(|event| &event.deliveries);
-    deliveries.map(|delivery| (delivery.subscription_id.0, delivery.id.0)).collect()
+    Ok(Step { events: 1, left_alone: left_alone(&[&event], &armed), armed, ..Step::default() })
 }
 
 fn event_of(row: Row) -> Result<NewEvent> {

@@ -1,6 +1,8 @@
 //! Accepting: the one statement that stores a batch of events, with the deliveries that they cause and their
 //! idempotency keys, and the result of that statement.
 
+use std::collections::{BTreeMap, HashSet};
+
 use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
@@ -51,6 +53,23 @@ pub struct AcceptedBatch {
     pub armed: Vec<Uuid>,
     /// What happened to each event, in the order of the events.
     pub accepted: Vec<std::result::Result<Accepted, KeyReused>>,
+}
+
+/// Lanes that an ingest left alone because they were due already or locked, each with a delivery that is due in it now.
+/// After the commit, [`crate::queue::wake`] looks at them again.
+pub type LeftAlone = BTreeMap<Uuid, Uuid>;
+
+/// The lanes that the ingest of these events left alone, where it armed the lanes `armed`. A lane that also has a
+/// delivery for later may have been armed for that one only, so it counts as left alone.
+#[must_use]
+pub fn left_alone(events: &[&NewEvent], armed: &[Uuid]) -> LeftAlone {
+    let (now, later): (Vec<&NewEvent>, Vec<_>) = events.iter().copied().partition(|event| event.deliver_at.is_none());
+    let mut armed: HashSet<_> = armed.iter().copied().collect();
+    for delivery in later.iter().flat_map(|event| &event.deliveries) {
+        armed.remove(&delivery.subscription_id.0);
+    }
+    let stored = now.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
+    stored.filter(|(lane, _)| !armed.contains(lane)).collect()
 }
 
 /// The result for an event whose key was known before.
@@ -134,4 +153,31 @@ pub(crate) async fn store_deliveries(
 /// Whether `accept()` undid everything because one of the keys was used for a different request.
 pub(crate) fn is_key_reused(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("PR409"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SubscriptionId;
+
+    #[test]
+    fn a_lane_that_was_armed_for_later_only_is_looked_at_again() {
+        let [idle, busy, both, later] = [1, 2, 3, 4].map(Uuid::from_u128);
+        let event = |lanes: &[Uuid], deliver_at| {
+            let event_type = "a.b".parse().expect("an event type");
+            let new = NewEvent::new("default".to_owned(), event_type, "text/plain".to_owned(), "x".into());
+            let mut event = NewEvent { deliver_at, ..new };
+            event.deliver_to(lanes.iter().copied().map(SubscriptionId));
+            event
+        };
+        let now = event(&[idle, busy, both], None);
+        let tomorrow = event(&[both, later], chrono::DateTime::from_timestamp(1_900_000_000, 0));
+        // The statement found the busy lane and the one of both kinds due already, and armed the latter for tomorrow.
+        let left_alone = left_alone(&[&now, &tomorrow], &[idle, both, later]);
+        assert_eq!(left_alone.keys().copied().collect::<Vec<_>>(), [busy, both]);
+        for (lane, delivery) in left_alone {
+            let stored = now.deliveries.iter().find(|one| one.subscription_id.0 == lane).expect("it is due now");
+            assert_eq!(stored.id.0, delivery);
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     event::new_event::NewEvent,
     hop,
     queue::{
-        accept::{Accepted, Atomicity, KeyReused, accept, is_key_reused},
+        accept::{Accepted, Atomicity, KeyReused, LeftAlone, accept, is_key_reused, left_alone},
         waker::Waker,
     },
     upkeep::partition,
@@ -112,10 +112,10 @@ impl Intake {
 }
 
 impl Intake {
-    /// Tells the waker about deliveries that were stored outside the intake: the lanes that were armed, and pairs of a
-    /// lane and a delivery that was stored in it.
-    pub fn note_stored(&self, armed: &[Uuid], took: Duration, stored: impl Iterator<Item = (Uuid, Uuid)>) {
-        self.waker.note_stored(armed, took, stored);
+    /// Tells the waker about deliveries that were stored outside the intake: the lanes that were armed, and those that
+    /// were left alone.
+    pub fn note_stored(&self, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
+        self.waker.note_stored(armed, took, left_alone);
     }
 }
 
@@ -188,8 +188,7 @@ impl Writer {
         hop!("storing", events.iter().map(|event| event.id.0));
         let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, self.key_ttl_seconds))?;
         hop!("stored", events.iter().map(|event| event.id.0));
-        let stored_in = events.iter().flat_map(|event| &event.deliveries).map(|one| (one.subscription_id.0, one.id.0));
-        self.waker.note_stored(&stored.armed, started.elapsed(), stored_in);
+        self.waker.note_stored(&stored.armed, started.elapsed(), left_alone(&events, &stored.armed));
         Ok(stored.accepted)
     }
 }

@@ -11,7 +11,10 @@ use sqlx::PgPool;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use crate::{hop, queue};
+use crate::{
+    hop,
+    queue::{self, accept::LeftAlone},
+};
 
 /// How long the waker rests after a wake-up, as a multiple of what the wake-up took: where it is cheap nobody waits for
 /// it, and where it is dear it comes seldom.
@@ -44,21 +47,14 @@ struct Unsent {
 }
 
 impl Waker {
-    /// Notes the lanes that a transaction armed, and how long the transaction took. `stored` has pairs of a lane and a
-    /// delivery in it; lanes among them that were not armed are looked at again.
-    pub fn note_stored(&self, armed: &[Uuid], took: Duration, stored: impl Iterator<Item = (Uuid, Uuid)>) {
+    /// Notes what a transaction that took this long did to lanes: those that it armed, and those that it left alone,
+    /// which are looked at again.
+    pub fn note_stored(&self, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
         let mut unsent = self.unsent.lock().expect("nothing panics while it is held");
         unsent.armed |= !armed.is_empty();
         unsent.took = unsent.took.max(took);
-        let armed: HashSet<_> = armed.iter().collect();
-        for (lane, delivery) in stored {
-            if unsent.unarmed.len() >= UNARMED_LANES_MAX {
-                break;
-            }
-            if !armed.contains(&lane) {
-                unsent.unarmed.insert(lane, delivery);
-            }
-        }
+        let room = UNARMED_LANES_MAX.saturating_sub(unsent.unarmed.len());
+        unsent.unarmed.extend(left_alone.into_iter().take(room));
         drop(unsent);
         self.called.notify_one();
     }

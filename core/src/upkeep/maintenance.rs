@@ -76,8 +76,8 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
 }
 
 /// Finds lanes that are due later than they should be, which no code path should cause, makes them due, and returns how
-/// many there were. Then removes the empty lanes of inline deliveries, and of subscriptions that were deleted at least
-/// a day ago.
+/// many there were. (A visit that finds a row locked makes its lane due after `lane_margin()`, as it should.) Then
+/// removes the empty lanes of inline deliveries, and of subscriptions that were deleted at least a day ago.
 pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     let repaired = sqlx::query!(
         "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL
@@ -85,7 +85,7 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
                         CROSS JOIN LATERAL (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id
                                              ORDER BY q.due_at LIMIT 1) f
                         WHERE l.due_at > greatest(f.due_at, l.held_until, l.drained_at + lane_linger(),
-                                           clock_timestamp())
+                                           clock_timestamp() + lane_margin())
                           AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)
                         ORDER BY l.id FOR UPDATE OF l SKIP LOCKED)"
     );

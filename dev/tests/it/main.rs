@@ -29,6 +29,7 @@ mod ingest_challenges;
 mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
+mod lane_model;
 mod lists;
 #[cfg(target_os = "linux")]
 mod machine;
