@@ -91,13 +91,13 @@ impl Progress {
 }
 
 /// What to wait for before the next visit, after the rest that follows every visit.
-enum Rest {
+enum Wait {
     /// Nothing is due for this long, unless a notification says otherwise; zero where more is due already.
-    UntilWoken(Duration),
+    ForWakeUp(Duration),
     /// The same, but a lane that was left out may be visited as soon as a place is given back.
-    UntilWokenOrFreed(Duration),
+    ForWakeUpOrPlace(Duration),
     /// No place is free, so the worker waits for one.
-    UntilFreed,
+    ForPlace,
 }
 
 impl Dispatcher {
@@ -115,7 +115,7 @@ impl Dispatcher {
                 Ok(rest) => rest,
                 Err(error) => {
                     tracing::warn!(%error, "claiming failed");
-                    Rest::UntilWoken(OUTAGE_PAUSE)
+                    Wait::ForWakeUp(OUTAGE_PAUSE)
                 }
             };
             let cost = started.elapsed() * VISIT_REST;
@@ -132,10 +132,10 @@ impl Dispatcher {
     }
 
     /// Claims due deliveries and starts their tasks; returns how long to wait before the next claim.
-    async fn visit(&self, progress: &mut Progress) -> Result<Rest> {
+    async fn visit(&self, progress: &mut Progress) -> Result<Wait> {
         let free = self.places.free();
         if free.count == 0 {
-            return Ok(Rest::UntilFreed);
+            return Ok(Wait::ForPlace);
         }
         let look = ClaimRequest {
             lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
@@ -161,17 +161,17 @@ impl Dispatcher {
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         // Lanes that are due although nothing was found are locked by somebody, and may stay so.
         let wait = if found_nothing { wait.max(VISIT_REST_MAX) } else { wait };
-        Ok(if look.skip.is_empty() { Rest::UntilWoken(wait) } else { Rest::UntilWokenOrFreed(wait) })
+        Ok(if look.skip.is_empty() { Wait::ForWakeUp(wait) } else { Wait::ForWakeUpOrPlace(wait) })
     }
 
-    async fn rest(&self, rest: Rest, at_least: Duration) {
-        match rest {
-            Rest::UntilFreed => self.places.freed().await,
-            Rest::UntilWoken(at_most) => {
+    async fn rest(&self, wait: Wait, at_least: Duration) {
+        match wait {
+            Wait::ForPlace => self.places.freed().await,
+            Wait::ForWakeUp(at_most) => {
                 tokio::time::sleep(at_least).await;
                 let _ = tokio::time::timeout(at_most.saturating_sub(at_least), self.wake.rung()).await;
             }
-            Rest::UntilWokenOrFreed(at_most) => {
+            Wait::ForWakeUpOrPlace(at_most) => {
                 tokio::time::sleep(VISIT_REST_MAX).await;
                 tokio::select! {
                     () = self.wake.rung() => {}
