@@ -218,13 +218,12 @@ impl<'a> Reader<'a> {
                 _ => self.at = after_first,
             }
         }
-        match char::from_u32(code) {
-            Some(character) => text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
-            None => {
-                // Half of a surrogate pair: three bytes, by the rule of UTF-8 for other code points of this size.
-                let [middle, low] = [code >> 6, code].map(|bits| 0x80 | (bits.to_be_bytes()[3] & 0x3F));
-                text.extend_from_slice(&[0xED, middle, low]);
-            }
+        if let Some(character) = char::from_u32(code) {
+            text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            // Half of a surrogate pair: three bytes, by the rule of UTF-8 for other code points of this size.
+            let [middle, low] = [code >> 6, code].map(|bits| 0x80 | (bits.to_be_bytes()[3] & 0x3F));
+            text.extend_from_slice(&[0xED, middle, low]);
         }
         Ok(())
     }
