@@ -225,7 +225,7 @@ impl Model<'_> {
             }
             (Operation::Wake { unsent }, Output::Woken(woken)) => self.woken(unsent, &woken, span),
             (Operation::SetState { id, change }, Output::Done) => self.ledger.changed(id, change)?,
-            (Operation::Delete { id }, Output::Done) => self.ledger.deleted(id)?,
+            (Operation::Delete { id }, Output::Done) => self.ledger.deleted(id, span)?,
             (Operation::Retry { id }, Output::Done) => self.ledger.retried(id.0, span)?,
             (Operation::Cancel { id }, Output::Done) => self.ledger.canceled(id.0, span)?,
             (Operation::Replay { id }, Output::Replayed(fresh)) => self.ledger.replayed(id.0, fresh.0, span)?,

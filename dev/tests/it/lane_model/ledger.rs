@@ -59,6 +59,8 @@ pub struct Lane {
     pub subscription: Option<SubscriptionId>,
     pub state: State,
     pub is_deleted: bool,
+    /// When that was committed.
+    deleted_at: DateTime<Utc>,
     /// Not before this, because a receiver asked for it.
     pub rests_until: DateTime<Utc>,
     /// The same, but the lane was locked when that was recorded, so it holds only once the note of it is handled.
@@ -69,8 +71,15 @@ pub struct Lane {
 impl Lane {
     pub fn new(subscription: Option<SubscriptionId>, timeout: Timeout) -> Self {
         let lease = TimeDelta::milliseconds(2 * i64::from(timeout.ms()) + 5000);
-        let (rests_until, noted_rest) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
-        Self { subscription, state: State::Active, is_deleted: false, rests_until, noted_rest, lease }
+        let never = DateTime::UNIX_EPOCH;
+        let (state, is_deleted, deleted_at) = (State::Active, false, never);
+        Self { subscription, state, is_deleted, deleted_at, rests_until: never, noted_rest: never, lease }
+    }
+
+    /// Whether its subscription was deleted before that time. What somebody puts into it while that happens is canceled
+    /// when it is claimed.
+    fn was_deleted_before(&self, time: DateTime<Utc>) -> bool {
+        self.is_deleted && self.deleted_at < time
     }
 
     /// Whether nothing of it may be claimed until somebody wishes it.
@@ -240,10 +249,10 @@ impl Ledger {
         Ok(())
     }
 
-    pub fn deleted(&mut self, subscription: SubscriptionId) -> Result<()> {
+    pub fn deleted(&mut self, subscription: SubscriptionId, span: Span) -> Result<()> {
         let lane = self.lanes.get_mut(&subscription.0).context("a lane that nobody knows")?;
         ensure!(!lane.is_deleted, "a deleted subscription was deleted");
-        lane.is_deleted = true;
+        (lane.is_deleted, lane.deleted_at) = (true, span.committed);
         Ok(())
     }
 
@@ -261,7 +270,7 @@ impl Ledger {
                 row.status = Status::Pending;
                 (row.token, row.attempts, row.due_at) = (None, row.logged, span.began);
                 let lane = row.lane;
-                ensure!(!self.lanes[&lane].is_deleted, "{id} was put back for nobody");
+                ensure!(!self.lanes[&lane].was_deleted_before(span.began), "{id} was put back for nobody");
             }
             Status::InFlight => bail!("the ledger knows leases by their tokens"),
         }
@@ -281,7 +290,7 @@ impl Ledger {
 
     pub fn replayed(&mut self, id: Uuid, fresh: Uuid, span: Span) -> Result<()> {
         let lane = self.row(id)?.lane;
-        ensure!(!self.lanes[&lane].is_deleted, "{id} was replayed to nobody");
+        ensure!(!self.lanes[&lane].was_deleted_before(span.began), "{id} was replayed to nobody");
         self.accepted(fresh, lane, None, span);
         Ok(())
     }
