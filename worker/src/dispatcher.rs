@@ -93,11 +93,11 @@ impl Progress {
 /// What to wait for before the next visit, after the rest that follows every visit.
 enum Wait {
     /// Nothing is due for this long, unless a notification says otherwise; zero where more is due already.
-    ForWakeUp(Duration),
+    WakeUp(Duration),
     /// The same, but a lane that was left out may be visited as soon as a place is given back.
-    ForWakeUpOrPlace(Duration),
+    WakeUpOrPlace(Duration),
     /// No place is free, so the worker waits for one.
-    ForPlace,
+    Place,
 }
 
 impl Dispatcher {
@@ -111,17 +111,17 @@ impl Dispatcher {
                 // Deliveries that such a claim has leased are due again when their leases expire.
                 () = self.stopped_for(STOP_PATIENCE) => break,
             };
-            let rest = match visit {
-                Ok(rest) => rest,
+            let wait = match visit {
+                Ok(wait) => wait,
                 Err(error) => {
                     tracing::warn!(%error, "claiming failed");
-                    Wait::ForWakeUp(OUTAGE_PAUSE)
+                    Wait::WakeUp(OUTAGE_PAUSE)
                 }
             };
             let cost = started.elapsed() * VISIT_REST;
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = self.rest(rest, cost.min(VISIT_REST_MAX)) => {}
+                () = self.rest(wait, cost.min(VISIT_REST_MAX)) => {}
             }
         }
     }
@@ -135,7 +135,7 @@ impl Dispatcher {
     async fn visit(&self, progress: &mut Progress) -> Result<Wait> {
         let free = self.places.free();
         if free.count == 0 {
-            return Ok(Wait::ForPlace);
+            return Ok(Wait::Place);
         }
         let look = ClaimRequest {
             lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
@@ -161,17 +161,17 @@ impl Dispatcher {
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         // Lanes that are due although nothing was found are locked by somebody, and may stay so.
         let wait = if found_nothing { wait.max(VISIT_REST_MAX) } else { wait };
-        Ok(if look.skip.is_empty() { Wait::ForWakeUp(wait) } else { Wait::ForWakeUpOrPlace(wait) })
+        Ok(if look.skip.is_empty() { Wait::WakeUp(wait) } else { Wait::WakeUpOrPlace(wait) })
     }
 
     async fn rest(&self, wait: Wait, at_least: Duration) {
         match wait {
-            Wait::ForPlace => self.places.freed().await,
-            Wait::ForWakeUp(at_most) => {
+            Wait::Place => self.places.freed().await,
+            Wait::WakeUp(at_most) => {
                 tokio::time::sleep(at_least).await;
                 let _ = tokio::time::timeout(at_most.saturating_sub(at_least), self.wake.rung()).await;
             }
-            Wait::ForWakeUpOrPlace(at_most) => {
+            Wait::WakeUpOrPlace(at_most) => {
                 tokio::time::sleep(VISIT_REST_MAX).await;
                 tokio::select! {
                     () = self.wake.rung() => {}

@@ -47,9 +47,7 @@ BEGIN
         lane := visit.lane;
         is_sweep := lane.swept_at < t - lane_resweep() OR lane.drained_at <= t - lane_linger();
         SELECT * INTO found FROM lock_due_rows(lane, is_sweep, quantum, t);
-        IF found.lost IS NOT NULL THEN
-            PERFORM log_lost_leases(found.lost, lane.lease_ms);
-        END IF;
+        IF found.lost IS NOT NULL THEN PERFORM log_lost_leases(found.lost, lane.lease_ms); END IF;
         tids := tids || found.tids;
         lanes_ := lanes_ || lane.id;
         subs := subs || lane.subscription_id;
@@ -63,16 +61,14 @@ BEGIN
          WHERE l.ctid = visit.tid;
     END LOOP;
 
-    IF cardinality(tids) > 0 THEN
-        RETURN QUERY
-            UPDATE queue q
-               SET lease_token = token, attempt_count = q.attempt_count + 1,
-                   due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
-             WHERE q.ctid = ANY (tids)
-            RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
-                      q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
-                      NULL::timestamptz, NULL::timestamptz;
-    END IF;
+    RETURN QUERY
+        UPDATE queue q
+           SET lease_token = token, attempt_count = q.attempt_count + 1,
+               due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
+         WHERE q.ctid = ANY (tids)
+        RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
+                  q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
+                  NULL::timestamptz, NULL::timestamptz;
 
     looked_at := t;
     SELECT l.due_at INTO next_due_at FROM lanes l

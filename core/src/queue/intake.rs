@@ -73,8 +73,8 @@ struct Writer {
 
 impl Intake {
     /// Starts the tasks that store events and wake workers. They end when the intake is dropped, after waiting events
-    /// are stored; if they end before, one of them has broken down, and the process must end. `ingest` serves the writer, `wake` the wake-ups. Idempotency keys are remembered for
-    /// `key_ttl_seconds`.
+    /// are stored; if they end before, one of them has broken down, and the process must end. `ingest` serves the
+    /// writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`.
     #[must_use]
     pub fn start(ingest: PgPool, wake: PgPool, key_ttl_seconds: u32) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);

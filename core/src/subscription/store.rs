@@ -196,7 +196,8 @@ impl Subscriptions {
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
                     headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11,
-                    ingest_signature = $12, ingest_event_type_header = $13, ingest_rate_limit_per_second = $14, updated_at = now()
+                    ingest_signature = $12, ingest_event_type_header = $13,
+                    ingest_rate_limit_per_second = $14, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name.as_ref().map(Name::as_str),

@@ -139,7 +139,8 @@ async fn write(pool: &PgPool, days_back: i32, from: i64) -> Result<()> {
     // An event and its deliveries share the first half of their ids.
     const STATEMENT: &str = "
         WITH new AS MATERIALIZED (
-            SELECT n, ((current_date - $1::integer)::timestamp AT TIME ZONE 'UTC') + make_interval(secs => 86400.0 * n / $4) AS t,
+            SELECT n, ((current_date - $1::integer)::timestamp AT TIME ZONE 'UTC')
+                      + make_interval(secs => 86400.0 * n / $4) AS t,
                    left(lpad(to_hex((extract(epoch FROM (current_date - $1)::timestamp AT TIME ZONE 'UTC') * 1000
                                      + 86400000.0 * n / $4)::bigint), 12, '0'), 12)
                    || '7' || lpad(to_hex(n % 4096), 3, '0') AS half,

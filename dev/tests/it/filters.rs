@@ -223,11 +223,9 @@ async fn verdicts_are_counted() {
         .await
         .expect(202);
     assert_eq!(verdicts(base).await, "2 1 0", "of the three filters whose types fit");
-    for (payload, status, counted) in [
-        (r#"{"n":1}"#, "pending", "3 1 0"),
-        (r#"{"n":2}"#, "filtered", "3 2 0"),
-        ("plain", "unreadable", "3 2 1"),
-    ] {
+    for (payload, status, counted) in
+        [(r#"{"n":1}"#, "pending", "3 1 0"), (r#"{"n":2}"#, "filtered", "3 2 0"), ("plain", "unreadable", "3 2 1")]
+    {
         let accepted = post(&format!("/webhooks/ingest/{}", ids[0]), payload.to_owned()).await.expect(202);
         assert_eq!(accepted["status"], status);
         assert_eq!(verdicts(base).await, counted);

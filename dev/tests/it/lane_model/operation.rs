@@ -133,9 +133,10 @@ pub async fn perform(pool: PgPool, keyring: Keyring, operation: Operation) -> Ou
     };
     match (output, operation) {
         (Ok(output), _) => output,
-        (Err(Error::Conflict(_) | Error::NotFound(_)), _) => Output::Refused,
-        // Its lane is locked.
-        (Err(Error::Unavailable(_)), Operation::Retry { .. }) => Output::Refused,
+        // A retry is unavailable while somebody else has its lane locked.
+        (Err(Error::Conflict(_) | Error::NotFound(_)), _) | (Err(Error::Unavailable(_)), Operation::Retry { .. }) => {
+            Output::Refused
+        }
         (Err(error), _) => Output::Failed(format!("{error:?}")),
     }
 }
