@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     crashes::binaries,
-    world::{SOON, World, client},
+    world::{SOON, World, client, id},
 };
 
 /// Reads the samples of a process: the value by the name with its labels.
@@ -44,13 +44,22 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
             assert_eq!(post.body(body).send().await.unwrap().status(), 202);
         }
     }
+    let named = json!({"ingest_event_type_header": "X-GitHub-Event", "event_types": ["good.*"], "ingest_auth": "none"});
+    let ingest = format!("{base}/webhooks/ingest/{}", id(&world.subscribe("/success", named).await));
+    for (event_type, count) in [("ping", 2), ("no, type", 1)] {
+        for _ in 0..count {
+            let post = client().post(&ingest).header("X-GitHub-Event", event_type).body("{}");
+            assert_eq!(post.send().await.unwrap().status(), 202);
+        }
+    }
     // The worker starts when everything waits, so that it measures the queue before and after.
     let worker = Process::start("worker", "debug", &world.env).await.unwrap();
     let worker_base = format!("http://{}", worker.ready.rsplit(' ').next().unwrap());
     world.queue_is_empty().await;
 
     let of_api = read(&base).await;
-    assert_eq!(of_api.get("postrider_events_accepted_total"), Some(&6.0), "{of_api:?}");
+    assert_eq!(of_api.get("postrider_events_accepted_total"), Some(&9.0), "{of_api:?}");
+    assert_eq!(of_api.get("postrider_ingest_event_types_missing_total"), Some(&1.0), "{of_api:?}");
     let counted = async {
         loop {
             let of_worker = read(&worker_base).await;
