@@ -1,7 +1,7 @@
 //! A database that fails without stopping: it takes no writes for a while, ends idle sessions, has defaults of its own,
 //! freezes, or lacks a partition.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postrider_core::{
     database::{ANSWER_TIMEOUT, Session},
@@ -123,10 +123,10 @@ async fn a_frozen_server_is_given_up_and_not_asked_again_on_the_same_sessions() 
     cache.get(subscription).await.unwrap().expect("it is there");
     cache.invalidate(&postrider_core::announce::changes::Change::Anything).await;
     let frozen = freeze(&world).await;
-    let started = Instant::now();
-    cache.get(subscription).await.unwrap_err();
-    let took = started.elapsed();
-    assert!(took < ANSWER_TIMEOUT + Duration::from_secs(5), "{took:?}");
+    // On a slow machine the session may have rested for longer than it is trusted; then it is tested, and replaced.
+    let load = cache.get(subscription);
+    let loaded = tokio::time::timeout(ANSWER_TIMEOUT + Duration::from_secs(5), load).await.expect("it is given up");
+    assert!(!matches!(loaded, Ok(None)), "no answer is not the answer that there is no such subscription");
     // The worker opens other sessions, while the frozen ones stay frozen.
     let again = async { while cache.get(subscription).await.is_err() {} };
     tokio::time::timeout(SOON, again).await.expect("it is loaded on another session");
