@@ -34,8 +34,8 @@ pub async fn foreign_migration(url: &str, schema: &str) -> Result<Option<i64>> {
     Ok(foreign.map(|(version, ..)| version))
 }
 
-/// Makes the schema `postrider` by running the migrations and then the functions. The connection's `search_path` must
-/// be that schema.
+/// Makes the schema `postrider` by running the migrations and then the functions, and makes the partitions of the next
+/// days. The connection's `search_path` must be that schema.
 ///
 /// # Errors
 /// When the database refuses a statement.
@@ -51,6 +51,8 @@ pub async fn make(connection: &mut PgConnection) -> Result<()> {
             function.execute(&mut *connection).await.with_context(|| path.display().to_string())?;
         }
     }
+    let partitions = "SELECT ensure_partitions(current_date - 1, current_date + 7)";
+    sqlx::query(partitions).execute(connection).await?;
     Ok(())
 }
 

@@ -212,7 +212,7 @@ impl Worker {
             let look =
                 ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None };
             let claimed_at = Instant::now();
-            let (claimed, next) = claims::claim(&self.claims, &look).await?;
+            let (mut claimed, next) = claims::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
                 // A lane may be due, but locked by another transaction for a moment.
                 if next.wait() != Some(Duration::ZERO) || patience == 0 {
@@ -224,7 +224,7 @@ impl Worker {
             }
             done += claimed.len();
             let courier = &self.courier;
-            let payloads = courier.payloads.read(&claimed).await;
+            let payloads = courier.payloads.read(&mut claimed).await;
             let attempts: JoinSet<_> = claimed
                 .into_iter()
                 .map(|claimed| {
