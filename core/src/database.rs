@@ -83,8 +83,11 @@ pub enum Session {
     /// Making deliveries of events that are already stored. It is limited in time like ingest, and does not wait for
     /// the disk, because what a crash undoes is done again.
     FanOut,
-    /// The statements of the queue, and the duties that keep it in order.
+    /// The duties that keep the queue in order, and whatever else a worker needs.
     Queue,
+    /// Claims, the events that they need, and outcomes: few statements, many times a second. Each is planned once,
+    /// because planning a look into partitions takes longer than the look.
+    Hot,
 }
 
 impl DatabaseConfig {
@@ -94,15 +97,16 @@ impl DatabaseConfig {
         let timeout = match session {
             Session::Management => STATEMENT_TIMEOUT,
             Session::Ingest | Session::FanOut => INGEST_STATEMENT_TIMEOUT,
-            Session::Queue => Duration::from_secs(60),
+            Session::Queue | Session::Hot => Duration::from_secs(60),
         };
         let plans = match session {
             Session::Management => "force_custom_plan",
+            Session::Hot => "force_generic_plan",
             Session::Ingest | Session::FanOut | Session::Queue => "auto",
         };
         let (idle_in_transaction, commits) = match session {
             Session::FanOut => (IDLE_IN_FAN_OUT_MAX, "off"),
-            Session::Management | Session::Ingest | Session::Queue => (IDLE_IN_TRANSACTION_MAX, ""),
+            Session::Management | Session::Ingest | Session::Queue | Session::Hot => (IDLE_IN_TRANSACTION_MAX, ""),
         };
         let millis = |time: Duration| time.as_millis().to_string();
         let mut options = self.connect_options().options([

@@ -10,7 +10,7 @@ pub mod retry_policy;
 pub(crate) mod rows;
 pub mod waker;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -21,7 +21,6 @@ use crate::{
     database::bounded,
     queue::{
         attempt::Outcome,
-        payload::ClaimedEvent,
         rows::{OutcomeRow, StatusWord},
     },
 };
@@ -52,8 +51,6 @@ pub struct Claimed {
     pub lease_token: i64,
     /// Milliseconds that the lease lasts, from the claim.
     pub lease_ms: i32,
-    /// The event, where it is recent and small and the claim found few deliveries; otherwise it has to be read.
-    pub event: Option<ClaimedEvent>,
 }
 
 impl Claimed {
@@ -198,46 +195,22 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
     call_workers(connection).await
 }
 
-/// Deliveries up to which a claim brings their events along, and bytes of each payload, at most. The visited lanes are
-/// locked until the answer is sent, so no more than this may travel with it. At a trickle it saves every delivery a
-/// round trip.
-const EVENTS_WITH_CLAIM_MAX: i64 = 16;
-const PAYLOAD_BYTES_WITH_CLAIM_MAX: i32 = 4096;
-/// How old an event may be to come with its claim, in seconds: looking for older ones would open all partitions.
-const EVENT_AGE_WITH_CLAIM_MAX_SECONDS: f64 = 3600.0;
-
-/// Leases due deliveries to the caller, and tells when the next claim may find something. Events that do not come along
-/// are read afterwards, by [`payload::read`].
+/// Leases due deliveries to the caller, and tells when the next claim may find something. Their events are read
+/// afterwards, by [`payload::read`].
 pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<(Vec<Claimed>, NextDue)> {
     let rows = sqlx::query_as!(
         ClaimRow,
-        r#"SELECT c.delivery_id, c.event_id, c.lane_id, c.subscription_id, c.attempt_number, c.attempts_before,
-                  c.releases, c.lease_token, c.lease_ms, c.looked_at, c.next_due_at,
-                  e.event_type AS "event_type?", e.content_type AS "content_type?", e.content_encoding,
-                  e.payload AS "payload?", e.created_at AS "created_at?",
-                  (extract(epoch FROM e.expires_at - clock_timestamp()) * 1000)::bigint AS expires_in_ms
-             FROM (SELECT *, count(delivery_id) OVER () AS found
-                     FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)) c
-             LEFT JOIN LATERAL (SELECT x.event_type, x.content_type, x.content_encoding, x.payload, x.created_at,
-                                       x.expires_at
-                                  FROM events x
-                                 WHERE x.id = c.event_id AND c.found <= $6 AND length(x.payload) <= $7
-                                   AND x.id >= uuid_floor(now() - make_interval(secs => $8))
-                                   AND x.id < uuid_floor(now() + make_interval(secs => $8)) OFFSET 0) e ON true"#,
+        "SELECT * FROM claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)",
         request.lanes_max,
         request.rows_max,
         &request.skip,
         request.lanes_from,
         request.only,
-        EVENTS_WITH_CLAIM_MAX,
-        PAYLOAD_BYTES_WITH_CLAIM_MAX,
-        EVENT_AGE_WITH_CLAIM_MAX_SECONDS,
     );
-    let asked_at = Instant::now();
     let rows = bounded!(pool, rows.fetch_all)?;
-    let next = rows.iter().find_map(|row| Some(NextDue { now: row.looked_at?, due_at: row.next_due_at }));
+    let next = rows.last().and_then(|row| Some(NextDue { now: row.looked_at?, due_at: row.next_due_at }));
     let next = next.ok_or_else(|| Error::internal("a claim did not tell when it looked"))?;
-    Ok((rows.into_iter().filter_map(|row| row.claimed(asked_at)).collect(), next))
+    Ok((rows.into_iter().filter_map(ClaimRow::claimed).collect(), next))
 }
 
 /// A row of a claim: a claimed delivery, or, in the last row, when the claim looked and the next lane is due.
@@ -253,29 +226,11 @@ struct ClaimRow {
     lease_ms: Option<i32>,
     looked_at: Option<DateTime<Utc>>,
     next_due_at: Option<DateTime<Utc>>,
-    event_type: Option<String>,
-    content_type: Option<String>,
-    content_encoding: Option<String>,
-    payload: Option<Vec<u8>>,
-    created_at: Option<DateTime<Utc>>,
-    expires_in_ms: Option<i64>,
 }
 
 impl ClaimRow {
-    fn claimed(self, asked_at: Instant) -> Option<Claimed> {
-        let event = match (self.event_type, self.content_type, self.payload, self.created_at) {
-            (Some(event_type), Some(content_type), Some(payload), Some(created_at)) => Some(ClaimedEvent {
-                event_type,
-                content_type,
-                content_encoding: self.content_encoding,
-                payload: payload.into(),
-                created_at,
-                expires_at: payload::expiry(asked_at, self.expires_in_ms),
-            }),
-            _ => None,
-        };
+    fn claimed(self) -> Option<Claimed> {
         Some(Claimed {
-            event,
             delivery_id: self.delivery_id?,
             event_id: self.event_id?,
             lane_id: self.lane_id?,

@@ -146,11 +146,11 @@ impl Dispatcher {
         };
         let claimed_at = Instant::now();
         hop!("looking");
-        let (mut claimed, next) = claims::claim(&self.pool, &look).await?;
+        let (claimed, next) = claims::claim(&self.pool, &look).await?;
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         hop!("claimed", claimed.iter().map(|claimed| claimed.event_id));
         let found_nothing = claimed.is_empty();
-        let payloads = self.courier.payloads.read(&mut claimed).await;
+        let payloads = self.courier.payloads.read(&claimed).await;
         hop!("read", claimed.iter().map(|claimed| claimed.event_id));
         for claimed in claimed {
             let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));

@@ -93,8 +93,8 @@ impl Worker {
     /// When the machine has no usable TLS trust store.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
-        let claims = config.database.pool(Session::Queue, 1);
-        let payloads = config.database.pool(Session::Queue, PAYLOAD_CONNECTIONS_MAX);
+        let claims = config.database.pool(Session::Hot, 1);
+        let payloads = config.database.pool(Session::Hot, PAYLOAD_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
         let courier = Courier {
             sender: Sender::new(config.target_policy.clone(), &config.authorities, config.connection_age_max)
@@ -108,7 +108,7 @@ impl Worker {
         };
         Ok(Self {
             claims,
-            records: config.database.pool(Session::Queue, 1),
+            records: config.database.pool(Session::Hot, 1),
             fan_outs: config.database.pool(Session::FanOut, FAN_OUT_CONNECTIONS_MAX),
             general,
             courier,
@@ -212,7 +212,7 @@ impl Worker {
             let look =
                 ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None };
             let claimed_at = Instant::now();
-            let (mut claimed, next) = claims::claim(&self.claims, &look).await?;
+            let (claimed, next) = claims::claim(&self.claims, &look).await?;
             if claimed.is_empty() {
                 // A lane may be due, but locked by another transaction for a moment.
                 if next.wait() != Some(Duration::ZERO) || patience == 0 {
@@ -224,7 +224,7 @@ impl Worker {
             }
             done += claimed.len();
             let courier = &self.courier;
-            let payloads = courier.payloads.read(&mut claimed).await;
+            let payloads = courier.payloads.read(&claimed).await;
             let attempts: JoinSet<_> = claimed
                 .into_iter()
                 .map(|claimed| {

@@ -56,26 +56,14 @@ impl Payloads {
         Self { together, apart, room: Arc::new(Semaphore::new(bytes_max)) }
     }
 
-    /// Reads the events of a claim that did not come with it, as many as there is room for now; it does not wait for
-    /// more room.
-    pub async fn read(&self, claimed: &mut [Claimed]) -> HashMap<Uuid, Payload> {
-        let mut payloads = HashMap::new();
-        let mut ids = Vec::new();
-        for claimed in claimed {
-            match claimed.event.take() {
-                Some(event) => _ = payloads.entry(claimed.event_id).or_insert_with(|| self.try_hold(event)),
-                None => ids.push(claimed.event_id),
-            }
-        }
+    /// Reads the events of a claim, as many as there is room for now; it does not wait for more room.
+    pub async fn read(&self, claimed: &[Claimed]) -> HashMap<Uuid, Payload> {
+        let mut ids: Vec<_> = claimed.iter().map(|claimed| claimed.event_id).collect();
         ids.sort_unstable();
         ids.dedup();
-        if !ids.is_empty() {
-            payloads.extend(self.read_events(ids).await);
+        if ids.is_empty() {
+            return HashMap::new();
         }
-        payloads
-    }
-
-    async fn read_events(&self, ids: Vec<Uuid>) -> HashMap<Uuid, Payload> {
         let bytes_max = self.room.available_permits().min(PAYLOAD_BYTES_PER_READ_MAX);
         match payload::read(&self.together, &ids, bytes_max).await {
             Ok(mut read) => ids

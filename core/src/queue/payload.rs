@@ -1,5 +1,5 @@
-//! Reading the events of claimed deliveries. All but small ones are read after the claim has committed, so that no lane
-//! is locked while payloads travel. An event is read once, however many deliveries it has, and never more bytes at once than the
+//! Reading the events of claimed deliveries. They are read after the claim has committed, so that no lane is locked
+//! while payloads travel. An event is read once, however many deliveries it has, and never more bytes at once than the
 //! caller has room for.
 
 use std::{
@@ -72,16 +72,11 @@ pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashM
                 content_encoding: row.content_encoding,
                 payload: payload.into(),
                 created_at: row.created_at,
-                expires_at: expiry(asked_at, row.expires_in_ms),
+                expires_at: row.expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs())),
             }),
             None => Read::TooLarge(usize::try_from(row.bytes).unwrap_or(0)),
         };
         (row.id, read)
     });
     Ok(read.collect())
-}
-
-/// When an event expires, by this process's steady clock; `asked_at` is from before the database was asked.
-pub(crate) fn expiry(asked_at: Instant, expires_in_ms: Option<i64>) -> Option<Instant> {
-    expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs()))
 }

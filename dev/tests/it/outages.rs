@@ -84,7 +84,7 @@ async fn sessions_do_not_depend_on_the_databases_defaults() {
     {
         set(&world, setting, value).await;
     }
-    for session in [Session::Management, Session::Ingest, Session::FanOut, Session::Queue] {
+    for session in [Session::Management, Session::Ingest, Session::FanOut, Session::Queue, Session::Hot] {
         let pool = database_config(&world.env).pool(session, 1);
         for (setting, value) in [
             ("transaction_isolation", "read committed"),
