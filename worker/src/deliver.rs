@@ -35,14 +35,11 @@ use crate::{
 /// The reason that is stored when a subscription is disabled because its receiver answered 410.
 const GONE: &str = "the receiver answered 410 Gone";
 
-/// How soon a delivery is due again that could not be attempted through a fault of ours.
+/// How soon a delivery is due again that could not be attempted through a fault of ours, the first time.
 const OUR_FAULT_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a subscription's lane rests when its secret or a setting cannot be read, which seldom passes by itself.
 const UNREADABLE_REST: Duration = Duration::from_secs(60);
-
-/// How soon a delivery is due again for which the worker lacked file descriptors or room for a DNS look-up.
-const BUSY_DELAY: Duration = Duration::from_secs(5);
 
 /// Attempts deliveries; it holds everything that an attempt needs.
 #[derive(Clone)]
@@ -96,7 +93,7 @@ impl Courier {
             () = self.cut_off.cancelled() => cut_short(claimed_at),
         };
         if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
-            let after = if kind == ErrorKind::WorkerBusy { BUSY_DELAY } else { Duration::ZERO };
+            let after = if kind == ErrorKind::WorkerBusy { OUR_FAULT_DELAY } else { Duration::ZERO };
             return record(&claimed, outcome, released(&claimed, after));
         }
         let disposition =
