@@ -65,7 +65,7 @@ struct Row {
 /// Fans out waiting events in one transaction. Many workers may do so at once; no two take the same event. A result
 /// without events means that nothing is left. `pool` is of [`crate::database::Session::FanOut`].
 ///
-/// The look begins at the event `from`, or at [`RECENT_SECONDS`] ago, whichever is earlier. So it does not have to read
+/// The look begins at the event `from`, or at `RECENT_SECONDS` ago, whichever is earlier. So it does not have to read
 /// the dead versions of all rows that were taken before, which stay for as long as some session holds an old snapshot.
 /// The nil UUID makes the look begin at the first event: events whose transactions took long to commit are found so.
 ///

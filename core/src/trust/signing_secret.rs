@@ -70,7 +70,7 @@ impl SigningSecret {
     }
 
     /// Parses a text that begins with `whsec_` or `whsk_`, as dashboards and files show it
-    /// ([`crate::trust::secret_text`]).
+    /// (`crate::trust::secret_text`).
     ///
     /// # Errors
     /// What is wrong with it, without showing it.
