@@ -60,6 +60,20 @@ impl Claimed {
         let number = self.attempt_number.saturating_sub(self.attempts_before).max(1);
         u16::try_from(number).unwrap_or(u16::MAX)
     }
+
+    /// What is to be written down about this delivery; `outcome` is `None` where no attempt was made.
+    #[must_use]
+    pub fn report(&self, outcome: Option<Outcome>, disposition: Disposition) -> Report {
+        Report {
+            delivery_id: self.delivery_id,
+            lease_token: self.lease_token,
+            lane_id: self.lane_id,
+            subscription_id: self.subscription_id,
+            attempt_number: self.attempt_number,
+            outcome,
+            disposition,
+        }
+    }
 }
 
 /// How many deliveries a worker claims, and from which lanes.

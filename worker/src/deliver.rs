@@ -66,25 +66,25 @@ impl Courier {
     pub async fn deliver(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) -> Report {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
-            Ok(None) => return not_attempted(&claimed, Disposition::Canceled),
-            Err(error) => return not_attempted(&claimed, without_destination(&claimed, &error)),
+            Ok(None) => return claimed.report(None, Disposition::Canceled),
+            Err(error) => return claimed.report(None, without_destination(&claimed, &error)),
         };
         let destination = owner.destination();
         let timeout = Duration::from_millis(destination.timeout_ms.into());
         let Ok(held) = self.held(&claimed, payload, time_left(&claimed, claimed_at).saturating_sub(timeout)).await
         else {
-            return not_attempted(&claimed, released(&claimed, OUR_FAULT_DELAY));
+            return claimed.report(None, released(&claimed, OUR_FAULT_DELAY));
         };
         let event = held.as_ref().map(|held| &held.event);
         let expires_at = event.and_then(|event| event.expires_at);
         if expires_at.is_some_and(|expires_at| expires_at <= Instant::now()) {
-            return not_attempted(&claimed, Disposition::Canceled);
+            return claimed.report(None, Disposition::Canceled);
         }
         if is_hopeless(destination.retry_policy, claimed.attempt_in_round()) {
-            return not_attempted(&claimed, Disposition::DeadLetter { lane_rests: None });
+            return claimed.report(None, Disposition::DeadLetter { lane_rests: None });
         }
         if time_left(&claimed, claimed_at) <= timeout {
-            return not_attempted(&claimed, released(&claimed, OUR_FAULT_DELAY));
+            return claimed.report(None, released(&claimed, OUR_FAULT_DELAY));
         }
 
         let outcome = tokio::select! {
@@ -94,7 +94,7 @@ impl Courier {
         };
         if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
             let after = if kind == ErrorKind::WorkerBusy { OUR_FAULT_DELAY } else { Duration::ZERO };
-            return record(&claimed, outcome, released(&claimed, after));
+            return claimed.report(Some(outcome), released(&claimed, after));
         }
         let disposition =
             match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {
@@ -116,7 +116,7 @@ impl Courier {
                     Disposition::DeadLetter { lane_rests: None }
                 }
             };
-        record(&claimed, outcome, disposition)
+        claimed.report(Some(outcome), disposition)
     }
 
     /// Who decides where the delivery goes; `None` where the subscription or the inline delivery is gone.
@@ -218,20 +218,4 @@ fn without_destination(claimed: &Claimed, error: &Error) -> Disposition {
         UNREADABLE_REST
     };
     released_with_lane(claimed, rest, subscription_id.map(|_| rest))
-}
-
-fn not_attempted(claimed: &Claimed, disposition: Disposition) -> Report {
-    Report { outcome: None, ..record(claimed, Outcome::default(), disposition) }
-}
-
-fn record(claimed: &Claimed, outcome: Outcome, disposition: Disposition) -> Report {
-    Report {
-        delivery_id: claimed.delivery_id,
-        lease_token: claimed.lease_token,
-        lane_id: claimed.lane_id,
-        subscription_id: claimed.subscription_id,
-        attempt_number: claimed.attempt_number,
-        outcome: Some(outcome),
-        disposition,
-    }
 }

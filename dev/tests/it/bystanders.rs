@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postrider_core::{
     id::{DeliveryId, EventId},
-    queue::{self, ClaimRequest, Counts, Disposition, Report, retry_policy::RELEASES_MAX},
+    queue::{self, ClaimRequest, Counts, Disposition, retry_policy::RELEASES_MAX},
 };
 use reqwest::Method;
 use uuid::Uuid;
@@ -79,14 +79,9 @@ async fn a_locked_lane_keeps_nobodys_outcomes_waiting() {
     let (claimed, _) = queue::claim(&world.pool, &request).await.unwrap();
     let reports: Vec<_> = claimed
         .iter()
-        .map(|claimed| Report {
-            delivery_id: claimed.delivery_id,
-            lease_token: claimed.lease_token,
-            lane_id: claimed.lane_id,
-            subscription_id: claimed.subscription_id,
-            attempt_number: claimed.attempt_number,
-            outcome: None,
-            disposition: Disposition::Retry { after: Duration::from_secs(60), lane_rests: None, counts: Counts::No },
+        .map(|claimed| {
+            let after = Duration::from_secs(60);
+            claimed.report(None, Disposition::Retry { after, lane_rests: None, counts: Counts::No })
         })
         .collect();
     let holder = hold(&world, &locked).await;

@@ -39,15 +39,8 @@ async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
 }
 
 fn record(claimed: &Claimed, disposition: Disposition, kind: Option<ErrorKind>) -> Report {
-    Report {
-        delivery_id: claimed.delivery_id,
-        lease_token: claimed.lease_token,
-        lane_id: claimed.lane_id,
-        subscription_id: claimed.subscription_id,
-        attempt_number: claimed.attempt_number,
-        outcome: Some(Outcome { failure: kind.map(|kind| Failure::new(kind, "test")), ..Outcome::default() }),
-        disposition,
-    }
+    let outcome = Some(Outcome { failure: kind.map(|kind| Failure::new(kind, "test")), ..Outcome::default() });
+    claimed.report(outcome, disposition)
 }
 
 #[tokio::test]

@@ -121,13 +121,5 @@ pub fn report(claimed: &Claimed, fate: Fate) -> Report {
         Fate::IsReleased { after } => (None, retry(after, None, Counts::No)),
         Fate::IsCutShort => (failure(ErrorKind::Shutdown), retry(Duration::ZERO, None, Counts::No)),
     };
-    Report {
-        delivery_id: claimed.delivery_id,
-        lease_token: claimed.lease_token,
-        lane_id: claimed.lane_id,
-        subscription_id: claimed.subscription_id,
-        attempt_number: claimed.attempt_number,
-        outcome,
-        disposition,
-    }
+    claimed.report(outcome, disposition)
 }
