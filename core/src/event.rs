@@ -103,7 +103,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Ev
     let asks_more = filter.subscription.is_some() || filter.metadata.is_some();
     let examined_max = if asks_more { EXAMINED_MAX } else { page.limit };
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, subscription_id, metadata FROM events
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR event_type = $2)
                   AND ($3::uuid IS NULL OR id >= $3) AND ($4::uuid IS NULL OR id < $4) AND ($5::uuid IS NULL OR id < $5)
@@ -112,7 +112,8 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Ev
              WHERE ($7::uuid IS NULL OR subscription_id = $7) AND ($8::jsonb IS NULL OR metadata @> $8)
              ORDER BY id DESC LIMIT $9)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)
+            LIMIT $9"#,
         filter.tenant_id,
         filter.event_type.as_ref().map(EventType::as_str),
         first,

@@ -23,7 +23,9 @@ pub async fn deny() -> Result<()> {
         println!("Building cargo-deny {VERSION}…");
         // Without optimizations the build takes a third of the time, and the check is quick all the same.
         let mut cargo = Command::new("cargo");
-        cargo.args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", VERSION, "--root"]).arg(folder);
+        cargo
+            .args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", VERSION, "--root"])
+            .arg(folder);
         succeed(&mut cargo, "cargo-deny cannot be built").await?;
         Ok(())
     })

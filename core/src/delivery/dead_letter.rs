@@ -56,7 +56,7 @@ pub struct Filter {
 /// Lists dead letters, the newest delivery first.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<DeadLetter>> {
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id, created_at, resolved_at FROM dead_letters
                 WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($7::text IS NULL OR tenant_id = $7)
                   AND ($2::uuid IS NULL OR delivery_id < $2)
@@ -66,7 +66,8 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
                AND ($6 OR x.resolved_at IS NULL)
              ORDER BY x.id DESC LIMIT $8)
            UNION ALL
-           (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)"#,
+           (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)
+            LIMIT $8"#,
         filter.subscription.map(|id| id.0),
         page.before,
         EXAMINED_MAX,

@@ -1,6 +1,7 @@
 //! Lists of deliveries. The page's ids come from the index that fits the filter best, by a scan of a bounded number of
 //! rows; their details are read afterwards. A condition on the event is a scalar subquery, because an EXISTS may be
-//! planned as a join that reads all events.
+//! planned as a join that reads all events. The rows are not materialized, so the scan ends where the page is full; only
+//! where it is not, the row is read at which the scan stopped.
 
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
@@ -59,7 +60,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let asks_more = filter.status.is_some() || filter.event_type.is_some() || filter.metadata.is_some();
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, event_id, status FROM deliveries
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
                   AND ($3::uuid IS NULL OR replay_id = $3)
@@ -77,7 +78,8 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                     OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
              ORDER BY d.id DESC LIMIT $11)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)
+            LIMIT $11"#,
         filter.tenant_id,
         filter.subscription.map(|id| id.0),
         filter.replay.map(|id| id.0),
@@ -97,7 +99,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id FROM dead_letters
                 WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($6::text IS NULL OR tenant_id = $6)
                   AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
@@ -113,7 +115,8 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                     OR (SELECT e.metadata @> $9 FROM events e WHERE e.id = d.event_id))
              ORDER BY x.id DESC LIMIT $10)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
+            LIMIT $10"#,
         filter.subscription.map(|id| id.0),
         first,
         end,
@@ -132,7 +135,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
 async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (first, end) = filter.span.ids();
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id, lease_token, due_at FROM queue
                 WHERE ($1::uuid IS NULL OR lane_id = $1)
                   AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
@@ -149,7 +152,8 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
                     OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
              ORDER BY x.id DESC LIMIT $11)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
+            LIMIT $11"#,
         filter.subscription.map(|id| id.0),
         first,
         end,
@@ -171,7 +175,7 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
     let (first, end) = filter.span.ids();
     let (with_it, up_to) = event.delivery_ids();
     let rows = sqlx::query!(
-        r#"WITH looked_at AS MATERIALIZED (
+        r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT * FROM (
                    (SELECT id, tenant_id, subscription_id, replay_id, status FROM deliveries
                      WHERE id >= $2 AND id <= $3 AND event_id = $1 AND NOT is_replay
@@ -195,7 +199,8 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
                               AND ($13::jsonb IS NULL OR e.metadata @> $13))
              ORDER BY d.id DESC LIMIT $14)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
+            LIMIT $14"#,
         event.0,
         with_it,
         up_to,
