@@ -11,10 +11,16 @@ CREATE TABLE queue (
     lease_token     bigint,                      -- names the lease; an outcome is written only with the present token
     attempt_count   integer NOT NULL DEFAULT 0,
     attempts_before integer NOT NULL DEFAULT 0,  -- attempts that do not count against the retry policy's present round
-    releases        integer NOT NULL DEFAULT 0   -- how often it was given back through a fault of ours
+    releases        integer NOT NULL DEFAULT 0,  -- how often it was given back through a fault of ours
+    ordering_key    text,                        -- in an ordered lane, its line; NULL means that it waits for no other
+    sequence        bigint                       -- its place in that line, in the order of acceptance
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX queue_lane ON queue (lane_id, due_at);
+CREATE INDEX queue_order ON queue (lane_id, ordering_key, sequence) WHERE ordering_key IS NOT NULL;
+
+-- Places in the lines of ordered lanes. Sessions keep none in store, so that they follow the order of acceptance.
+CREATE SEQUENCE queue_places CACHE 1;
 
 CREATE SEQUENCE lease_tokens CACHE 32;
 
@@ -33,9 +39,9 @@ CREATE TABLE lanes (
     due_at          timestamptz NOT NULL DEFAULT 'infinity',
     is_paused       boolean NOT NULL DEFAULT false, -- its subscription is paused or disabled
     rests_until     timestamptz NOT NULL DEFAULT '-infinity', -- its receiver asked to be left alone (Retry-After)
-    open_until      timestamptz NOT NULL DEFAULT '-infinity', -- its circuit lets nothing through before
-    token_held_until timestamptz NOT NULL DEFAULT '-infinity', -- its rate limit allows no attempt before
-    full_until      timestamptz NOT NULL DEFAULT '-infinity', -- as many attempts are in flight as it may have
+    open_until      timestamptz,                 -- its circuit lets nothing through before
+    token_held_until timestamptz,                -- its rate limit allows no attempt before
+    full_until      timestamptz,                 -- as many attempts are in flight as it may have
     held_until      timestamptz NOT NULL GENERATED ALWAYS AS (
                         CASE WHEN is_paused THEN 'infinity'
                              ELSE greatest(rests_until, open_until, token_held_until, full_until) END) STORED,
@@ -45,35 +51,56 @@ CREATE TABLE lanes (
     drained_at      timestamptz,                 -- since when every visit has left it empty; NULL after new work
     lease_ms        integer NOT NULL,
 
-    -- Copies of its subscription's settings, so that hot statements need not read the subscription.
+    -- Copies of its subscription's settings, so that hot statements need not read the subscription. All columns from
+    -- here on are NULL, and so take no room, in a lane without limits whose receiver is well.
     rate_interval_us bigint,                     -- microseconds between two attempts; NULL means no rate limit
     rate_burst      integer,                     -- attempts at once by the rate limit
     max_in_flight   integer,                     -- NULL means no limit
-    is_ordered      boolean NOT NULL DEFAULT false,
+    is_ordered      boolean,                     -- true: one delivery of each ordering key is in flight at a time
 
-    -- The rate limit: the time at which the next attempt is due where attempts come evenly (GCRA).
-    next_token_at   timestamptz NOT NULL DEFAULT '-infinity',
+    next_token_at   timestamptz,                 -- by the rate limit: when the next attempt comes if all come evenly
+    has_parked      boolean,                     -- true: deliveries were parked behind others of their ordering key
 
     -- The circuit. What it counts is about the receiver: an attempt that failed through a fault of ours is left out.
-    circuit_state   text NOT NULL DEFAULT 'closed', -- 'closed', 'open' or 'half_open'
-    opened_at       timestamptz,                 -- when it opened, after it was closed; NULL while it is closed
-    cooldown_seconds integer NOT NULL DEFAULT 0, -- how long it stays open this time; 0 while it is closed
-    failures_in_a_row integer NOT NULL DEFAULT 0,
-    window_from     timestamptz NOT NULL DEFAULT '-infinity', -- since when the next two are counted
-    window_attempts integer NOT NULL DEFAULT 0,
-    window_failures integer NOT NULL DEFAULT 0,
-    probe_successes integer NOT NULL DEFAULT 0,  -- in a row, since it is half open
+    circuit_state   text,                        -- 'open' or 'half_open'; NULL means closed
+    opened_at       timestamptz,                 -- when it opened, after it was closed
+    cooldown_seconds integer,                    -- how long it stays open this time
+    failures_in_a_row integer,
+    window_from     timestamptz,                 -- since when the next two are counted; NULL: since the next failure
+    window_attempts integer,
+    window_failures integer,
+    probe_successes integer,                     -- in a row, since it is half open
 
     -- For how long its receiver has answered with nothing but failures.
-    failing_since   timestamptz,                 -- the first failed attempt since the last success; NULL after that
-    failing_attempts integer NOT NULL DEFAULT 0, -- failed attempts since then
-    failing_warned  integer NOT NULL DEFAULT 0   -- 0, or the share in percent (50, 75) that a warning has told
+    failing_since   timestamptz,                 -- the first failed attempt since the last success
+    failing_attempts integer,                    -- failed attempts since then
+    failing_warned  integer                      -- the share in percent (50, 75) that a warning has told
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);
--- For lists and for the janitor. A lane whose receiver is well is in no such index, so it costs that lane nothing.
-CREATE INDEX lanes_troubled ON lanes (id) WHERE circuit_state <> 'closed' OR failing_since IS NOT NULL;
+-- Lanes whose successes count, because their receivers have failed of late; for lists and for the janitor, too. A lane
+-- whose receiver is well is in no such index, so it costs that lane nothing.
+CREATE INDEX lanes_troubled ON lanes (id, revision)
+ WHERE circuit_state IS NOT NULL OR failing_since IS NOT NULL OR window_from IS NOT NULL;
+
+-- Leases of lanes whose attempts at once are limited: how many a claim has given, until they are reported or expire.
+CREATE TABLE lane_leases (
+    lane_id     uuid NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    lease_token bigint NOT NULL,
+    count       integer NOT NULL,                -- those that are not reported yet
+    is_probe    boolean NOT NULL                 -- given while the lane's circuit was half open
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX lane_leases_lane ON lane_leases (lane_id, expires_at);
+
+-- Ordering keys whose first delivery has left the queue while others wait (see note_freed_key()): the lane's next visit
+-- lets the next one of each go.
+CREATE TABLE freed_keys (
+    lane_id      uuid NOT NULL,
+    ordering_key text NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX freed_keys_lane ON freed_keys (lane_id);
 
 -- Changes that were needed in a lane that somebody else had locked. They are noted here so that nobody waits, and a
 -- worker soon makes them. The table is empty most of the time.
@@ -144,6 +171,7 @@ CREATE TYPE outcome AS (
     delay_ms           bigint,
     rest_ms            bigint,                   -- not NULL: its whole lane rests that long (Retry-After)
     is_excused         boolean,                  -- true: the attempt does not count against the retry policy
+    is_awaited         boolean,                  -- true: others of its lane wait for it, as claim() said
     number             integer,                  -- of the attempt
     started_at         timestamptz,              -- NULL: no attempt was made; none is logged, its number is given back
     duration_ms        integer,

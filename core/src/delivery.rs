@@ -140,10 +140,12 @@ pub async fn cancel(pool: &PgPool, id: DeliveryId) -> Result<Delivery> {
         Locked::Finished => return Err(Error::Conflict("the delivery is finished".to_owned())),
         Locked::Pending => {}
     }
-    sqlx::query!("DELETE FROM queue WHERE delivery_id = $1", id.0).execute(&mut *transaction).await?;
+    let lane = sqlx::query_scalar!("DELETE FROM queue WHERE delivery_id = $1 RETURNING lane_id", id.0);
+    let lane = lane.fetch_one(&mut *transaction).await?;
     sqlx::query!("UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = $1", id.0)
         .execute(&mut *transaction)
         .await?;
+    queue::go_on(&mut transaction, &[lane]).await?;
     transaction.commit().await?;
     get(pool, id).await
 }
@@ -180,14 +182,19 @@ async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
 /// are.
 pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<usize> {
     let reopened = sqlx::query_scalar!(
-        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before)
-         SELECT d.id, d.event_id, coalesce(d.subscription_id, l.lane_id), clock_timestamp(), a.made, a.made
+        "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before, ordering_key,
+                            sequence)
+         SELECT d.id, d.event_id, coalesce(d.subscription_id, l.lane_id), clock_timestamp(), a.made, a.made,
+                CASE WHEN o.is_ordered THEN event_ordering_key(d.event_id) END,
+                CASE WHEN o.is_ordered THEN nextval('queue_places') END
            FROM unnest($1::uuid[]) AS i (id)
           CROSS JOIN LATERAL (SELECT x.id, x.event_id, x.subscription_id FROM deliveries x
                                WHERE x.id = i.id AND x.status <> 'pending' FOR UPDATE OFFSET 0) d
           CROSS JOIN LATERAL (SELECT coalesce(max(x.number), 0) AS made
                                 FROM attempts x WHERE x.delivery_id = i.id OFFSET 0) a
            LEFT JOIN LATERAL (SELECT x.lane_id FROM inline_deliveries x WHERE x.delivery_id = i.id OFFSET 0) l ON true
+           LEFT JOIN LATERAL (SELECT x.is_ordered FROM lanes x WHERE x.id = d.subscription_id
+                               ORDER BY x.revision DESC LIMIT 1) o ON true
           WHERE EXISTS (SELECT FROM events e WHERE e.id = d.event_id)
             AND (l.lane_id IS NOT NULL
                  OR EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id AND s.deleted_at IS NULL))
@@ -235,7 +242,8 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   l.target_url AS "target_url?", d.replay_of, d.replay_id, e.event_type AS "event_type?",
                   e.expires_at AS "expires_at?", d.status::text AS "stored!",
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
-                  greatest(q.due_at, n.rests_until) AS "due_at?", q.attempt_count AS "attempt_count?",
+                  CASE WHEN q.due_at < 'infinity' THEN greatest(q.due_at, n.rests_until, n.open_until,
+                                                                n.token_held_until) END AS "due_at?", q.attempt_count AS "attempt_count?",
                   a.number AS "last_number?", a.status_code AS last_status_code, a.error AS last_error,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
@@ -246,7 +254,8 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                                  WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count, x.lane_id
                                   FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
-             LEFT JOIN LATERAL (SELECT x.rests_until FROM lanes x WHERE x.id = q.lane_id
+             LEFT JOIN LATERAL (SELECT x.rests_until, x.open_until, x.token_held_until
+                                  FROM lanes x WHERE x.id = q.lane_id
                                  ORDER BY x.revision DESC LIMIT 1) n ON true
              LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
                                  WHERE x.delivery_id = d.id ORDER BY x.number DESC LIMIT 1) a ON true

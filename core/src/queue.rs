@@ -10,7 +10,10 @@ pub mod retry_policy;
 pub(crate) mod rows;
 pub mod waker;
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -51,6 +54,11 @@ pub struct Claimed {
     pub lease_token: i64,
     /// Milliseconds that the lease lasts, from the claim.
     pub lease_ms: i32,
+    /// Whether other deliveries of the lane wait for the outcome, because the lane is ordered or its attempts at once
+    /// are limited.
+    pub is_awaited: bool,
+    /// When the attempt may begin, by the lane's rate limit; `None` means at once.
+    pub not_before: Option<Instant>,
 }
 
 impl Claimed {
@@ -70,6 +78,7 @@ impl Claimed {
             lane_id: self.lane_id,
             subscription_id: self.subscription_id,
             attempt_number: self.attempt_number,
+            is_awaited: self.is_awaited,
             outcome,
             disposition,
         }
@@ -137,6 +146,8 @@ pub struct Report {
     pub subscription_id: Option<Uuid>,
     /// Number of the attempt; 1 is the first.
     pub attempt_number: i32,
+    /// Whether other deliveries of the lane wait for the outcome.
+    pub is_awaited: bool,
     /// The outcome of the attempt; `None` where none was made.
     pub outcome: Option<Outcome>,
     /// The fate of the delivery.
@@ -187,8 +198,19 @@ pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Ends the time for which these lanes rest because their receivers asked for it, so that they are due now, and wakes
-/// the workers when this transaction commits. A lane whose subscription is paused stays held.
+/// Makes ordered lanes due from which deliveries were removed, so that the next of their keys go; the workers are woken
+/// when this transaction commits. Other lanes are left alone.
+pub(crate) async fn go_on(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
+    let armed = sqlx::query_scalar!(r#"SELECT arm_freed_lanes($1) AS "armed!""#, lanes);
+    if armed.fetch_one(&mut *connection).await? {
+        call_workers(connection).await?;
+    }
+    Ok(())
+}
+
+/// Ends the time for which these lanes rest because their receivers asked for it, or because their circuits are open,
+/// so that they are due now, and wakes the workers when this transaction commits. (The circuit is half open then.) A
+/// lane whose subscription is paused stays held, and a limit of its rate or of its attempts at once holds on.
 pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
     // A rest that is only noted would come back when the note is handled.
     sqlx::query!("UPDATE lanes_to_arm SET rests_until = '-infinity' WHERE lane_id = ANY ($1)", lanes)
@@ -196,10 +218,12 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
         .await?;
     let ended = sqlx::query!(
         "UPDATE lanes
-            SET rests_until = '-infinity', due_at = CASE WHEN is_paused THEN due_at ELSE clock_timestamp() END,
-                drained_at = NULL
+            SET rests_until = '-infinity', open_until = NULL, drained_at = NULL,
+                due_at = CASE WHEN is_paused THEN due_at
+                              ELSE greatest(clock_timestamp(), token_held_until, full_until) END
           WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
-                                   WHERE l.id = ANY ($1) AND l.rests_until > clock_timestamp()
+                                   WHERE l.id = ANY ($1)
+                                     AND greatest(l.rests_until, l.open_until) > clock_timestamp()
                                    ORDER BY l.id FOR UPDATE))",
         lanes
     );
@@ -224,7 +248,18 @@ pub async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<(Vec<Claimed
     let rows = bounded!(pool, rows.fetch_all)?;
     let next = rows.last().and_then(|row| Some(NextDue { now: row.looked_at?, due_at: row.next_due_at }));
     let next = next.ok_or_else(|| Error::internal("a claim did not tell when it looked"))?;
-    Ok((rows.into_iter().filter_map(ClaimRow::claimed).collect(), next))
+    let claimed_at = Instant::now();
+    let mut before: HashMap<Uuid, u32> = HashMap::new();
+    let claimed = rows.into_iter().filter_map(|row| {
+        let not_before = row.step_us.zip(row.lane_id).map(|(step_us, lane)| {
+            let nth = before.entry(lane).or_default();
+            let wait_us = row.wait_us.unwrap_or_default().saturating_add(step_us.saturating_mul(i64::from(*nth)));
+            *nth += 1;
+            claimed_at + Duration::from_micros(u64::try_from(wait_us).unwrap_or_default())
+        });
+        row.claimed(not_before)
+    });
+    Ok((claimed.collect(), next))
 }
 
 /// A row of a claim: a claimed delivery, or, in the last row, when the claim looked and the next lane is due.
@@ -238,12 +273,16 @@ struct ClaimRow {
     releases: Option<i32>,
     lease_token: Option<i64>,
     lease_ms: Option<i32>,
+    is_awaited: Option<bool>,
+    /// The wait of the lane's first delivery, and how much longer each further one waits.
+    wait_us: Option<i64>,
+    step_us: Option<i64>,
     looked_at: Option<DateTime<Utc>>,
     next_due_at: Option<DateTime<Utc>>,
 }
 
 impl ClaimRow {
-    fn claimed(self) -> Option<Claimed> {
+    fn claimed(self, not_before: Option<Instant>) -> Option<Claimed> {
         Some(Claimed {
             delivery_id: self.delivery_id?,
             event_id: self.event_id?,
@@ -254,6 +293,8 @@ impl ClaimRow {
             releases: self.releases?,
             lease_token: self.lease_token?,
             lease_ms: self.lease_ms?,
+            is_awaited: self.is_awaited.unwrap_or_default(),
+            not_before,
         })
     }
 }
@@ -348,6 +389,7 @@ fn outcome_row(report: &Report) -> OutcomeRow<'_> {
         delay_ms,
         rest_ms,
         is_excused,
+        is_awaited: report.is_awaited,
         number: report.attempt_number,
         started_at: outcome.map(|outcome| outcome.started_at),
         duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),

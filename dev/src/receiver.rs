@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -64,6 +64,11 @@ struct State {
     keep: Keep,
     count: watch::Sender<u64>,
     flaky: AtomicU64,
+    /// The status that `/switch` answers.
+    switch: AtomicU16,
+    /// Requests that are being answered, and the most that ever were.
+    at_once: AtomicU64,
+    at_once_max: AtomicU64,
     received: Mutex<Vec<Received>>,
 }
 
@@ -79,6 +84,9 @@ impl Receiver {
             keep,
             count: watch::Sender::new(0),
             flaky: AtomicU64::new(0),
+            switch: AtomicU16::new(200),
+            at_once: AtomicU64::new(0),
+            at_once_max: AtomicU64::new(0),
             received: Mutex::default(),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -89,6 +97,17 @@ impl Receiver {
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// Sets the status that `/switch` answers from now on; it begins with 200.
+    pub fn switch_to(&self, status: u16) {
+        self.state.switch.store(status, Ordering::SeqCst);
+    }
+
+    /// The most requests that were being answered at the same time so far.
+    #[must_use]
+    pub fn at_once_max(&self) -> u64 {
+        self.state.at_once_max.load(Ordering::SeqCst)
     }
 
     /// How many requests have arrived.
@@ -156,8 +175,16 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         }
     }
     state.count.send_modify(|count| *count += 1);
+    let at_once = state.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+    state.at_once_max.fetch_max(at_once, Ordering::SeqCst);
+    let answer = answer_to(&path, &state).await;
+    state.at_once.fetch_sub(1, Ordering::SeqCst);
+    Ok(answer)
+}
+
+async fn answer_to(path: &str, state: &State) -> Response<Full<Bytes>> {
     let mut words = path.split(['/', '?']).filter(|word| !word.is_empty());
-    Ok(match (words.next(), words.next().and_then(|word| word.parse::<u16>().ok())) {
+    match (words.next(), words.next().and_then(|word| word.parse::<u16>().ok())) {
         (Some("fail"), status) => respond(status.unwrap_or(500), "as you wish: failed"),
         (Some("gone"), _) => respond(410, "gone"),
         (Some("slow"), millis) => {
@@ -166,8 +193,9 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         }
         // Of three requests, the first two fail and the third succeeds.
         (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(503, "flaky"),
+        (Some("switch"), _) => respond(state.switch.load(Ordering::SeqCst), "as it is switched"),
         _ => respond(200, "ok"),
-    })
+    }
 }
 
 fn respond(status: u16, text: &'static str) -> Response<Full<Bytes>> {

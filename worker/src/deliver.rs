@@ -87,6 +87,12 @@ impl Courier {
             return claimed.report(None, released(&claimed, OUR_FAULT_DELAY));
         }
 
+        if let Some(not_before) = claimed.not_before {
+            tokio::select! {
+                () = tokio::time::sleep_until(not_before.into()) => {}
+                () = self.cut_off.cancelled() => return claimed.report(None, released(&claimed, Duration::ZERO)),
+            }
+        }
         let outcome = tokio::select! {
             biased;
             outcome = self.attempt(destination, &claimed, event) => outcome,

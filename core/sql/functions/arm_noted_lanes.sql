@@ -12,6 +12,10 @@ BEGIN
     FOR note IN
         SELECT n.ctid AS tid, n.* FROM lanes_to_arm n ORDER BY n.id LIMIT notes_max FOR UPDATE SKIP LOCKED
     LOOP
+        place := lock_lane(note.lane_id, interval '0');
+        -- It may have been full when it was noted; its next visit knows.
+        UPDATE lanes l SET full_until = NULL, revision = l.revision + 1
+         WHERE l.ctid = place AND l.full_until IS NOT NULL;
         CONTINUE WHEN arm_lane(note.lane_id, note.subscription_id, note.moment, note.lease_ms, note.is_scheduled,
                                interval '0') IS NULL;
         IF note.rests_until > clock_timestamp() THEN

@@ -5,13 +5,15 @@
 --   lanes_from  only lanes that became due at this time or later are visited; '-infinity' for a sweep
 --   only_lane   the only lane to visit, after a claim of all lanes has failed; otherwise NULL
 -- The result has no payloads, because the visited lanes stay locked until its last row is sent. The last row has no
--- delivery; it tells the database's time, and when the next lane is due that was not to be skipped.
+-- delivery; it tells the database's time, and when the next lane is due that was not to be skipped. In a lane with a
+-- rate limit, the delivery number n of the lane, from 0, is to be attempted wait_us + n * step_us microseconds later.
+-- is_awaited says that others of its lane wait for the outcome.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
     delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
     attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer,
-    looked_at timestamptz, next_due_at timestamptz
+    is_awaited boolean, wait_us bigint, step_us bigint, looked_at timestamptz, next_due_at timestamptz
 ) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -29,9 +31,12 @@ DECLARE
     lanes_   uuid[] := '{}';         -- what the last statement needs of each visited lane, position by position
     subs     uuid[] := '{}';
     leases   integer[] := '{}';
+    awaited  boolean[] := '{}';
+    waits    bigint[] := '{}';
+    steps    bigint[] := '{}';
     tids     tid[] := '{}';
 BEGIN
-    -- This need not wait for the disk: if a crash of the database undoes a claim, the deliveries are only made again.
+    -- If a crash of the database undoes a claim, the deliveries are only made again: it need not wait for the disk.
     PERFORM set_config('synchronous_commit', 'off', true);
 
     visits := ARRAY(
@@ -46,19 +51,14 @@ BEGIN
     FOR visit IN SELECT l.ctid AS tid, l AS lane FROM lanes l WHERE l.ctid = ANY (visits) LOOP
         lane := visit.lane;
         is_sweep := lane.swept_at < t - lane_resweep() OR lane.drained_at <= t - lane_linger();
-        SELECT * INTO found FROM lock_due_rows(lane, is_sweep, quantum, t);
-        IF found.lost IS NOT NULL THEN PERFORM log_lost_leases(found.lost, lane.lease_ms); END IF;
+        SELECT * INTO found FROM visit_lane(visit.tid, lane, is_sweep, quantum, token, t);
         tids := tids || found.tids;
         lanes_ := lanes_ || lane.id;
         subs := subs || lane.subscription_id;
         leases := leases || lane.lease_ms;
-
-        lane := lane_after_visit(lane, found.taken, found.last_due, quantum, t);
-        UPDATE lanes l
-           SET due_at = lane.due_at, scheduled_at = lane.scheduled_at, floor_at = lane.floor_at,
-               drained_at = lane.drained_at, swept_at = CASE WHEN is_sweep THEN t ELSE l.swept_at END,
-               revision = l.revision + 1
-         WHERE l.ctid = visit.tid;
+        awaited := awaited || found.is_awaited;
+        waits := waits || found.wait_us;
+        steps := steps || lane.rate_interval_us;
     END LOOP;
 
     RETURN QUERY
@@ -68,11 +68,11 @@ BEGIN
          WHERE q.ctid = ANY (tids)
         RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
                   q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
-                  NULL::timestamptz, NULL::timestamptz;
+                  awaited[array_position(lanes_, q.lane_id)], waits[array_position(lanes_, q.lane_id)],
+                  steps[array_position(lanes_, q.lane_id)], NULL::timestamptz, NULL::timestamptz;
 
     looked_at := t;
     SELECT l.due_at INTO next_due_at FROM lanes l
-     WHERE l.due_at >= lanes_from AND l.due_at < 'infinity' AND l.id <> ALL (skip)
-     ORDER BY l.due_at LIMIT 1;
+     WHERE l.due_at >= lanes_from AND l.due_at < 'infinity' AND l.id <> ALL (skip) ORDER BY l.due_at LIMIT 1;
     RETURN NEXT;
 END $$;

@@ -1,13 +1,14 @@
 -- Returns a lane as a visit must leave it: due when the next visit may find something, and never later than its next
--- delivery. (A visit too early only costs a look.) The visit has leased `taken` rows, of at most `quantum`; the last of
--- them was due at last_due. Only claim() calls this, with its settings.
+-- delivery. (A visit too early only costs a look.) The visit has leased `taken` rows; the last that it looked at was
+-- due at last_due. `is_full` says that it stopped there, because it had taken as many as it could. Only claim() calls
+-- this, with its settings.
 CREATE OR REPLACE FUNCTION lane_after_visit(
-    lane lanes, taken bigint, last_due timestamptz, quantum integer, t timestamptz
+    lane lanes, taken bigint, last_due timestamptz, is_full boolean, t timestamptz
 ) RETURNS lanes LANGUAGE plpgsql AS $$
 DECLARE
     is_second_empty_look constant boolean := coalesce(taken = 0 AND lane.drained_at <= t - lane_linger(), false);
 BEGIN
-    IF taken = quantum THEN
+    IF is_full THEN
         lane.due_at := t;                  -- it may have more: back to the end of the line
         lane.floor_at := least(last_due, t - lane_margin());
         lane.drained_at := NULL;

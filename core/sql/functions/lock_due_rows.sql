@@ -1,10 +1,12 @@
 -- Locks the due rows of a lane, the earliest first and at most a quantum, skipping rows that somebody else has locked.
--- The result `lost` has the deliveries among them whose leases have expired. Unless it is a sweep, it starts at the
--- lane's floor, behind the dead versions of rows that were taken before. Only claim() calls this, with its settings.
+-- Among them may be rows whose leases have expired; those are logged. Unless it is a sweep, it starts at the lane's
+-- floor, behind the dead versions of rows that were taken before. Only claim() calls this, with its settings.
 CREATE OR REPLACE FUNCTION lock_due_rows(
     lane lanes, is_sweep boolean, quantum integer, t timestamptz,
-    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT lost uuid[]
+    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[]
 ) LANGUAGE plpgsql AS $$
+DECLARE
+    lost uuid[];
 BEGIN
     SELECT count(*), max(r.due_at), array_agg(r.tid), array_agg(r.delivery_id) FILTER (WHERE r.lease_token IS NOT NULL)
       INTO taken, last_due, tids, lost
@@ -15,4 +17,5 @@ BEGIN
                AND q.due_at <= t
              ORDER BY q.due_at LIMIT quantum
                FOR UPDATE SKIP LOCKED) r;
+    IF lost IS NOT NULL THEN PERFORM log_lost_leases(lost, lane.lease_ms); END IF;
 END $$;

@@ -1,5 +1,6 @@
 -- Writes outcomes down in one durable transaction, and returns the deliveries that were changed; an outcome whose lease
--- was lost meanwhile changes nothing. A batch may contain each delivery only once. A success touches no lane.
+-- was lost meanwhile changes nothing. A batch may contain each delivery only once. A success touches no lane
+-- whose receiver is well and in which nobody waits for it.
 CREATE OR REPLACE FUNCTION record_outcomes(outcomes outcome[]) RETURNS uuid[] LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -9,13 +10,15 @@ DECLARE
     ids         uuid[];              -- of each outcome, position by position
     tokens      bigint[];
     statuses    delivery_status[];
-    is_resting  boolean;
+    is_eventful boolean;             -- an attempt failed, or others of the lane wait for the outcome
     finished    uuid[];
     finished_in uuid[];              -- the lane of each
     applied     uuid[];
+    back        record;
 BEGIN
-    SELECT array_agg(i.delivery_id), array_agg(i.lease_token), array_agg(i.status), bool_or(i.rest_ms IS NOT NULL)
-      INTO ids, tokens, statuses, is_resting
+    SELECT array_agg(i.delivery_id), array_agg(i.lease_token), array_agg(i.status),
+           bool_or(i.is_awaited OR i.status <> 'succeeded')
+      INTO ids, tokens, statuses, is_eventful
       FROM unnest(outcomes) i;
 
     WITH gone AS (
@@ -31,8 +34,14 @@ BEGIN
     SELECT coalesce(array_agg(g.delivery_id), '{}'), coalesce(array_agg(g.lane_id), '{}') INTO finished, finished_in
       FROM gone g;
     applied := finished;
-    IF 'pending' = ANY (statuses) OR is_resting THEN
-        applied := applied || put_back_outcomes(outcomes, finished, finished_in, t);
+    SELECT NULL::uuid[] AS put_back, NULL::uuid[] AS put_back_in, NULL::timestamptz[] AS dues INTO back;
+    IF 'pending' = ANY (statuses) THEN
+        SELECT * INTO back FROM put_back_outcomes(outcomes, t);
+        applied := applied || back.put_back;
+    END IF;
+    IF is_eventful OR EXISTS (SELECT FROM unnest(finished_in) f WHERE is_troubled(f)) THEN
+        PERFORM move_lanes(outcomes, ids, applied, finished_in || back.put_back_in,
+                           array_fill(NULL::timestamptz, ARRAY[cardinality(finished)]) || back.dues, t);
     END IF;
 
     INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, error_kind, error,
@@ -53,6 +62,8 @@ BEGIN
           FROM unnest(outcomes) i
          WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)
             ON CONFLICT (delivery_id) DO UPDATE SET created_at = EXCLUDED.created_at, resolved_at = NULL;
+        PERFORM note_dead_letters(ARRAY(SELECT i.delivery_id FROM unnest(outcomes) i
+                                         WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)));
     END IF;
     RETURN applied;
 END $$;

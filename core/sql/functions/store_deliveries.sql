@@ -26,19 +26,27 @@ BEGIN
     SELECT i.id, i.event_id, i.tenant_id, i.subscription_id, i.replay_of, store_deliveries.is_replay, replay, t
       FROM unnest(new_deliveries) i;
 
-    INSERT INTO queue (delivery_id, event_id, lane_id, due_at)
-    SELECT i.id, i.event_id, i.lane_id, greatest(i.due_at, t) FROM unnest(new_deliveries) i;
-
     -- For each lane, the earliest delivery that is due by now, and the earliest that is due later. The later one must
     -- be noted in the lane whatever the lane's state.
     FOR lane IN
+        WITH stored AS MATERIALIZED (
+            SELECT i.id, i.event_id, i.subscription_id, i.lane_id, i.lease_ms, i.due_at, l.is_unarmed, l.drained_at,
+                   l.is_ordered
+              FROM unnest(new_deliveries) i
+              LEFT JOIN LATERAL (SELECT x.due_at > greatest(t, x.held_until) OR x.drained_at IS NOT NULL AS is_unarmed,
+                                        x.drained_at, x.is_ordered
+                                   FROM lanes x WHERE x.id = i.lane_id ORDER BY x.revision DESC LIMIT 1) l ON true
+        ), queued AS (
+            INSERT INTO queue (delivery_id, event_id, lane_id, due_at, ordering_key, sequence)
+            SELECT i.id, i.event_id, i.lane_id, greatest(i.due_at, t),
+                   CASE WHEN i.is_ordered THEN event_ordering_key(i.event_id) END,
+                   CASE WHEN i.is_ordered THEN nextval('queue_places') END
+              FROM stored i
+        )
         SELECT DISTINCT ON (i.lane_id, i.due_at > t) i.lane_id AS id, i.subscription_id, i.lease_ms, i.due_at,
-               coalesce(i.due_at > t, false) AS is_scheduled, l.drained_at
-          FROM unnest(new_deliveries) i
-          LEFT JOIN LATERAL (SELECT x.due_at > greatest(t, x.held_until) OR x.drained_at IS NOT NULL AS is_unarmed,
-                                    x.drained_at
-                               FROM lanes x WHERE x.id = i.lane_id ORDER BY x.revision DESC LIMIT 1) l ON true
-         WHERE i.due_at > t OR store_deliveries.is_replay OR coalesce(l.is_unarmed, true)
+               coalesce(i.due_at > t, false) AS is_scheduled, i.drained_at
+          FROM stored i
+         WHERE i.due_at > t OR store_deliveries.is_replay OR coalesce(i.is_unarmed, true)
          ORDER BY i.lane_id, i.due_at > t, i.due_at
     LOOP
         was_armed := arm_lane(lane.id, lane.subscription_id, greatest(lane.due_at, clock_timestamp()), lane.lease_ms,

@@ -261,22 +261,25 @@ pub(crate) async fn cancel_waiting(connection: &mut PgConnection, id: Uuid, to_c
     );
     let next: Vec<Uuid> = next.fetch_all(&mut *connection).await?;
     // The queue row is locked before the delivery's record, as everywhere.
-    let canceled = sqlx::query_scalar!(
+    let canceled = sqlx::query!(
         "DELETE FROM queue
           WHERE delivery_id IN (SELECT q.delivery_id FROM queue q
                                  WHERE q.delivery_id = ANY ($1)
                                    AND (q.lease_token IS NULL OR q.due_at <= clock_timestamp())
                                    FOR UPDATE SKIP LOCKED)
-         RETURNING delivery_id",
+         RETURNING delivery_id, lane_id",
         &next
     );
-    let canceled: Vec<Uuid> = canceled.fetch_all(&mut *connection).await?;
+    let canceled = canceled.fetch_all(&mut *connection).await?;
+    let lanes: Vec<_> = canceled.iter().map(|row| row.lane_id).collect();
+    let canceled: Vec<_> = canceled.iter().map(|row| row.delivery_id).collect();
     sqlx::query!(
         "UPDATE deliveries SET status = 'canceled', finished_at = clock_timestamp() WHERE id = ANY ($1)",
         &canceled
     )
     .execute(&mut *connection)
     .await?;
+    queue::go_on(connection, &lanes).await?;
     let is_last = next.len() < CANCELED_AT_ONCE_MAX;
     let last = next.last().filter(|_| !is_last);
     sqlx::query!("UPDATE replays SET to_cancel = $2 WHERE id = $1", id, last).execute(connection).await?;

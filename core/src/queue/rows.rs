@@ -161,6 +161,7 @@ pub(crate) struct OutcomeRow<'a> {
     pub(crate) delay_ms: Option<i64>,
     pub(crate) rest_ms: Option<i64>,
     pub(crate) is_excused: bool,
+    pub(crate) is_awaited: bool,
     pub(crate) number: i32,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) duration_ms: Option<i32>,

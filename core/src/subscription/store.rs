@@ -337,7 +337,9 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> R
 /// Ends the lane's hold, so that it is due now, and wakes the workers when this transaction commits.
 async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!(
-        "UPDATE lanes SET is_paused = false, due_at = greatest(clock_timestamp(), rests_until), drained_at = NULL
+        "UPDATE lanes
+            SET is_paused = false, drained_at = NULL,
+                due_at = greatest(clock_timestamp(), rests_until, open_until, token_held_until, full_until)
           WHERE id = $1",
         id.0
     )

@@ -14,7 +14,7 @@ use crate::{
 const DEAD_ROWS_MAX: i64 = 1000;
 
 /// The small tables whose rows come and go with every delivery.
-const HOT_TABLES: [&str; 4] = ["queue", "lanes", "outbox", "lanes_to_arm"];
+const HOT_TABLES: [&str; 6] = ["queue", "lanes", "outbox", "lanes_to_arm", "lane_leases", "freed_keys"];
 /// How old the measured size of the queue may be before it is measured again, in seconds.
 const MEASURED_AGE_MAX_SECONDS: f64 = 10.0;
 

@@ -17,6 +17,7 @@ mod documented;
 mod early_answers;
 mod events;
 mod filters;
+mod flow_control;
 mod fuzz;
 mod hostile_bodies;
 mod hostile_callers;

@@ -1,0 +1,14 @@
+-- Returns a lane with its circuit closed, and nothing counted.
+CREATE OR REPLACE FUNCTION close_circuit(lane lanes) RETURNS lanes LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    lane.circuit_state := NULL;
+    lane.opened_at := NULL;
+    lane.open_until := NULL;
+    lane.cooldown_seconds := NULL;
+    lane.failures_in_a_row := NULL;
+    lane.probe_successes := NULL;
+    lane.window_from := NULL;
+    lane.window_attempts := NULL;
+    lane.window_failures := NULL;
+    RETURN lane;
+END $$;

@@ -1,0 +1,53 @@
+-- Locks the due rows of an ordered lane that are the first of their ordering keys, at most a quantum; it is to such a
+-- lane what lock_due_rows() is to any other. Rows behind another of their key are parked: they are due at 'infinity'
+-- until their turn comes (see note_freed_key()). The result `is_waiting` says that a row could not be parked, because
+-- somebody was changing or removing the first one of its key: then the lane is worth another visit soon.
+CREATE OR REPLACE FUNCTION lock_heads(
+    lane lanes, is_sweep boolean, quantum integer, t timestamptz,
+    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT is_full boolean,
+    OUT is_waiting boolean, OUT has_parked boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    examined_max constant integer := quantum + 1000;
+    ours         constant xid := pg_current_xact_id()::xid;
+    examined     integer := 0;
+    parked       tid[] := '{}';
+    lost         uuid[];
+    item         record;
+    head         record;
+BEGIN
+    taken := 0;
+    tids := '{}';
+    is_waiting := NOT free_next_of_keys(lane.id, t);
+    FOR item IN
+        SELECT q.ctid AS tid, q.due_at, q.delivery_id, q.lease_token, q.ordering_key, q.sequence
+          FROM queue q
+         WHERE q.lane_id = lane.id
+           AND q.due_at >= CASE WHEN is_sweep THEN '-infinity' ELSE lane.floor_at END
+           AND q.due_at <= t
+         ORDER BY q.due_at, q.sequence LIMIT examined_max
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        examined := examined + 1;
+        last_due := item.due_at;
+        IF item.ordering_key IS NOT NULL THEN
+            SELECT q.sequence, q.xmax NOT IN ('0'::xid, ours) AS is_changing INTO head
+              FROM queue q
+             WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key
+             ORDER BY q.sequence LIMIT 1;
+            IF head.sequence <> item.sequence THEN
+                is_waiting := is_waiting OR head.is_changing;
+                IF NOT head.is_changing THEN parked := parked || item.tid; END IF;
+                CONTINUE;
+            END IF;
+        END IF;
+        taken := taken + 1;
+        tids := tids || item.tid;
+        IF item.lease_token IS NOT NULL THEN lost := lost || item.delivery_id; END IF;
+        EXIT WHEN taken = quantum;
+    END LOOP;
+    IF lost IS NOT NULL THEN PERFORM log_lost_leases(lost, lane.lease_ms); END IF;
+    is_full := taken = quantum OR examined = examined_max;
+    has_parked := parked <> '{}';
+    UPDATE queue q SET due_at = 'infinity' WHERE q.ctid = ANY (parked);
+END $$;
