@@ -15,8 +15,8 @@ use crate::places::Place;
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
-/// How long the first outcome of a batch waits for others. Only the delivery's place waits with it, nobody else; and one
-/// transaction for two deliveries costs little more than for one.
+/// How long the first outcome of a batch waits for others. Only the delivery's place waits with it, nobody else; and
+/// one transaction for two deliveries costs little more than for one.
 const GATHERING: Duration = Duration::from_millis(20);
 /// A batch of this size waits for no others.
 const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;

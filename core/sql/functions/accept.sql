@@ -1,7 +1,7 @@
 -- Stores events, the deliveries that they cause, and the idempotency keys that came with them. An event whose key is
 -- known already is not stored, nor are its deliveries; take_event_keys() describes the result for such a key. The
--- result `armed` has the lanes whose workers need a wake-up. With `notifies` they are woken by this transaction's commit
--- (commits that notify wait for each other, so that is for small batches only). All other lanes were left alone; the
+-- result `armed` has the lanes whose workers need a wake-up. With `notifies`, this transaction's commit wakes them;
+-- commits that notify wait for each other, so that is for small batches only. All other lanes were left alone; the
 -- caller hands them to wake() after the commit.
 CREATE OR REPLACE FUNCTION accept(
     new_events new_event[], new_deliveries new_delivery[], keys event_key[], key_ttl_ms bigint, all_or_nothing boolean,
