@@ -1,7 +1,10 @@
 //! All routes together, and what every request and every answer passes through: a content type where the request has
 //! none, a time limit, security headers, and a problem for each answer that is not a success.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
@@ -77,10 +80,12 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
 /// The endpoint that the server calls for every request: the pages, all routes, and what they share.
 #[must_use]
 pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
+    static SPEC: OnceLock<String> = OnceLock::new();
+    static ALLOWED: OnceLock<Arc<Allowed>> = OnceLock::new();
     let service = service(app);
-    let spec = document::complete(&service.spec());
-    let allowed = Arc::new(Allowed::from_spec(&spec));
-    pages::routes(&service.swagger_ui_html(), spec)
+    let spec = SPEC.get_or_init(|| document::complete(&service.spec()));
+    let allowed = Arc::clone(ALLOWED.get_or_init(|| Arc::new(Allowed::from_spec(spec))));
+    pages::routes(|| service.swagger_ui_html(), spec)
         .nest("/", service.into_endpoint())
         .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))

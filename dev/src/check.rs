@@ -1,5 +1,7 @@
 //! `cargo dev check`: all checks, ordered so that a failure shows early. CI runs this and nothing else.
 
+use std::{num::NonZero, thread::available_parallelism};
+
 use anyhow::{Result, ensure};
 use tokio::process::Command;
 
@@ -21,11 +23,12 @@ pub async fn check() -> Result<()> {
     println!("== tidy");
     tidy()?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[]).await?;
-    cargo("tests", &["test", "--workspace", "--locked"], &[]).await?;
+    // Half of the time a test waits for what happens elsewhere.
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let threads = (2 * cores).to_string();
+    cargo("tests", &["test", "--workspace", "--locked"], &[("RUST_TEST_THREADS", &threads)]).await?;
     // Schemathesis mostly waits for one core, so the checks that only compile run beside it.
     tokio::try_join!(agreement(), compiled_checks())?;
-    println!("== .sqlx is fresh");
-    prepare(true).await?;
     println!("== all checks passed");
     Ok(())
 }
@@ -38,6 +41,8 @@ async fn agreement() -> Result<()> {
 async fn compiled_checks() -> Result<()> {
     let strict = [("RUSTDOCFLAGS", "--deny warnings")];
     cargo("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &strict).await?;
+    println!("== .sqlx is fresh");
+    prepare(true).await?;
     println!("== what we depend on");
     deny().await
 }

@@ -22,7 +22,7 @@ use crate::{
 /// with one seed are alike but not the same.
 pub const SEED: u32 = 7;
 /// At most this many random requests go to each operation, besides those that the document's bounds suggest.
-const EXAMPLES_MAX: u32 = 80;
+const EXAMPLES_MAX: u32 = 40;
 /// The phases of Schemathesis: the document's examples, its bounds, random data, and operations one after the other.
 const PHASES: &str = "examples,coverage,fuzzing,stateful";
 /// The api may take this many seconds for one answer.

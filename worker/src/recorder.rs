@@ -1,5 +1,5 @@
-//! Writes outcomes down, many in one transaction: all that arrived while the previous transaction was being committed.
-//! It decides nothing.
+//! Writes outcomes down, many in one transaction: all that arrived while the previous transaction was being committed,
+//! and a moment longer. It decides nothing.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,15 +9,17 @@ use postrider_core::{
     queue::{self, Disposition, Report},
 };
 use sqlx::PgPool;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use crate::places::Place;
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
-/// The shortest time between two batches, so that a busy worker's batches grow. An outcome after a quiet time is
-/// written at once. Only the delivery's place waits for the record.
-const RECORD_PACE: Duration = Duration::from_millis(10);
+/// How long the first outcome of a batch waits for others. Only the delivery's place waits with it, nobody else; and
+/// one transaction for two deliveries costs little more than for one.
+const GATHERING: Duration = Duration::from_millis(20);
+/// A batch of this size waits for no others.
+const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;
 /// How long the recorder waits before it tries again after the database failed. Meanwhile the places of its outcomes
 /// stay taken, so a worker without a database stops claiming by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -26,11 +28,17 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
-        let next = Instant::now() + RECORD_PACE;
+        if waiting.len() < GATHERED {
+            tokio::time::sleep(GATHERING).await;
+            while waiting.len() < RECORDS_PER_BATCH_MAX
+                && let Ok(next) = outcomes.try_recv()
+            {
+                waiting.push(next);
+            }
+        }
         let (batch, places): (Vec<_>, Vec<_>) = take_distinct(&mut waiting).into_iter().unzip();
         persist(&pool, &batch).await;
         drop(places);
-        tokio::time::sleep_until(next).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pages for people: Swagger UI with the `OpenAPI` document. Scripts and styles are served as files of their own,
 //! so that the content security policy need not allow anything inline.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use poem::{
@@ -54,25 +54,34 @@ struct Swagger {
     document: Bytes,
 }
 
-/// The routes of the pages. `bundle` is the library's Swagger UI: one page with its scripts and styles inside.
+/// The routes of the pages. `bundle` gives the library's Swagger UI: one page with its scripts and styles inside. It is
+/// called once in a process, because the page is large and always the same.
 #[must_use]
-pub fn routes(bundle: &str, document: String) -> Route {
-    let part = |begins: &str, ends: &str| {
-        let part = bundle.split_once(begins).and_then(|(_, rest)| rest.split_once(ends));
-        part.map(|(part, _)| Bytes::copy_from_slice(part.as_bytes()))
-            .expect("the library's page has its style and its script in its head")
-    };
-    let style = part("<style charset=\"UTF-8\">", "</style>");
-    let script = part("<script charset=\"UTF-8\">", "</script>\n</head>");
-    // All answers share these bytes, so that a slow reader does not hold a copy of its own.
-    let swagger = Arc::new(Swagger { style, script, document: document.into() });
-    let with = |endpoint| poem::EndpointExt::data(endpoint, Arc::clone(&swagger));
+pub fn routes(bundle: impl FnOnce() -> String, document: &'static str) -> Route {
+    static SWAGGER: OnceLock<Arc<Swagger>> = OnceLock::new();
+    let swagger = SWAGGER.get_or_init(|| Arc::new(Swagger::of(&bundle(), document)));
+    let with = |endpoint| poem::EndpointExt::data(endpoint, Arc::clone(swagger));
     Route::new()
         .at("/swagger", get(page))
         .at("/swagger/start.js", get(start))
         .at("/swagger/swagger-ui.css", with(get(style_sheet)))
         .at("/swagger/swagger-ui.js", with(get(script_file)))
         .at("/openapi.json", with(get(document_file)))
+}
+
+impl Swagger {
+    /// Takes the style and the script out of the library's page.
+    fn of(bundle: &str, document: &'static str) -> Self {
+        let part = |begins: &str, ends: &str| {
+            let part = bundle.split_once(begins).and_then(|(_, rest)| rest.split_once(ends));
+            part.map(|(part, _)| Bytes::copy_from_slice(part.as_bytes()))
+                .expect("the library's page has its style and its script in its head")
+        };
+        let style = part("<style charset=\"UTF-8\">", "</style>");
+        let script = part("<script charset=\"UTF-8\">", "</script>\n</head>");
+        // All answers share these bytes, so that a slow reader does not hold a copy of its own.
+        Self { style, script, document: Bytes::from_static(document.as_bytes()) }
+    }
 }
 
 /// Sets the headers that forbid a browser everything that the answer does not need.

@@ -1,9 +1,11 @@
 -- Stores events, the deliveries that they cause, and the idempotency keys that came with them. An event whose key is
 -- known already is not stored, nor are its deliveries; take_event_keys() describes the result for such a key. The
--- result `armed` has the lanes whose workers need a wake-up. All other lanes were left alone; the caller hands them to
--- wake() after the commit.
+-- result `armed` has the lanes whose workers need a wake-up. With `notifies`, this transaction's commit wakes them;
+-- commits that notify wait for each other, so that is for small batches only. All other lanes were left alone; the
+-- caller hands them to wake() after the commit.
 CREATE OR REPLACE FUNCTION accept(
     new_events new_event[], new_deliveries new_delivery[], keys event_key[], key_ttl_ms bigint, all_or_nothing boolean,
+    notifies boolean,
     OUT armed uuid[], OUT known uuid[], OUT known_fingerprints bytea[], OUT known_answers bytea[]
 ) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
@@ -32,5 +34,8 @@ BEGIN
     END IF;
     IF cardinality(new_deliveries) > 0 THEN
         armed := store_deliveries(new_deliveries, false, NULL);
+    END IF;
+    IF notifies AND armed <> '{}' THEN
+        PERFORM pg_notify(current_schema() || '_wake', '');
     END IF;
 END $$;

@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION accept_inline(
 #variable_conflict use_variable
 BEGIN
     SELECT a.* INTO armed, known, known_fingerprints, known_answers
-      FROM accept(ARRAY[new_event], ARRAY[new_delivery], keys, key_ttl_ms, false) a;
+      FROM accept(ARRAY[new_event], ARRAY[new_delivery], keys, key_ttl_ms, false, false) a;
     IF known_fingerprints[1] IS NULL THEN
         INSERT INTO inline_deliveries
                (delivery_id, lane_id, target_url, retry_policy, timeout_ms, secret, headers, signature_scheme)

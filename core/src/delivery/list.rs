@@ -1,7 +1,7 @@
 //! Lists of deliveries. The page's ids come from the index that fits the filter best, by a scan of a bounded number of
 //! rows; their details are read afterwards. A condition on the event is a scalar subquery, because an EXISTS may be
-//! planned as a join that reads all events. The rows are not materialized, so the scan ends where the page is full; only
-//! where it is not, the row is read at which the scan stopped.
+//! planned as a join that reads all events. The rows are not materialized, so the scan ends where the page is full.
+//! Where it is not full, the row is read as well at which the scan stopped.
 
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;

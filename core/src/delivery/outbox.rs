@@ -17,7 +17,7 @@ use crate::{
     event::{CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent},
     id::{EventId, SubscriptionId},
     queue::{
-        accept::{Atomicity, LeftAlone, Origin, accept, left_alone, store_deliveries},
+        accept::{Atomicity, LeftAlone, Notification, Origin, accept, left_alone, store_deliveries},
         rows::NewDeliveryRow,
     },
     subscription::cache::SubscriptionCache,
@@ -183,7 +183,7 @@ async fn take(
         return Ok(Step::default());
     }
     let events: Vec<_> = whole.iter().collect();
-    let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0).await?.armed;
+    let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
     Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, ..Step::default() })
@@ -201,7 +201,7 @@ async fn store_part(
     let mark = wanting.last().map(|id| id.0);
     event.deliver_to(wanting);
     let armed = if begun_to.is_none() {
-        accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0).await?.armed
+        accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed
     } else {
         let deliveries: Vec<_> = event.deliveries.iter().map(|one| NewDeliveryRow::of(&event, one)).collect();
         store_deliveries(transaction, deliveries, Origin::Event).await?

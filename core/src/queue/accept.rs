@@ -46,6 +46,15 @@ pub enum Atomicity {
     AllOrNothing,
 }
 
+/// When the workers are notified of lanes that storing a batch armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notification {
+    /// By the commit itself, which saves a statement. Commits that notify wait for each other.
+    WithCommit,
+    /// After the commit, by [`crate::queue::wake`].
+    Afterwards,
+}
+
 /// The result of storing a batch.
 #[derive(Clone, Debug)]
 pub struct AcceptedBatch {
@@ -96,6 +105,7 @@ pub async fn accept<'e>(
     events: &[&NewEvent],
     atomicity: Atomicity,
     key_ttl_seconds: u32,
+    notification: Notification,
 ) -> std::result::Result<AcceptedBatch, sqlx::Error> {
     let new_events: Vec<_> = events.iter().map(|event| NewEventRow::of(event, false)).collect();
     let deliveries = events.iter().flat_map(|event| event.deliveries.iter().map(|one| NewDeliveryRow::of(event, one)));
@@ -105,12 +115,13 @@ pub async fn accept<'e>(
         r#"SELECT armed AS "armed!", known AS "known: Vec<Option<Uuid>>",
                   known_fingerprints AS "fingerprints: Vec<Option<Vec<u8>>>",
                   known_answers AS "answers: Vec<Option<Vec<u8>>>"
-             FROM accept($1, $2, $3, $4, $5)"#,
+             FROM accept($1, $2, $3, $4, $5, $6)"#,
         new_events as _,
         deliveries.collect::<Vec<_>>() as _,
         keys as _,
         i64::from(key_ttl_seconds) * 1000,
         atomicity == Atomicity::AllOrNothing,
+        notification == Notification::WithCommit,
     );
     let row = row.fetch_one(executor).await?;
     let (known, fingerprints, answers) =

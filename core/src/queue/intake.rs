@@ -2,6 +2,9 @@
 //! that commit. There is no timer: a lone event waits for no others, and batches grow by themselves while a commit is
 //! under way. After a commit the workers are woken over a separate connection ([`crate::queue::waker`]). Nothing here
 //! counts the bytes of waiting events: each payload keeps its share of its caller's own byte limit.
+//!
+//! A batch of few events notifies the workers with its own commit. This writer has one commit under way at a time, so
+//! such commits wait for those of other processes at most, and only while there is little to do.
 
 use std::{
     sync::Arc,
@@ -19,7 +22,8 @@ use crate::{
     event::new_event::NewEvent,
     hop,
     queue::{
-        accept::{Accepted, Atomicity, KeyReused, LeftAlone, accept, is_key_reused, left_alone},
+        LATE,
+        accept::{Accepted, Atomicity, KeyReused, LeftAlone, Notification, accept, is_key_reused, left_alone},
         waker::Waker,
     },
     upkeep::partition,
@@ -35,6 +39,9 @@ const BYTES_PER_BATCH: usize = 4 << 20;
 /// Deliveries after which a transaction takes in no further request, so that other requests wait for at most one wide
 /// fan-out.
 const DELIVERIES_PER_BATCH: usize = 2048;
+
+/// A batch of at most this many events notifies the workers with its commit.
+const NOTIFIES_ITSELF_MAX: usize = 4;
 
 const FULL: Error = Error::Unavailable("too many events are waiting to be stored; try again in a moment");
 
@@ -186,9 +193,18 @@ impl Writer {
         let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
         let started = Instant::now();
         hop!("storing", events.iter().map(|event| event.id.0));
-        let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, self.key_ttl_seconds))?;
+        let notification = match events.len() {
+            ..=NOTIFIES_ITSELF_MAX => Notification::WithCommit,
+            _ => Notification::Afterwards,
+        };
+        let ttl = self.key_ttl_seconds;
+        let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, ttl, notification))?;
         hop!("stored", events.iter().map(|event| event.id.0));
-        self.waker.note_stored(&stored.armed, started.elapsed(), left_alone(&events, &stored.armed));
+        let took = started.elapsed();
+        let left_alone = left_alone(&events, &stored.armed);
+        // Workers that were notified late look behind the place where they usually begin only if they are told so.
+        let is_notified = notification == Notification::WithCommit && took <= LATE;
+        self.waker.note_stored(if is_notified { &[] } else { &stored.armed }, took, left_alone);
         Ok(stored.accepted)
     }
 }

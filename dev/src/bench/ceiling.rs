@@ -95,7 +95,7 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
                                  NULL, NULL, NULL)::new_event FROM unnest($1) AS i (id)),
                 ARRAY(SELECT ROW(i.id, i.event_id, 'bench', $3, $3, NULL, NULL, NULL)::new_delivery
                         FROM unnest($2, $1) AS i (id, event_id)),
-                '{}', 0, false)",
+                '{}', 0, false, false)",
     )
     .bind(&events)
     .bind(&deliveries)

@@ -14,7 +14,7 @@ use postrider_core::{
     id::{DeliveryId, SubscriptionId},
     queue::{
         self, ClaimRequest, Claimed, NextDue, Report, Woken,
-        accept::{Atomicity, LeftAlone, accept, left_alone},
+        accept::{Atomicity, LeftAlone, Notification, accept, left_alone},
     },
     subscription::{StateChange, store::Subscriptions},
     trust::seal::Keyring,
@@ -143,7 +143,7 @@ pub async fn perform(pool: PgPool, keyring: Keyring, operation: Operation) -> Ou
 
 async fn store(pool: &PgPool, events: &[NewEvent]) -> Output {
     let events: Vec<_> = events.iter().collect();
-    match accept(pool, &events, Atomicity::PerEvent, 60).await {
+    match accept(pool, &events, Atomicity::PerEvent, 60, Notification::Afterwards).await {
         Ok(batch) => Output::Accepted { left_alone: left_alone(&events, &batch.armed), armed: batch.armed },
         Err(error) => Output::Failed(format!("{error:?}")),
     }
