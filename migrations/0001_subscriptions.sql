@@ -33,6 +33,14 @@ CREATE TABLE subscriptions (
     ingest_signature bytea,                      -- sealed JSON; NULL means X-Hub-Signature-256 with its own secret
     ingest_event_type_header text,               -- where a provider names its events; NULL means X-Event-Type only
     ingest_rate_limit_per_second integer,        -- NULL means none
+    circuit          jsonb DEFAULT '{"failures_in_a_row": 10, "failure_percent": 80, "samples_min": 20,
+                                     "window_seconds": 60, "cooldown_seconds": 30, "cooldown_max_seconds": 900,
+                                     "probes": 1, "successes_to_close": 2}',  -- NULL means that it is switched off
+    rate_limit_per_second double precision,      -- of attempts; NULL means no limit
+    rate_limit_burst integer,                    -- NULL means one second's worth, at least 1
+    max_in_flight    integer,                    -- attempts at once, over all workers; NULL means no limit
+    ordering         text NOT NULL DEFAULT 'none',  -- 'none' or 'fifo'
+    disable_after_days integer DEFAULT 5,        -- of nothing but failures; NULL means never
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),
     deleted_at       timestamptz                 -- soft delete: old deliveries still show where they went

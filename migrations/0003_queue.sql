@@ -33,17 +33,47 @@ CREATE TABLE lanes (
     due_at          timestamptz NOT NULL DEFAULT 'infinity',
     is_paused       boolean NOT NULL DEFAULT false, -- its subscription is paused or disabled
     rests_until     timestamptz NOT NULL DEFAULT '-infinity', -- its receiver asked to be left alone (Retry-After)
+    open_until      timestamptz NOT NULL DEFAULT '-infinity', -- its circuit lets nothing through before
+    token_held_until timestamptz NOT NULL DEFAULT '-infinity', -- its rate limit allows no attempt before
+    full_until      timestamptz NOT NULL DEFAULT '-infinity', -- as many attempts are in flight as it may have
     held_until      timestamptz NOT NULL GENERATED ALWAYS AS (
-                        CASE WHEN is_paused THEN 'infinity' ELSE rests_until END) STORED,
+                        CASE WHEN is_paused THEN 'infinity'
+                             ELSE greatest(rests_until, open_until, token_held_until, full_until) END) STORED,
     scheduled_at    timestamptz NOT NULL DEFAULT 'infinity',  -- no later than the first row due later
     floor_at        timestamptz NOT NULL DEFAULT '-infinity', -- rows due before it have been taken, less a margin
     swept_at        timestamptz NOT NULL DEFAULT '-infinity', -- the last look from the very beginning
     drained_at      timestamptz,                 -- since when every visit has left it empty; NULL after new work
-    lease_ms        integer NOT NULL
+    lease_ms        integer NOT NULL,
+
+    -- Copies of its subscription's settings, so that hot statements need not read the subscription.
+    rate_interval_us bigint,                     -- microseconds between two attempts; NULL means no rate limit
+    rate_burst      integer,                     -- attempts at once by the rate limit
+    max_in_flight   integer,                     -- NULL means no limit
+    is_ordered      boolean NOT NULL DEFAULT false,
+
+    -- The rate limit: the time at which the next attempt is due where attempts come evenly (GCRA).
+    next_token_at   timestamptz NOT NULL DEFAULT '-infinity',
+
+    -- The circuit. What it counts is about the receiver: an attempt that failed through a fault of ours is left out.
+    circuit_state   text NOT NULL DEFAULT 'closed', -- 'closed', 'open' or 'half_open'
+    opened_at       timestamptz,                 -- when it opened, after it was closed; NULL while it is closed
+    cooldown_seconds integer NOT NULL DEFAULT 0, -- how long it stays open this time; 0 while it is closed
+    failures_in_a_row integer NOT NULL DEFAULT 0,
+    window_from     timestamptz NOT NULL DEFAULT '-infinity', -- since when the next two are counted
+    window_attempts integer NOT NULL DEFAULT 0,
+    window_failures integer NOT NULL DEFAULT 0,
+    probe_successes integer NOT NULL DEFAULT 0,  -- in a row, since it is half open
+
+    -- For how long its receiver has answered with nothing but failures.
+    failing_since   timestamptz,                 -- the first failed attempt since the last success; NULL after that
+    failing_attempts integer NOT NULL DEFAULT 0, -- failed attempts since then
+    failing_warned  integer NOT NULL DEFAULT 0   -- 0, or the share in percent (50, 75) that a warning has told
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);
+-- For lists and for the janitor. A lane whose receiver is well is in no such index, so it costs that lane nothing.
+CREATE INDEX lanes_troubled ON lanes (id) WHERE circuit_state <> 'closed' OR failing_since IS NOT NULL;
 
 -- Changes that were needed in a lane that somebody else had locked. They are noted here so that nobody waits, and a
 -- worker soon makes them. The table is empty most of the time.
