@@ -187,25 +187,37 @@ pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Ends the time for which these lanes rest because their receivers asked for it, so that they are due now, and wakes
-/// the workers when this transaction commits. A lane whose subscription is paused stays held.
+/// Ends the time for which these lanes rest because their receivers asked for it, makes them due as soon as their other
+/// holds allow, and wakes the workers when this transaction commits. A lane whose subscription is paused stays held.
 pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
     // A rest that is only noted would come back when the note is handled.
     sqlx::query!("UPDATE lanes_to_arm SET rests_until = '-infinity' WHERE lane_id = ANY ($1)", lanes)
         .execute(&mut *connection)
         .await?;
-    let ended = sqlx::query!(
-        "UPDATE lanes
-            SET rests_until = '-infinity', due_at = CASE WHEN is_paused THEN due_at ELSE clock_timestamp() END,
-                drained_at = NULL
+    let ended = sqlx::query_scalar!(
+        "UPDATE lanes SET rests_until = '-infinity'
           WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
                                    WHERE l.id = ANY ($1) AND l.rests_until > clock_timestamp()
-                                   ORDER BY l.id FOR UPDATE))",
+                                   ORDER BY l.id FOR UPDATE))
+         RETURNING id",
         lanes
     );
-    if ended.execute(&mut *connection).await?.rows_affected() == 0 {
+    let ended = ended.fetch_all(&mut *connection).await?;
+    if ended.is_empty() {
         return Ok(());
     }
+    make_due(connection, &ended).await
+}
+
+/// Makes these lanes due as soon as their holds allow, and wakes the workers when this transaction commits. The caller
+/// has changed the lanes in this transaction, so they are locked.
+pub(crate) async fn make_due(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL WHERE id = ANY ($1)",
+        lanes
+    )
+    .execute(&mut *connection)
+    .await?;
     call_workers(connection).await
 }
 
