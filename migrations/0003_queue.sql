@@ -51,12 +51,12 @@ CREATE TABLE lanes (
     drained_at      timestamptz,                 -- since when every visit has left it empty; NULL after new work
     lease_ms        integer NOT NULL,
 
-    -- Copies of its subscription's settings, so that hot statements need not read the subscription. All columns from
-    -- here on are NULL, and so take no room, in a lane without limits whose receiver is well.
+    -- Copies of its subscription's settings, so that hot statements need not read the subscription. The other columns
+    -- from here on are NULL, and so take no room, in a lane without limits whose receiver is well.
     rate_interval_us bigint,                     -- microseconds between two attempts; NULL means no rate limit
     rate_burst      integer,                     -- attempts at once by the rate limit
     max_in_flight   integer,                     -- NULL means no limit
-    is_ordered      boolean,                     -- true: one delivery of each ordering key is in flight at a time
+    is_ordered      boolean NOT NULL DEFAULT false, -- one delivery of each ordering key is in flight at a time
 
     next_token_at   timestamptz,                 -- by the rate limit: when the next attempt comes if all come evenly
     has_parked      boolean,                     -- true: deliveries were parked behind others of their ordering key

@@ -1,6 +1,8 @@
 //! `/subscriptions`: who wants which events, and where they are delivered.
 
 pub mod body;
+pub mod flow_body;
+pub mod health_view;
 pub mod retry_policy_body;
 pub mod secrets;
 pub mod signature_body;
@@ -15,8 +17,13 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
-    subscription::{StateChange, Subscription, settings_input::Checked, store::Filter},
+    subscription::{
+        StateChange, Subscription, health,
+        list::{Filter, Receiver},
+        settings_input::Checked,
+    },
 };
+use serde_json::Value;
 
 use crate::{
     access::{
@@ -32,6 +39,8 @@ use crate::{
     },
     subscriptions::{
         body::{SubscriptionInput, SubscriptionPatch},
+        flow_body::CircuitStateName,
+        health_view::HealthView,
         view::{StateName, SubscriptionView},
     },
 };
@@ -95,7 +104,8 @@ impl SubscriptionsApi {
 
     /// List subscriptions
     ///
-    /// The newest first. Deleted ones are not listed.
+    /// The newest first. Deleted ones are not listed. A page looks at a bounded number of subscriptions: where few pass
+    /// the filters, it may be short or empty and have a `next_cursor` all the same.
     #[oai(path = "/subscriptions", method = "get", operation_id = "list_subscriptions")]
     async fn list(
         &self,
@@ -103,6 +113,10 @@ impl SubscriptionsApi {
         tenant_id: Query<Option<String>>,
         /// Only subscriptions in this state.
         state: Query<Option<StateName>>,
+        /// Only subscriptions whose circuit is in this state, such as `open`.
+        circuit: Query<Option<CircuitStateName>>,
+        /// `true` for subscriptions whose attempts have all failed since some time, `false` for all others.
+        failing: Query<Option<bool>>,
         metadata: Query<Vec<String>>,
         limit: Query<Option<u32>>,
         cursor: Query<Option<String>>,
@@ -111,10 +125,12 @@ impl SubscriptionsApi {
             tenant_id: key.lists(tenant_id.0.as_deref())?,
             state: state.0.map(Into::into),
             metadata: list::metadata(metadata.0)?,
+            circuit: circuit.0.map(Into::into),
+            receiver: failing.0.map(|is_failing| if is_failing { Receiver::Failing } else { Receiver::Well }),
         };
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: SubscriptionId| id.0)?;
         let found = self.0.subscriptions.list(&filter, wanted.page()).await?;
-        Ok(Json(wanted.list(found, |one| one.id, SubscriptionView::of)))
+        Ok(Json(wanted.found(found, |one| one.id, |id| SubscriptionId(id).to_string(), SubscriptionView::of)))
     }
 
     /// Get a subscription
@@ -122,6 +138,16 @@ impl SubscriptionsApi {
     async fn get(&self, key: Key<Read>, id: Path<String>) -> One {
         let found = self.0.subscriptions.get(key.find(&self.0.pool, &id.0).await?).await?;
         Ok(Json(SubscriptionView::of(&found)))
+    }
+
+    /// Get the health of a subscription
+    ///
+    /// How its deliveries fare at this moment: what waits and why, the state of its circuit, and how its receiver has
+    /// answered of late.
+    #[oai(path = "/subscriptions/:id/health", method = "get", operation_id = "get_subscription_health")]
+    async fn health(&self, key: Key<Read>, id: Path<String>) -> Result<Json<HealthView>, ApiError> {
+        let found = health::read(&self.0.pool, key.find(&self.0.pool, &id.0).await?).await?;
+        Ok(Json(HealthView::of(found)))
     }
 
     /// Replace a subscription
@@ -140,7 +166,8 @@ impl SubscriptionsApi {
     /// Change a subscription
     ///
     /// The body is a JSON merge patch (RFC 7396): a setting that is absent stays as it is, and `null` sets it to its
-    /// default. `retry_policy`, `filters` and `ingest_signature` (but for its secrets) are replaced as a whole.
+    /// default, but switches `circuit` and `disable_after_days` off. `retry_policy`, `filters` and `ingest_signature`
+    /// (but for its secrets) are replaced as a whole.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "change_subscription")]
     async fn change(&self, key: Key<Manage>, id: Path<String>, patch: MergePatch<SubscriptionPatch>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
@@ -226,6 +253,16 @@ fn patched(current: &Subscription, patch: &MergePatch<SubscriptionPatch>) -> Res
         if let Some(said) = patch.says(field).filter(|said| !said.is_null()) {
             value[field] = said.clone();
         }
+    }
+    // Of these, null is a value: it switches them off, while an absent one has its default.
+    for field in ["circuit", "disable_after_days"] {
+        if patch.says(field).is_some_and(Value::is_null) {
+            value[field] = Value::Null;
+        }
+    }
+    // The burst belongs to the rate, and ends with it.
+    if patch.says("rate_limit_per_second").is_some_and(Value::is_null) && patch.says("rate_limit_burst").is_none() {
+        value["rate_limit_burst"] = Value::Null;
     }
     from_value(value)
 }

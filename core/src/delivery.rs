@@ -55,8 +55,8 @@ pub struct Delivery {
     pub status: Status,
     /// Attempts so far, including one that is under way.
     pub attempt_count: i32,
-    /// When the next attempt is due, but not before the time until which the receiver asked to be left alone; present
-    /// only while the delivery is pending.
+    /// When the next attempt is due, but not before its lane's circuit, rate limit and `Retry-After` allow one; present
+    /// only while the delivery is pending, and where it does not wait for another one of its ordering key.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// HTTP status of the last finished attempt.
     pub last_status_code: Option<i16>,
@@ -242,9 +242,9 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   l.target_url AS "target_url?", d.replay_of, d.replay_id, e.event_type AS "event_type?",
                   e.expires_at AS "expires_at?", d.status::text AS "stored!",
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
-                  CASE WHEN q.due_at < 'infinity' THEN greatest(q.due_at, n.rests_until, n.open_until,
-                                                                n.token_held_until) END AS "due_at?", q.attempt_count AS "attempt_count?",
-                  a.number AS "last_number?", a.status_code AS last_status_code, a.error AS last_error,
+                  nullif(greatest(q.due_at, n.not_before), 'infinity') AS "due_at?",
+                  q.attempt_count AS "attempt_count?", a.number AS "last_number?",
+                  a.status_code AS last_status_code, a.error AS last_error,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
@@ -254,9 +254,8 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                                  WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count, x.lane_id
                                   FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
-             LEFT JOIN LATERAL (SELECT x.rests_until, x.open_until, x.token_held_until
-                                  FROM lanes x WHERE x.id = q.lane_id
-                                 ORDER BY x.revision DESC LIMIT 1) n ON true
+             LEFT JOIN LATERAL (SELECT greatest(x.rests_until, x.open_until, x.token_held_until) AS not_before
+                                  FROM lanes x WHERE x.id = q.lane_id ORDER BY x.revision DESC LIMIT 1) n ON true
              LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
                                  WHERE x.delivery_id = d.id ORDER BY x.number DESC LIMIT 1) a ON true
             ORDER BY d.id DESC

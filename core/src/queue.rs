@@ -216,20 +216,31 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
     sqlx::query!("UPDATE lanes_to_arm SET rests_until = '-infinity' WHERE lane_id = ANY ($1)", lanes)
         .execute(&mut *connection)
         .await?;
-    let ended = sqlx::query!(
-        "UPDATE lanes
-            SET rests_until = '-infinity', open_until = NULL, drained_at = NULL,
-                due_at = CASE WHEN is_paused THEN due_at
-                              ELSE greatest(clock_timestamp(), token_held_until, full_until) END
+    let ended = sqlx::query_scalar!(
+        "UPDATE lanes SET rests_until = '-infinity', open_until = NULL
           WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
                                    WHERE l.id = ANY ($1)
                                      AND greatest(l.rests_until, l.open_until) > clock_timestamp()
-                                   ORDER BY l.id FOR UPDATE))",
+                                   ORDER BY l.id FOR UPDATE))
+         RETURNING id",
         lanes
     );
-    if ended.execute(&mut *connection).await?.rows_affected() == 0 {
+    let ended = ended.fetch_all(&mut *connection).await?;
+    if ended.is_empty() {
         return Ok(());
     }
+    make_due(connection, &ended).await
+}
+
+/// Makes these lanes due as soon as their holds allow, and wakes the workers when this transaction commits. The caller
+/// has changed the lanes in this transaction, so they are locked.
+pub(crate) async fn make_due(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL WHERE id = ANY ($1)",
+        lanes
+    )
+    .execute(&mut *connection)
+    .await?;
     call_workers(connection).await
 }
 

@@ -1,8 +1,14 @@
 //! A subscription: where to deliver which events, and the states that it goes through. Its SQL is in
-//! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`].
+//! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`] and
+//! [`crate::subscription::flow_settings`].
 
 pub mod cache;
+pub mod circuit;
 pub mod event_type_header;
+pub mod flow_settings;
+pub mod health;
+pub(crate) mod lane;
+pub mod list;
 pub mod previous_secret;
 pub(crate) mod row;
 pub mod secret_rotation;
@@ -18,7 +24,11 @@ use crate::{
     access::ingest_limit::RateLimit,
     id::SubscriptionId,
     name::Name,
-    subscription::{event_type_header::EventTypeHeader, settings::Settings},
+    subscription::{
+        event_type_header::EventTypeHeader,
+        flow_settings::{DeliveryRate, DisableAfter, MaxInFlight},
+        settings::Settings,
+    },
     text_enum::text_enum,
     trust::{
         inbound_challenge::{Answer, Question},
@@ -111,7 +121,7 @@ impl Subscription {
     /// The subscription as the audit log shows it, without secrets.
     #[must_use]
     pub fn audited(&self) -> Value {
-        let settings = &self.settings;
+        let (settings, flow) = (&self.settings, &self.settings.flow);
         json!({
             "name": settings.name.as_ref().map(Name::as_str),
             "target_url": settings.target_url.as_str(),
@@ -126,6 +136,12 @@ impl Subscription {
             "ingest_signature": settings.ingest_signature.as_ref().map(IngestSignature::audited),
             "ingest_event_type_header": settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             "ingest_rate_limit_per_second": settings.ingest_rate_limit.map(RateLimit::per_second),
+            "circuit": flow.circuit,
+            "rate_limit_per_second": flow.rate.map(DeliveryRate::per_second),
+            "rate_limit_burst": flow.rate.map(DeliveryRate::burst),
+            "max_in_flight": flow.max_in_flight.map(MaxInFlight::attempts),
+            "ordering": flow.ordering.as_str(),
+            "disable_after_days": flow.disable_after.map(DisableAfter::days),
             "state": self.state.as_str(),
             "disabled_reason": self.disabled_reason,
         })

@@ -76,7 +76,9 @@ pub struct DeliveryView {
     status: StatusName,
     /// How many attempts have been made, one that is under way included.
     attempt_count: u32,
-    /// When the next attempt is due; only while the delivery is pending (RFC 3339).
+    /// When the next attempt is due, but not before the receiver's `Retry-After`, the circuit and the rate limit of its
+    /// subscription allow one; only while the delivery is pending, and absent while it waits for an earlier delivery of
+    /// its `ordering_key` (RFC 3339).
     next_attempt_at: Option<DateTime<Utc>>,
     /// The HTTP status of the last finished attempt, such as 503; absent where no answer arrived.
     last_status_code: Option<u16>,

@@ -11,7 +11,7 @@ use poem::{
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
-    types::Type,
+    types::{MaybeUndefined, Type},
 };
 use serde::{
     Deserialize, Deserializer,
@@ -134,6 +134,14 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
 /// Reads a field that must be an object or null; for `#[serde(deserialize_with)]`.
 pub fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer).map(|value| value.map(|Named(value)| value))
+}
+
+/// Reads a field that must be an object or null, where null says something else than an absent field; for
+/// `#[serde(deserialize_with)]`.
+pub fn object_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<MaybeUndefined<T>, D::Error> {
+    maybe_object(deserializer).map(MaybeUndefined::from_opt_null)
 }
 
 /// Reads a field that must be a list of objects; for `#[serde(deserialize_with)]`.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use poem_openapi::Object;
+use poem_openapi::{Object, types::MaybeUndefined};
 use postrider_core::{
     Result,
     access::ingest_limit::RateLimit,
@@ -11,6 +11,7 @@ use postrider_core::{
     name::Name,
     subscription::{
         Subscription,
+        flow_settings::{DeliveryRate, DisableAfter, FlowInput, FlowSettings, MaxInFlight},
         settings::TIMEOUT_MS_DEFAULT,
         settings_input::{Checked, SettingsInput},
     },
@@ -22,6 +23,7 @@ use serde_json::Value;
 use crate::{
     serve::body::{self, Input},
     subscriptions::{
+        flow_body::{CircuitBody, OrderingName, choice},
         retry_policy_body::RetryPolicyBody,
         signature_body::{IngestAuthName, IngestSignatureInput, SignatureSchemeName},
     },
@@ -92,10 +94,35 @@ pub struct SubscriptionInput {
     /// limit where absent. Every api process counts by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingest_rate_limit_per_second: Option<u32>,
+    /// When deliveries are held back because the receiver keeps failing. Where absent, each of its fields has its
+    /// default; `null` switches the circuit off.
+    #[serde(default, deserialize_with = "body::object_or_null", skip_serializing_if = "MaybeUndefined::is_undefined")]
+    pub circuit: MaybeUndefined<CircuitBody>,
+    /// How many attempts a second the receiver gets, over all workers, such as 5 or 0.5 (one every two seconds): from
+    /// 0.01 to 10000. In any time of w seconds there are at most w times this number and `rate_limit_burst` attempts.
+    /// There is no limit where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_second: Option<f64>,
+    /// How many attempts may come at once after a pause, such as 10: from 1 to 100000. Where absent, it is what
+    /// `rate_limit_per_second` allows in one second, at least 1. It has a meaning only together with that setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit_burst: Option<u32>,
+    /// How many attempts may be under way at the same time, over all workers, such as 4: from 1 to 10000. There is no
+    /// limit where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
+    /// The order in which deliveries are made; `none` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<OrderingName>,
+    /// After how many days of nothing but failures, and at least 20 of these, Postrider disables the subscription, such
+    /// as 14: from 1 to 365; 5 where absent. `null` means never.
+    #[serde(default, skip_serializing_if = "MaybeUndefined::is_undefined")]
+    pub disable_after_days: MaybeUndefined<u32>,
 }
 
 /// What should change about a subscription, as a JSON merge patch (RFC 7396): a setting that is absent stays as it is,
-/// and `null` sets it to its default. The fields mean what they mean when a subscription is created.
+/// and `null` sets it to its default, but switches `circuit` and `disable_after_days` off. The fields mean what they
+/// mean when a subscription is created.
 #[derive(Debug, Default, Object)]
 #[oai(example)]
 pub struct SubscriptionPatch {
@@ -134,6 +161,24 @@ pub struct SubscriptionPatch {
     ingest_event_type_header: Option<String>,
     /// How many requests a second `POST /webhooks/ingest/{id}` takes, 1 to 100000.
     ingest_rate_limit_per_second: Option<u32>,
+    /// When deliveries are held back because the receiver keeps failing. A field of it that is absent stays as it is,
+    /// and `null` sets that field to its default; `null` for the whole circuit switches it off, and `{}` switches it on
+    /// again.
+    circuit: Option<CircuitBody>,
+    /// How many attempts a second the receiver gets, over all workers, such as 5 or 0.5: from 0.01 to 10000. `null`
+    /// ends the limit, and its burst with it.
+    rate_limit_per_second: Option<f64>,
+    /// How many attempts may come at once after a pause, such as 10: from 1 to 100000. `null` means what
+    /// `rate_limit_per_second` allows in one second, at least 1.
+    rate_limit_burst: Option<u32>,
+    /// How many attempts may be under way at the same time, over all workers, such as 4: from 1 to 10000. `null` ends
+    /// the limit.
+    max_in_flight: Option<u32>,
+    /// The order in which deliveries are made.
+    ordering: Option<OrderingName>,
+    /// After how many days of nothing but failures, and at least 20 of these, Postrider disables the subscription: from
+    /// 1 to 365. `null` means never.
+    disable_after_days: Option<u32>,
 }
 
 /// What an event must be like, besides its type.
@@ -174,6 +219,7 @@ impl SubscriptionInput {
     #[must_use]
     pub fn of(subscription: &Subscription) -> Self {
         let settings = &subscription.settings;
+        let FlowSettings { circuit, rate, max_in_flight, ordering, disable_after } = settings.flow;
         Self {
             target_url: settings.target_url.as_str().to_owned(),
             event_types: settings.event_types.to_texts(),
@@ -190,6 +236,12 @@ impl SubscriptionInput {
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureInput::of),
             ingest_event_type_header: settings.ingest_event_type_header.as_ref().map(ToString::to_string),
             ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
+            circuit: MaybeUndefined::from_opt_null(circuit.as_ref().map(CircuitBody::of)),
+            rate_limit_per_second: rate.map(DeliveryRate::per_second),
+            rate_limit_burst: rate.and_then(DeliveryRate::chosen_burst),
+            max_in_flight: max_in_flight.map(MaxInFlight::attempts),
+            ordering: Some(ordering.into()),
+            disable_after_days: MaybeUndefined::from_opt_null(disable_after.map(DisableAfter::days)),
         }
     }
 
@@ -215,6 +267,14 @@ impl SubscriptionInput {
             ingest_signature: self.ingest_signature.map(IngestSignatureInput::into_core),
             ingest_event_type_header: self.ingest_event_type_header,
             ingest_rate_limit_per_second: self.ingest_rate_limit_per_second,
+            flow: FlowInput {
+                circuit: choice(self.circuit.map_value(CircuitBody::into_core)),
+                rate_limit_per_second: self.rate_limit_per_second,
+                rate_limit_burst: self.rate_limit_burst,
+                max_in_flight: self.max_in_flight,
+                ordering: self.ordering.map(Into::into),
+                disable_after_days: choice(self.disable_after_days),
+            },
         };
         input.parse(policy, current)
     }

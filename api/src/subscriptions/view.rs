@@ -7,11 +7,15 @@ use poem_openapi::{Enum, Object};
 use postrider_core::{
     access::ingest_limit::RateLimit,
     name::Name,
-    subscription::{State, Subscription},
+    subscription::{
+        State, Subscription,
+        flow_settings::{DeliveryRate, DisableAfter, FlowSettings, MaxInFlight},
+    },
 };
 
 use crate::subscriptions::{
     body::FiltersBody,
+    flow_body::{CircuitBody, OrderingName},
     retry_policy_body::RetryPolicyBody,
     signature_body::{IngestAuthName, IngestSignatureView, SignatureSchemeName},
 };
@@ -31,13 +35,14 @@ pub enum StateName {
 
 /// A subscription: which events go to which URL, and how.
 #[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none, rename = "Subscription")]
+#[oai(rename = "Subscription")]
 pub struct SubscriptionView {
     /// The subscription's id, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
     pub id: String,
     /// The tenant that the subscription belongs to.
     pub tenant_id: String,
     /// What the subscription is called by people.
+    #[oai(skip_serializing_if_is_none)]
     pub name: Option<String>,
     /// Where deliveries go.
     pub target_url: String,
@@ -56,24 +61,48 @@ pub struct SubscriptionView {
     /// Whether deliveries are made.
     pub state: StateName,
     /// Why the subscription is disabled, where Postrider has done it.
+    #[oai(skip_serializing_if_is_none)]
     pub disabled_reason: Option<String>,
     /// Until when deliveries wait because the receiver asked for it with `Retry-After` (RFC 3339); absent where they do
     /// not. It ends at once with a new `target_url`, and with a retry by hand.
+    #[oai(skip_serializing_if_is_none)]
     pub rests_until: Option<DateTime<Utc>>,
     /// How deliveries are signed.
     pub signature_scheme: SignatureSchemeName,
     /// What deliveries are signed with; only in the answer that has created or rotated it.
+    #[oai(skip_serializing_if_is_none)]
     pub secret: Option<String>,
     /// What verifies the deliveries, `whpk_` and base64; only with the scheme `standard_v1a`.
+    #[oai(skip_serializing_if_is_none)]
     pub public_key: Option<String>,
     /// What opens `POST /webhooks/ingest/{id}`.
     pub ingest_auth: IngestAuthName,
     /// Whose signatures `POST /webhooks/ingest/{id}` takes; absent where that was not said.
+    #[oai(skip_serializing_if_is_none)]
     pub ingest_signature: Option<IngestSignatureView>,
     /// The header from which `POST /webhooks/ingest/{id}` takes an event's type; absent where that is `X-Event-Type`.
+    #[oai(skip_serializing_if_is_none)]
     pub ingest_event_type_header: Option<String>,
     /// How many requests a second `POST /webhooks/ingest/{id}` takes; absent where there is no limit.
+    #[oai(skip_serializing_if_is_none)]
     pub ingest_rate_limit_per_second: Option<u32>,
+    /// When deliveries are held back because the receiver keeps failing; `null` where the circuit is switched off.
+    #[oai(nullable)]
+    pub circuit: Option<CircuitBody>,
+    /// How many attempts a second the receiver gets, over all workers, such as 0.5; absent where there is no limit.
+    #[oai(skip_serializing_if_is_none)]
+    pub rate_limit_per_second: Option<f64>,
+    /// How many attempts may come at once after a pause; absent where there is no rate limit.
+    #[oai(skip_serializing_if_is_none)]
+    pub rate_limit_burst: Option<u32>,
+    /// How many attempts may be under way at the same time, over all workers; absent where there is no limit.
+    #[oai(skip_serializing_if_is_none)]
+    pub max_in_flight: Option<u32>,
+    /// The order in which deliveries are made.
+    pub ordering: OrderingName,
+    /// After how many days of nothing but failures Postrider disables the subscription; `null` means never.
+    #[oai(nullable)]
+    pub disable_after_days: Option<u32>,
     /// When the subscription was created (RFC 3339).
     pub created_at: DateTime<Utc>,
     /// When the subscription last changed (RFC 3339).
@@ -105,6 +134,7 @@ impl SubscriptionView {
     #[must_use]
     pub fn of(subscription: &Subscription) -> Self {
         let settings = &subscription.settings;
+        let FlowSettings { circuit, rate, max_in_flight, ordering, disable_after } = settings.flow;
         Self {
             id: subscription.id.to_string(),
             tenant_id: subscription.tenant_id.clone(),
@@ -126,6 +156,12 @@ impl SubscriptionView {
             ingest_signature: settings.ingest_signature.as_ref().map(IngestSignatureView::of),
             ingest_event_type_header: settings.ingest_event_type_header.as_ref().map(ToString::to_string),
             ingest_rate_limit_per_second: settings.ingest_rate_limit.map(RateLimit::per_second),
+            circuit: circuit.as_ref().map(CircuitBody::of),
+            rate_limit_per_second: rate.map(DeliveryRate::per_second),
+            rate_limit_burst: rate.map(DeliveryRate::burst),
+            max_in_flight: max_in_flight.map(MaxInFlight::attempts),
+            ordering: ordering.into(),
+            disable_after_days: disable_after.map(DisableAfter::days),
             created_at: subscription.created_at,
             updated_at: subscription.updated_at,
         }

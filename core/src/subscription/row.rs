@@ -1,4 +1,5 @@
-//! A subscription's database row, and its conversion: secrets are opened, texts are parsed.
+//! A subscription's database row, the statement that reads it, and its conversion: secrets are opened, texts are
+//! parsed.
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -13,7 +14,9 @@ use crate::{
     queue::retry_policy::RetryPolicy,
     subscription::{
         Subscription,
+        circuit::CircuitSettings,
         event_type_header::EventTypeHeader,
+        flow_settings::{DeliveryRate, DisableAfter, FlowSettings, MaxInFlight},
         settings::{CustomHeaders, Settings, Timeout},
     },
     trust::{
@@ -23,6 +26,33 @@ use crate::{
         target_url::TargetUrl,
     },
 };
+
+/// The statement that reads whole subscriptions, completed by a condition with its arguments, so that the columns are
+/// listed once.
+macro_rules! select_subscriptions {
+    ($condition:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            $crate::subscription::row::Row,
+            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
+                      filters::text AS filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!",
+                      disabled_reason, secret, headers, signature_scheme, ingest_auth, ingest_signature,
+                      ingest_event_type_header, ingest_rate_limit_per_second, circuit AS "circuit: _",
+                      rate_limit_per_second, rate_limit_burst, max_in_flight, ordering, disable_after_days,
+                      ARRAY(SELECT p.secret FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
+                      ARRAY(SELECT p.expires_at FROM previous_secrets p
+                             WHERE p.subscription_id = s.id AND p.expires_at > now()
+                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
+                      (SELECT l.rests_until FROM lanes l WHERE l.id = s.id AND l.rests_until > now()
+                        ORDER BY l.revision DESC LIMIT 1) AS rests_until,
+                      created_at, updated_at
+                 FROM subscriptions s "# + $condition,
+            $($arguments)*
+        )
+    };
+}
+pub(crate) use select_subscriptions;
 
 /// The columns of a subscription; secrets are sealed.
 pub struct Row {
@@ -45,6 +75,12 @@ pub struct Row {
     pub ingest_signature: Option<Vec<u8>>,
     pub ingest_event_type_header: Option<String>,
     pub ingest_rate_limit_per_second: Option<i32>,
+    pub circuit: Option<Json<CircuitSettings>>,
+    pub rate_limit_per_second: Option<f64>,
+    pub rate_limit_burst: Option<i32>,
+    pub max_in_flight: Option<i32>,
+    pub ordering: String,
+    pub disable_after_days: Option<i32>,
     /// Earlier secrets that have not expired, the latest first.
     pub previous_secrets: Vec<Vec<u8>>,
     pub previous_expire_at: Vec<DateTime<Utc>>,
@@ -66,6 +102,14 @@ impl Row {
             let json = keyring.open(&sealed, &ingest_signature_context(id)).map_err(Error::internal)?;
             IngestSignature::from_json(&json).map_err(Error::internal)
         });
+        let rate = self.rate_limit_per_second;
+        let flow = FlowSettings {
+            circuit: self.circuit.map(|circuit| circuit.0),
+            rate: rate.map(|per_second| DeliveryRate::from_stored(per_second, self.rate_limit_burst)),
+            max_in_flight: self.max_in_flight.map(MaxInFlight::from_stored),
+            ordering: self.ordering.parse().map_err(Error::internal)?,
+            disable_after: self.disable_after_days.map(DisableAfter::from_stored),
+        };
         Ok(Subscription {
             id: SubscriptionId(id),
             tenant_id: self.tenant_id,
@@ -83,6 +127,7 @@ impl Row {
                 ingest_signature: ingest_signature.transpose()?,
                 ingest_event_type_header: self.ingest_event_type_header.map(EventTypeHeader::from_stored),
                 ingest_rate_limit: self.ingest_rate_limit_per_second.map(RateLimit::from_stored),
+                flow,
             },
             secrets: SigningSecrets { current: secret(&self.secret)?, previous: previous.collect::<Result<_>>()? },
             state: self.state.parse().map_err(Error::internal)?,

@@ -8,7 +8,7 @@ use crate::{
     event::{event_type::EventTypePatterns, filter::Filters, metadata::Metadata},
     name::Name,
     queue::retry_policy::RetryPolicy,
-    subscription::event_type_header::EventTypeHeader,
+    subscription::{event_type_header::EventTypeHeader, flow_settings::FlowSettings},
     trust::{
         ingest_auth::{IngestAuth, IngestSignature},
         signature::{SIGNATURE_HEADERS, SignatureScheme},
@@ -85,6 +85,8 @@ pub struct Settings {
     pub ingest_event_type_header: Option<EventTypeHeader>,
     /// How many requests a second its ingest accepts; `None` means no limit.
     pub ingest_rate_limit: Option<RateLimit>,
+    /// How the flow of its deliveries is controlled.
+    pub flow: FlowSettings,
 }
 
 /// How long an attempt may take: from 1 to 60 seconds, 15 by default.

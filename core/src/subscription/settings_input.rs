@@ -18,6 +18,7 @@ use crate::{
     subscription::{
         Subscription,
         event_type_header::EventTypeHeader,
+        flow_settings::FlowInput,
         previous_secret::{Overlap, SecretReplacement},
         settings::{CustomHeaders, Settings, Timeout},
     },
@@ -67,6 +68,8 @@ pub struct SettingsInput {
     pub ingest_event_type_header: Option<String>,
     /// Requests a second that its ingest accepts; absent means no limit.
     pub ingest_rate_limit_per_second: Option<u32>,
+    /// How the flow of its deliveries is controlled.
+    pub flow: FlowInput,
 }
 
 /// A checked input.
@@ -118,6 +121,7 @@ impl SettingsInput {
             ingest_rate_limit.and_then(|parsed| problems.take("ingest_rate_limit_per_second", parsed));
         let retry_policy = self.retry_policy.map_or_else(|| Ok(RetryPolicy::default()), RetryPolicyInput::parse);
         let retry_policy = problems.take_part("retry_policy", retry_policy);
+        let flow = self.flow.parse(&mut problems);
         problems.into_result()?;
         let (Some(target_url), Some(event_types), Some(timeout), Some(headers), Some(metadata), Some(retry_policy)) =
             (target_url, event_types, timeout, headers, metadata, retry_policy)
@@ -138,6 +142,7 @@ impl SettingsInput {
             ingest_signature,
             ingest_event_type_header,
             ingest_rate_limit,
+            flow,
         };
         Ok(Checked { settings, secret })
     }

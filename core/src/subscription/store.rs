@@ -13,17 +13,15 @@ use crate::{
         audience::{Audience, Interest},
         event_type::EventTypePatterns,
         idempotency::{self, Creation, IdempotentRequest},
-        metadata::Metadata,
     },
     id::SubscriptionId,
     name::Name,
-    page::Page,
-    queue,
     subscription::{
-        State, StateChange, Subscription,
+        StateChange, Subscription,
         event_type_header::EventTypeHeader,
-        previous_secret,
-        row::{Row, filters_of},
+        flow_settings::{DeliveryRate, DisableAfter, MaxInFlight},
+        lane, previous_secret,
+        row::{filters_of, select_subscriptions},
         settings::Settings,
         settings_input::Checked,
     },
@@ -32,43 +30,6 @@ use crate::{
         signing_secret::{SigningSecret, SigningSecrets},
     },
 };
-
-/// Which subscriptions a list shows; an absent field means no restriction.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only subscriptions of this tenant.
-    pub tenant_id: Option<String>,
-    /// Only subscriptions in this state.
-    pub state: Option<State>,
-    /// Only subscriptions with these entries in their metadata.
-    pub metadata: Option<Metadata>,
-}
-
-/// The statement that reads whole subscriptions, completed by a condition with its arguments, so that the columns are
-/// listed once.
-macro_rules! select_subscriptions {
-    ($condition:tt, $($arguments:tt)*) => {
-        sqlx::query_as!(
-            Row,
-            r#"SELECT id, tenant_id, name, target_url, event_types, metadata AS "metadata: _",
-                      filters::text AS filters, retry_policy AS "retry_policy: _", timeout_ms, state::text AS "state!",
-                      disabled_reason, secret, headers, signature_scheme, ingest_auth, ingest_signature,
-                      ingest_event_type_header,
-                      ingest_rate_limit_per_second,
-                      ARRAY(SELECT p.secret FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_secrets!",
-                      ARRAY(SELECT p.expires_at FROM previous_secrets p
-                             WHERE p.subscription_id = s.id AND p.expires_at > now()
-                             ORDER BY p.replaced_at DESC) AS "previous_expire_at!",
-                      (SELECT l.rests_until FROM lanes l WHERE l.id = s.id AND l.rests_until > now()
-                        ORDER BY l.revision DESC LIMIT 1) AS rests_until,
-                      created_at, updated_at
-                 FROM subscriptions s "# + $condition,
-            $($arguments)*
-        )
-    };
-}
 
 /// Reads and writes subscriptions, sealing and opening their secrets.
 #[derive(Clone, Debug)]
@@ -98,6 +59,7 @@ impl Subscriptions {
     ) -> Result<Creation<Subscription>> {
         let id = SubscriptionId::new();
         let secret = secret.unwrap_or_else(|| SigningSecret::generate(settings.signature_scheme.secret_kind()));
+        let flow = &settings.flow;
         let mut transaction = self.pool.begin().await?;
         if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, idempotent).await? {
             return Ok(Creation::Before(answer));
@@ -105,8 +67,11 @@ impl Subscriptions {
         sqlx::query!(
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
                                         timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
-                                        ingest_signature, ingest_event_type_header, ingest_rate_limit_per_second)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::json, $12, $13, $14, $15, $16)",
+                                        ingest_signature, ingest_event_type_header, ingest_rate_limit_per_second,
+                                        circuit, rate_limit_per_second, rate_limit_burst, max_in_flight, ordering,
+                                        disable_after_days)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::json, $12, $13, $14, $15, $16, $17, $18, $19,
+                     $20, $21, $22)",
             id.0,
             tenant_id,
             settings.name.as_ref().map(Name::as_str),
@@ -123,16 +88,16 @@ impl Subscriptions {
             self.sealed_ingest_signature(id, settings),
             settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             settings.ingest_rate_limit.map(RateLimit::stored),
+            flow.circuit.map(Json) as _,
+            flow.rate.map(DeliveryRate::per_second),
+            flow.rate.and_then(DeliveryRate::stored_burst),
+            flow.max_in_flight.map(MaxInFlight::stored),
+            flow.ordering.as_str(),
+            flow.disable_after.map(DisableAfter::stored),
         )
         .execute(&mut *transaction)
         .await?;
-        sqlx::query!(
-            "INSERT INTO lanes (id, subscription_id, lease_ms) VALUES ($1, $1, $2)",
-            id.0,
-            settings.timeout.lease_ms()
-        )
-        .execute(&mut *transaction)
-        .await?;
+        lane::create(&mut transaction, id, settings).await?;
         let created = self.fetch(&mut transaction, id).await?;
         note(&mut transaction, actor, "subscription.created", &created, None, Some(created.audited())).await?;
         idempotency::finish(&mut transaction, &self.keyring, idempotent, || answer(&created)).await?;
@@ -163,23 +128,6 @@ impl Subscriptions {
         Ok(Audience::new(interests.collect::<Result<_>>()?))
     }
 
-    /// Lists subscriptions, the newest first.
-    pub async fn list(&self, filter: &Filter, page: Page) -> Result<Vec<Subscription>> {
-        let rows = select_subscriptions!(
-            "WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR tenant_id = $2)
-                  AND ($3::text IS NULL OR state = $3::text::subscription_state)
-                  AND ($4::jsonb IS NULL OR metadata @> $4)
-                ORDER BY id DESC
-                LIMIT $5",
-            page.before,
-            filter.tenant_id,
-            filter.state.map(State::as_str),
-            filter.metadata.as_ref().map(Json) as _,
-            page.limit
-        );
-        rows.fetch_all(&self.pool).await?.into_iter().map(|row| row.open(&self.keyring)).collect()
-    }
-
     /// Changes the settings to what `change` makes of the present ones, and the secret where `change` gives a new one.
     /// The row is locked, so nobody else changes it in between.
     pub async fn update(
@@ -192,12 +140,14 @@ impl Subscriptions {
         lock(&mut transaction, id).await?;
         let current = self.fetch(&mut transaction, id).await?;
         let Checked { settings, secret } = change(&current)?;
+        let flow = &settings.flow;
         sqlx::query!(
             "UPDATE subscriptions
                 SET name = $2, target_url = $3, event_types = $4, metadata = $5, retry_policy = $6, timeout_ms = $7,
                     headers = $8, filters = $9::text::json, signature_scheme = $10, ingest_auth = $11,
-                    ingest_signature = $12, ingest_event_type_header = $13,
-                    ingest_rate_limit_per_second = $14, updated_at = now()
+                    ingest_signature = $12, ingest_event_type_header = $13, ingest_rate_limit_per_second = $14,
+                    circuit = $15, rate_limit_per_second = $16, rate_limit_burst = $17, max_in_flight = $18,
+                    ordering = $19, disable_after_days = $20, updated_at = now()
               WHERE id = $1",
             id.0,
             settings.name.as_ref().map(Name::as_str),
@@ -213,19 +163,19 @@ impl Subscriptions {
             self.sealed_ingest_signature(id, &settings),
             settings.ingest_event_type_header.as_ref().map(EventTypeHeader::as_str),
             settings.ingest_rate_limit.map(RateLimit::stored),
+            flow.circuit.map(Json) as _,
+            flow.rate.map(DeliveryRate::per_second),
+            flow.rate.and_then(DeliveryRate::stored_burst),
+            flow.max_in_flight.map(MaxInFlight::stored),
+            flow.ordering.as_str(),
+            flow.disable_after.map(DisableAfter::stored),
         )
         .execute(&mut *transaction)
         .await?;
         if let Some(replacement) = &secret {
             previous_secret::replace(&mut transaction, &self.keyring, id, replacement).await?;
         }
-        sqlx::query!("UPDATE lanes SET lease_ms = $2 WHERE id = $1", id.0, settings.timeout.lease_ms())
-            .execute(&mut *transaction)
-            .await?;
-        if settings.target_url != current.settings.target_url {
-            // It was the old receiver that asked to be left alone.
-            queue::end_rest(&mut transaction, &[id.0]).await?;
-        }
+        lane::update(&mut transaction, id, &current.settings, &settings).await?;
         let updated = self.fetch(&mut transaction, id).await?;
         let mut after = updated.audited();
         if secret.is_some() {
@@ -264,14 +214,7 @@ impl Subscriptions {
         )
         .execute(&mut *transaction)
         .await?;
-        match to {
-            State::Active => release_lane(&mut transaction, id).await?,
-            State::Paused | State::Disabled => {
-                sqlx::query!("UPDATE lanes SET is_paused = true, due_at = 'infinity' WHERE id = $1", id.0)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-        }
+        lane::follow_state(&mut transaction, id, current.state, to).await?;
         let changed = self.fetch(&mut transaction, id).await?;
         let (before, after) = (Some(current.audited()), Some(changed.audited()));
         note(&mut transaction, actor, change.action(), &changed, before, after).await?;
@@ -287,7 +230,7 @@ impl Subscriptions {
         sqlx::query!("UPDATE subscriptions SET deleted_at = now(), updated_at = now() WHERE id = $1", id.0)
             .execute(&mut *transaction)
             .await?;
-        release_lane(&mut transaction, id).await?;
+        lane::abandon(&mut transaction, id).await?;
         note(&mut transaction, actor, "subscription.deleted", &current, Some(current.audited()), None).await?;
         transaction.commit().await?;
         Ok(current)
@@ -332,20 +275,6 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> R
         .await?
         .map(|_| ())
         .ok_or(Error::NotFound("subscription"))
-}
-
-/// Ends the lane's hold, so that it is due now, and wakes the workers when this transaction commits.
-async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
-    sqlx::query!(
-        "UPDATE lanes
-            SET is_paused = false, drained_at = NULL,
-                due_at = greatest(clock_timestamp(), rests_until, open_until, token_held_until, full_until)
-          WHERE id = $1",
-        id.0
-    )
-    .execute(&mut *connection)
-    .await?;
-    queue::call_workers(connection).await
 }
 
 /// Writes a change of a subscription into the audit log.
