@@ -4,7 +4,9 @@
 
 pub mod accept;
 pub mod attempt;
+pub mod disable_reason;
 pub mod intake;
+pub mod next_step;
 pub mod payload;
 pub mod retry_policy;
 pub(crate) mod rows;
@@ -207,6 +209,19 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
         return Ok(());
     }
     call_workers(connection).await
+}
+
+/// Forgets that a lane's attempts have failed, because its next ones go to a receiver that deserves a new start. A rest
+/// or an open circuit stays.
+pub(crate) async fn forget_failures(connection: &mut PgConnection, lane: Uuid) -> Result<()> {
+    sqlx::query!(
+        "UPDATE lanes SET failing_since = NULL, failing_attempts = 0, failing_warned = 0
+          WHERE id = $1 AND failing_since IS NOT NULL",
+        lane
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Leases due deliveries to the caller, and tells when the next claim may find something. Their events are read

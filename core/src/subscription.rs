@@ -1,13 +1,16 @@
 //! A subscription: where to deliver which events, and the states that it goes through. Its SQL is in
-//! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`].
+//! [`crate::subscription::store`] and [`crate::subscription::state`], the rules of each setting are in
+//! [`crate::subscription::settings`].
 
 pub mod cache;
 pub mod event_type_header;
+pub mod failing;
 pub mod previous_secret;
 pub(crate) mod row;
 pub mod secret_rotation;
 pub mod settings;
 pub mod settings_input;
+pub mod state;
 pub mod store;
 
 use chrono::{DateTime, Utc};
@@ -18,6 +21,7 @@ use crate::{
     access::ingest_limit::RateLimit,
     id::SubscriptionId,
     name::Name,
+    queue::disable_reason::DisableReason,
     subscription::{event_type_header::EventTypeHeader, settings::Settings},
     text_enum::text_enum,
     trust::{
@@ -56,7 +60,7 @@ pub struct Subscription {
     pub state: State,
     /// Why Postrider disabled the subscription; `None` where a person did, or it is not disabled.
     pub disabled_reason: Option<String>,
-    /// Until when its deliveries wait because the receiver asked for it (`Retry-After`); `None` where they do not.
+    /// Until when its deliveries wait because the receiver answered 429 or 503; `None` where they do not.
     pub rests_until: Option<DateTime<Utc>>,
     /// When the subscription was created, by the database's clock.
     pub created_at: DateTime<Utc>,
@@ -144,7 +148,7 @@ pub enum StateChange {
     /// disabled → active
     Enable,
     /// any → disabled, by Postrider itself, for this reason.
-    DisableBecause(&'static str),
+    DisableBecause(DisableReason),
 }
 
 impl StateChange {

@@ -57,8 +57,8 @@ pub struct SubscriptionView {
     pub state: StateName,
     /// Why the subscription is disabled, where Postrider has done it.
     pub disabled_reason: Option<String>,
-    /// Until when deliveries wait because the receiver asked for it with `Retry-After` (RFC 3339); absent where they do
-    /// not. It ends at once with a new `target_url`, and with a retry by hand.
+    /// Until when deliveries wait because the receiver answered 429 or 503, with or without `Retry-After` (RFC 3339);
+    /// absent where they do not. It ends at once with a new `target_url`, and with a retry by hand.
     pub rests_until: Option<DateTime<Utc>>,
     /// How deliveries are signed.
     pub signature_scheme: SignatureSchemeName,

@@ -1,4 +1,5 @@
-//! Subscriptions in the database: the SQL. Each change comes with its entry in the audit log.
+//! Subscriptions in the database: the SQL. Each change comes with its entry in the audit log. Changes of their states
+//! are in [`crate::subscription::state`].
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -20,7 +21,7 @@ use crate::{
     page::Page,
     queue,
     subscription::{
-        State, StateChange, Subscription,
+        State, Subscription,
         event_type_header::EventTypeHeader,
         previous_secret,
         row::{Row, filters_of},
@@ -223,8 +224,9 @@ impl Subscriptions {
             .execute(&mut *transaction)
             .await?;
         if settings.target_url != current.settings.target_url {
-            // It was the old receiver that asked to be left alone.
+            // It was the old receiver that asked to be left alone, and that failed.
             queue::end_rest(&mut transaction, &[id.0]).await?;
+            queue::forget_failures(&mut transaction, id.0).await?;
         }
         let updated = self.fetch(&mut transaction, id).await?;
         let mut after = updated.audited();
@@ -239,58 +241,6 @@ impl Subscriptions {
         note(&mut transaction, actor, "subscription.changed", &updated, Some(current.audited()), Some(after)).await?;
         transaction.commit().await?;
         Ok(updated)
-    }
-
-    /// Moves a subscription to another state. The lane of one that is not active is held for ever; the lane of one that
-    /// becomes active is due at once. Moving to the present state changes nothing.
-    pub async fn set_state(&self, actor: Actor, id: SubscriptionId, change: StateChange) -> Result<Subscription> {
-        let mut transaction = self.pool.begin().await?;
-        lock(&mut transaction, id).await?;
-        let current = self.fetch(&mut transaction, id).await?;
-        let to = change.target(current.state)?;
-        if to == current.state {
-            return Ok(current);
-        }
-        let reason = match &change {
-            StateChange::DisableBecause(reason) => Some(*reason),
-            StateChange::Pause | StateChange::Resume | StateChange::Disable | StateChange::Enable => None,
-        };
-        sqlx::query!(
-            "UPDATE subscriptions SET state = $2::text::subscription_state, disabled_reason = $3, updated_at = now()
-              WHERE id = $1",
-            id.0,
-            to.as_str(),
-            reason
-        )
-        .execute(&mut *transaction)
-        .await?;
-        match to {
-            State::Active => release_lane(&mut transaction, id).await?,
-            State::Paused | State::Disabled => {
-                sqlx::query!("UPDATE lanes SET is_paused = true, due_at = 'infinity' WHERE id = $1", id.0)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-        }
-        let changed = self.fetch(&mut transaction, id).await?;
-        let (before, after) = (Some(current.audited()), Some(changed.audited()));
-        note(&mut transaction, actor, change.action(), &changed, before, after).await?;
-        transaction.commit().await?;
-        Ok(changed)
-    }
-
-    /// Deletes a subscription, and returns it as it was. Workers cancel its waiting deliveries when they claim them.
-    pub async fn delete(&self, actor: Actor, id: SubscriptionId) -> Result<Subscription> {
-        let mut transaction = self.pool.begin().await?;
-        lock(&mut transaction, id).await?;
-        let current = self.fetch(&mut transaction, id).await?;
-        sqlx::query!("UPDATE subscriptions SET deleted_at = now(), updated_at = now() WHERE id = $1", id.0)
-            .execute(&mut *transaction)
-            .await?;
-        release_lane(&mut transaction, id).await?;
-        note(&mut transaction, actor, "subscription.deleted", &current, Some(current.audited()), None).await?;
-        transaction.commit().await?;
-        Ok(current)
     }
 
     /// Returns the subscription's secrets; the audit log records that they were shown.
@@ -332,18 +282,6 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: SubscriptionId) -> R
         .await?
         .map(|_| ())
         .ok_or(Error::NotFound("subscription"))
-}
-
-/// Ends the lane's hold, so that it is due now, and wakes the workers when this transaction commits.
-async fn release_lane(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
-    sqlx::query!(
-        "UPDATE lanes SET is_paused = false, due_at = greatest(clock_timestamp(), rests_until), drained_at = NULL
-          WHERE id = $1",
-        id.0
-    )
-    .execute(&mut *connection)
-    .await?;
-    queue::call_workers(connection).await
 }
 
 /// Writes a change of a subscription into the audit log.
