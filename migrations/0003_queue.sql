@@ -114,6 +114,18 @@ CREATE TABLE lanes_to_arm (
     rests_until     timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
+-- Dead letters of which the operator is still to be told, summed up by subscription and batch of outcomes. Rows are
+-- only inserted, so that no outcome waits for another; a worker soon turns all of one subscription into one event, and
+-- removes them. The table is empty most of the time.
+CREATE TABLE dead_letter_notices (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id       text NOT NULL,
+    subscription_id uuid,                        -- NULL means inline deliveries of the tenant
+    count           integer NOT NULL,
+    sample          uuid[] NOT NULL,             -- the first deliveries, at least one and at most 10
+    first_at        timestamptz NOT NULL         -- when the first of them became a dead letter
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
 -- The sizes that metrics show. Counting reads whole tables, so one worker counts from time to time, for all of them.
 CREATE TABLE queue_size (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -71,6 +71,9 @@ pub struct DatabaseConfig {
     pub options: PgConnectOptions,
     /// The schema that holds every table; plain lower-case letters, digits and `_`.
     pub schema: String,
+    /// The tenant whose subscriptions receive operational events. Each session carries it as a setting, from which SQL
+    /// functions read it.
+    pub operator_tenant: String,
 }
 
 /// What a session is used for; it decides how the session is set up.
@@ -192,6 +195,7 @@ impl DatabaseConfig {
             .clone()
             .options([
                 ("search_path", self.schema.as_str()),
+                ("postrider.operator_tenant", self.operator_tenant.as_str()),
                 ("timezone", "UTC"),
                 // These override the database's own defaults: claims rely on seeing what others have committed
                 // meanwhile, and compiling a list's plan takes longer than it saves.

@@ -2,6 +2,7 @@
 //! is the business of [`crate::queue`].
 
 pub mod dead_letter;
+pub mod dead_letter_notice;
 pub mod destination;
 pub mod inline;
 pub mod list;

@@ -8,6 +8,7 @@ pub mod idempotency;
 pub mod json;
 pub mod metadata;
 pub mod new_event;
+pub mod operational;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, PgPool, types::Json};

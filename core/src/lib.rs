@@ -2,7 +2,7 @@
 //! belong together share a folder.
 //!
 //! The way of the data: [`accept`] takes in events from any API, and [`queue::intake`] stores them ([`event`]) with the
-//! deliveries that they cause. Workers claim deliveries and record outcomes through [`queue`]; [`queue::retry_policy`]
+//! deliveries that they cause. Workers claim deliveries and record outcomes through [`queue`]; [`queue::next_step`]
 //! decides what follows an attempt; [`delivery`] and [`queue::attempt`] show the result to people. There is no HTTP
 //! here, in either direction.
 

@@ -4,7 +4,9 @@
 
 pub mod accept;
 pub mod attempt;
+pub mod disable_reason;
 pub mod intake;
+pub mod next_step;
 pub mod payload;
 pub mod retry_policy;
 pub(crate) mod rows;

@@ -1,10 +1,11 @@
 //! A subscription: where to deliver which events, and the states that it goes through. Its SQL is in
-//! [`crate::subscription::store`], the rules of each setting are in [`crate::subscription::settings`] and
-//! [`crate::subscription::flow_settings`].
+//! [`crate::subscription::store`] and [`crate::subscription::state`], the rules of each setting are in
+//! [`crate::subscription::settings`] and [`crate::subscription::flow_settings`].
 
 pub mod cache;
 pub mod circuit;
 pub mod event_type_header;
+pub mod failing;
 pub mod flow_settings;
 pub mod health;
 pub(crate) mod lane;
@@ -14,6 +15,7 @@ pub(crate) mod row;
 pub mod secret_rotation;
 pub mod settings;
 pub mod settings_input;
+pub mod state;
 pub mod store;
 
 use chrono::{DateTime, Utc};
@@ -24,6 +26,7 @@ use crate::{
     access::ingest_limit::RateLimit,
     id::SubscriptionId,
     name::Name,
+    queue::disable_reason::DisableReason,
     subscription::{
         event_type_header::EventTypeHeader,
         flow_settings::{DeliveryRate, DisableAfter, MaxInFlight},
@@ -66,7 +69,7 @@ pub struct Subscription {
     pub state: State,
     /// Why Postrider disabled the subscription; `None` where a person did, or it is not disabled.
     pub disabled_reason: Option<String>,
-    /// Until when its deliveries wait because the receiver asked for it (`Retry-After`); `None` where they do not.
+    /// Until when its deliveries wait because the receiver answered 429 or 503; `None` where they do not.
     pub rests_until: Option<DateTime<Utc>>,
     /// When the subscription was created, by the database's clock.
     pub created_at: DateTime<Utc>,
@@ -160,7 +163,7 @@ pub enum StateChange {
     /// disabled → active
     Enable,
     /// any → disabled, by Postrider itself, for this reason.
-    DisableBecause(&'static str),
+    DisableBecause(DisableReason),
 }
 
 impl StateChange {

@@ -101,6 +101,7 @@ async fn run(words: &[&str]) -> Result<()> {
 async fn receive(address: &str) -> Result<()> {
     let receiver = Receiver::start(address, Keep::Count).await?;
     println!("receiving on {}; paths: /success, /fail, /fail/404, /slow, /slow/250, /flaky, /gone", receiver.url(""));
+    println!("what follows `?` becomes a header of the answer, as in /fail/503?retry-after=60");
     let mut told = 0;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,6 @@
-//! A receiver of webhooks, for trying things out and for tests. The path of a request decides how it answers. It keeps
-//! the requests for tests to look at, and prints nothing.
+//! A receiver of webhooks, for trying things out and for tests. The path of a request decides how it answers, and what
+//! follows `?` becomes headers of the answer, as in `/fail/503?retry-after=60`. It keeps the requests for tests to look
+//! at, and prints nothing.
 
 use std::{
     convert::Infallible,
@@ -14,7 +15,12 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, Request, Response, body::Incoming, service::service_fn};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    body::Incoming,
+    header::{HeaderName, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -184,7 +190,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
 
 async fn answer_to(path: &str, state: &State) -> Response<Full<Bytes>> {
     let mut words = path.split(['/', '?']).filter(|word| !word.is_empty());
-    match (words.next(), words.next().and_then(|word| word.parse::<u16>().ok())) {
+    let mut response = match (words.next(), words.next().and_then(|word| word.parse::<u16>().ok())) {
         (Some("fail"), status) => respond(status.unwrap_or(500), "as you wish: failed"),
         (Some("gone"), _) => respond(410, "gone"),
         (Some("slow"), millis) => {
@@ -195,7 +201,14 @@ async fn answer_to(path: &str, state: &State) -> Response<Full<Bytes>> {
         (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(503, "flaky"),
         (Some("switch"), _) => respond(state.switch.load(Ordering::SeqCst), "as it is switched"),
         _ => respond(200, "ok"),
+    };
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            response.headers_mut().append(name, value);
+        }
     }
+    response
 }
 
 fn respond(status: u16, text: &'static str) -> Response<Full<Bytes>> {

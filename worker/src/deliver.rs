@@ -18,8 +18,9 @@ use postrider_core::{
     queue::{
         Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
+        disable_reason::DisableReason,
+        next_step::{Next, NextStep, is_hopeless, next_step, release_delay},
         payload::ClaimedEvent,
-        retry_policy::{Next, is_hopeless, next_step, release_delay},
     },
     subscription::{StateChange, Subscription, cache::SubscriptionCache, store::Subscriptions},
     trust::seal::Keyring,
@@ -31,9 +32,6 @@ use crate::{
     payloads::{HeldEvent, Payload, Payloads},
     sender::Sender,
 };
-
-/// The reason that is stored when a subscription is disabled because its receiver answered 410.
-const GONE: &str = "the receiver answered 410 Gone";
 
 /// How soon a delivery is due again that could not be attempted through a fault of ours, the first time.
 const OUR_FAULT_DELAY: Duration = Duration::from_secs(1);
@@ -48,7 +46,7 @@ pub struct Courier {
     pub sender: Sender,
     /// The subscriptions in memory, which say where their deliveries go.
     pub cache: SubscriptionCache,
-    /// Disables subscriptions whose receivers answer 410.
+    /// Disables subscriptions whose receivers want no more deliveries.
     pub subscriptions: Subscriptions,
     /// Connections that read where inline deliveries go.
     pub pool: PgPool,
@@ -102,26 +100,21 @@ impl Courier {
             let after = if kind == ErrorKind::WorkerBusy { OUR_FAULT_DELAY } else { Duration::ZERO };
             return claimed.report(Some(outcome), released(&claimed, after));
         }
-        let disposition =
-            match next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random()) {
-                Next::Done => Disposition::Succeeded,
-                Next::Retry { after, lane_rests } => {
-                    // If the event expires before the next attempt, the delivery is due at that time, and is canceled
-                    // then.
-                    let left = expires_at.map(|expires_at| expires_at.saturating_duration_since(Instant::now()));
-                    let after = left.map_or(after, |left| after.min(left));
-                    Disposition::Retry { after, lane_rests, counts: Counts::Yes }
-                }
-                Next::GiveUp { lane_rests } => Disposition::DeadLetter { lane_rests },
-                Next::GiveUpAndDisable => {
-                    if let Owner::Subscription(subscription) = &owner
-                        && let Err(error) = self.disable(subscription).await
-                    {
-                        tracing::warn!(%error, subscription_id = %subscription.id, "the subscription was not disabled");
-                    }
-                    Disposition::DeadLetter { lane_rests: None }
-                }
-            };
+        let NextStep { next, disables } =
+            next_step(destination.retry_policy, claimed.attempt_in_round(), &outcome, rand::random());
+        if let (Some(reason), Owner::Subscription(subscription)) = (disables, &owner) {
+            self.disable(subscription, reason).await;
+        }
+        let disposition = match next {
+            Next::Done => Disposition::Succeeded,
+            Next::Retry { after, lane_rests } => {
+                // If the event expires before the next attempt, the delivery is due at that time, and is canceled then.
+                let left = expires_at.map(|expires_at| expires_at.saturating_duration_since(Instant::now()));
+                let after = left.map_or(after, |left| after.min(left));
+                Disposition::Retry { after, lane_rests, counts: Counts::Yes }
+            }
+            Next::GiveUp { lane_rests } => Disposition::DeadLetter { lane_rests },
+        };
         claimed.report(Some(outcome), disposition)
     }
 
@@ -161,11 +154,14 @@ impl Courier {
         outcome
     }
 
-    async fn disable(&self, subscription: &Subscription) -> Result<()> {
-        tracing::info!(subscription_id = %subscription.id, reason = GONE, "subscription disabled");
-        let change = StateChange::DisableBecause(GONE);
-        let set = self.subscriptions.set_state(Actor::Postrider, subscription.id, change);
-        in_time(ANSWER_TIMEOUT, set).await.map(drop)
+    /// Disables a subscription. Where that fails, its next attempt will meet the same answer.
+    async fn disable(&self, subscription: &Subscription, reason: DisableReason) {
+        let id = subscription.id;
+        let set = self.subscriptions.set_state(Actor::Postrider, id, StateChange::DisableBecause(reason));
+        match in_time(ANSWER_TIMEOUT, set).await {
+            Ok(_) => tracing::info!(subscription_id = %id, %reason, "subscription disabled"),
+            Err(error) => tracing::warn!(%error, subscription_id = %id, "the subscription was not disabled"),
+        }
     }
 }
 

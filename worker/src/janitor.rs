@@ -9,9 +9,10 @@ use postrider_core::{
     Result,
     access::audit,
     database::{ANSWER_TIMEOUT, in_time},
+    delivery::dead_letter_notice,
     event::idempotency,
     queue,
-    subscription::previous_secret,
+    subscription::{previous_secret, store::Subscriptions},
     upkeep::{maintenance, partition},
 };
 use sqlx::PgPool;
@@ -28,6 +29,10 @@ const VACUUM_EVERY: Duration = Duration::from_secs(3);
 const KEYS_EVERY: Duration = Duration::from_secs(60);
 /// How often lanes are armed that were locked when somebody needed to arm them.
 const NOTED_LANES_EVERY: Duration = Duration::from_secs(1);
+/// How often the operator is told of new dead letters: at most one event for each subscription each time.
+const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(5);
+/// How often subscriptions that do nothing but fail are looked for, to warn the operator or to disable them.
+const FAILING_EVERY: Duration = Duration::from_secs(60);
 /// How often the sizes of the queue are measured and shown as gauges.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
 /// How long a duty of short statements may take.
@@ -39,12 +44,17 @@ const LONG_DUTY_TIME_MAX: Duration = Duration::from_secs(3600);
 pub async fn run(pool: PgPool, config: Config) {
     let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX };
     let vacuum = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("vacuum", VACUUM_EVERY) };
+    let subscriptions = &Subscriptions::new(pool.clone(), config.keyring.clone());
     tokio::join!(
         duty("partitions", PARTITIONS_EVERY).repeat(look_after_partitions),
         duty("lanes", LANES_EVERY).repeat(|pool| async { maintenance::repair_lanes(pool).await.map(drop) }),
         vacuum.repeat(maintenance::vacuum),
         duty("idempotency keys", KEYS_EVERY).repeat(|pool| async { idempotency::retire(pool).await.map(drop) }),
         duty("secrets", KEYS_EVERY).repeat(|pool| async { previous_secret::retire(pool).await.map(drop) }),
+        duty("dead letters", DEAD_LETTERS_EVERY)
+            .repeat(|pool| async { dead_letter_notice::publish(pool).await.map(drop) }),
+        duty("failing subscriptions", FAILING_EVERY)
+            .repeat(|_| async { subscriptions.look_after_failing().await.map(drop) }),
         duty("measuring", MEASURE_EVERY).repeat(maintenance::measure),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),
         every(MEASURE_EVERY, || show_size(&pool)),

@@ -23,8 +23,8 @@ use postrider_core::{
     queue::{
         Claimed,
         attempt::{
-            ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX, RESPONSE_HEADERS_MAX,
-            Response, parse_retry_after,
+            Directive, ErrorKind, Failure, Outcome, RESPONSE_BODY_BYTES_MAX, RESPONSE_HEADER_BYTES_MAX,
+            RESPONSE_HEADERS_MAX, Response, parse_retry_after,
         },
         payload::ClaimedEvent,
     },
@@ -39,6 +39,8 @@ use crate::connections::{Body, Connections, causes};
 
 /// The `User-Agent` of all requests, unless the subscription's owner chose another.
 const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
+/// The header of an answer by which a receiver asks for something besides.
+const DIRECTIVE: &str = "webhook-delivery";
 
 /// Sends attempts over connections that are kept for further requests.
 #[derive(Clone)]
@@ -68,6 +70,10 @@ impl Sender {
         let mut outcome = Outcome { started_at, ..Outcome::default() };
         if let Err(failure) = self.attempt(destination, claimed, event, &mut outcome).await {
             outcome.failure = Some(failure);
+        }
+        if outcome.directive == Some(Directive::Abort) {
+            let message = "the receiver asked to give this delivery up";
+            outcome.failure = Some(Failure::new(ErrorKind::Aborted, message));
         }
         outcome.duration = clock.elapsed();
         outcome
@@ -120,6 +126,8 @@ impl Sender {
             let asked = answer.head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             outcome.retry_after = asked.and_then(|asked| parse_retry_after(asked, Utc::now()));
         }
+        let mut asked = answer.head.headers.get_all(DIRECTIVE).iter().filter_map(|value| value.to_str().ok());
+        outcome.directive = asked.find_map(Directive::parse);
         while let Some(chunk) = answer.chunk().await.map_err(|error| failure_of(&error))? {
             let room = RESPONSE_BODY_BYTES_MAX - response.body.len();
             response.body.extend_from_slice(&chunk[..chunk.len().min(room)]);

@@ -106,8 +106,9 @@ pub struct AttemptView {
     duration_ms: Option<u32>,
     /// The HTTP status, such as 200; absent where no answer arrived.
     status_code: Option<u16>,
-    /// Why it failed: `http_status`, `timeout`, `dns`, `connect`, `tls`, `blocked_target`, `protocol`, `shutdown`,
-    /// `payload_gone` or `lease_lost`. Absent where it succeeded.
+    /// Why it failed: `http_status`, `timeout`, `dns`, `connect`, `tls`, `blocked_target`, `protocol`, `aborted` (the
+    /// receiver asked to give the delivery up), `shutdown`, `worker_busy`, `payload_gone` or `lease_lost`. Absent where
+    /// it succeeded.
     error_kind: Option<String>,
     /// Why it failed, for a person; at most 1000 characters.
     error: Option<String>,

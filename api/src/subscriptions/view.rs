@@ -63,8 +63,8 @@ pub struct SubscriptionView {
     /// Why the subscription is disabled, where Postrider has done it.
     #[oai(skip_serializing_if_is_none)]
     pub disabled_reason: Option<String>,
-    /// Until when deliveries wait because the receiver asked for it with `Retry-After` (RFC 3339); absent where they do
-    /// not. It ends at once with a new `target_url`, and with a retry by hand.
+    /// Until when deliveries wait because the receiver answered 429 or 503, with or without `Retry-After` (RFC 3339);
+    /// absent where they do not. It ends at once with a new `target_url`, and with a retry by hand.
     #[oai(skip_serializing_if_is_none)]
     pub rests_until: Option<DateTime<Utc>>,
     /// How deliveries are signed.

@@ -4,7 +4,9 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use crate::{
+    access::tenancy::check_tenant,
     database::DatabaseConfig,
+    event::operational::OPERATOR_TENANT_DEFAULT,
     trust::{dns::Dns, seal::Keyring, target_policy::TargetPolicy},
 };
 
@@ -106,7 +108,7 @@ impl Environment {
         })
     }
 
-    /// `DATABASE_URL` and `POSTRIDER_DATABASE_SCHEMA`.
+    /// `DATABASE_URL`, `POSTRIDER_DATABASE_SCHEMA` and `POSTRIDER_OPERATOR_TENANT`.
     pub fn database(&mut self) -> Option<DatabaseConfig> {
         let url = self.required("DATABASE_URL", |text| {
             // The parser's own message may repeat the text, and the text holds a password.
@@ -124,7 +126,10 @@ impl Environment {
                 "must be 1 to 48 lower-case letters, digits or `_`, and begin with neither a digit nor `pg_`".to_owned()
             })
         });
-        Some(DatabaseConfig { options: url?, schema: schema? })
+        let operator_tenant = self.parse("POSTRIDER_OPERATOR_TENANT", OPERATOR_TENANT_DEFAULT, |text| {
+            check_tenant(text).map(|()| text.to_owned())
+        });
+        Some(DatabaseConfig { options: url?, schema: schema?, operator_tenant: operator_tenant? })
     }
 
     /// `POSTRIDER_ENCRYPTION_KEYS`. The example key is for development only.
@@ -163,13 +168,14 @@ mod tests {
         let mut env = Environment::new(|name| match name {
             "DATABASE_URL" => Some("postgres//user:hunter2@host".to_owned()),
             "POSTRIDER_DATABASE_SCHEMA" => Some("Robert'); --".to_owned()),
+            "POSTRIDER_OPERATOR_TENANT" => Some("x".repeat(65)),
             "POSTRIDER_ALLOWED_PRIVATE_NETWORKS" => Some("here".to_owned()),
             _ => None,
         });
         let parts = (env.database().is_some(), env.keyring(None).is_some(), env.target_policy().is_some());
         assert_eq!(parts, (false, false, false));
-        let problems = env.finish(Some(())).expect_err("four mistakes");
-        assert_eq!(problems.len(), 4, "{problems:?}");
+        let problems = env.finish(Some(())).expect_err("five mistakes");
+        assert_eq!(problems.len(), 5, "{problems:?}");
         assert!(!problems.join(" ").contains("hunter2"));
     }
 

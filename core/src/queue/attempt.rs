@@ -40,6 +40,8 @@ text_enum! {
         WorkerBusy = "worker_busy",
         /// The event has been removed, by retention or by hand.
         PayloadGone = "payload_gone",
+        /// The receiver asked to give the delivery up, by [`Directive::Abort`].
+        Aborted = "aborted",
     }
 }
 
@@ -57,7 +59,8 @@ impl ErrorKind {
             | Self::Tls
             | Self::BlockedTarget
             | Self::Protocol
-            | Self::PayloadGone => false,
+            | Self::PayloadGone
+            | Self::Aborted => false,
         }
     }
 }
@@ -83,6 +86,25 @@ impl Failure {
     }
 }
 
+text_enum! {
+    /// What a receiver may ask for by the header `webhook-delivery` of its answer, whatever the answer's status.
+    pub enum Directive {
+        /// The subscription is disabled.
+        Disable = "disable",
+        /// This delivery is given up.
+        Abort = "abort",
+    }
+}
+
+impl Directive {
+    /// Reads a value of the header. Upper and lower case mean the same; a value that is not known asks for nothing.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(value))
+    }
+}
+
 /// The receiver's answer, as far as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Response {
@@ -96,7 +118,8 @@ pub struct Response {
     pub truncated: bool,
 }
 
-/// The outcome of an attempt. `failure` is `None` exactly when the receiver sent a complete 2xx answer.
+/// The outcome of an attempt. `failure` is `None` exactly when the receiver sent a complete 2xx answer that does not
+/// ask to give the delivery up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// When the request began, by the worker's clock.
@@ -109,6 +132,8 @@ pub struct Outcome {
     pub failure: Option<Failure>,
     /// How long the receiver asked to be left alone, in an answer with 429 or 503.
     pub retry_after: Option<Duration>,
+    /// What the receiver asked for besides, by the header `webhook-delivery`.
+    pub directive: Option<Directive>,
 }
 
 /// Reads a `Retry-After` header (RFC 9110 §10.2.3): a number of seconds, or a date in any of the three forms of §5.6.7.
@@ -179,6 +204,22 @@ pub async fn list(pool: &PgPool, delivery: DeliveryId) -> Result<Vec<Attempt>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directives() {
+        for (text, directive) in [
+            ("disable", Some(Directive::Disable)),
+            (" Disable ", Some(Directive::Disable)),
+            ("abort", Some(Directive::Abort)),
+            ("ABORT", Some(Directive::Abort)),
+            ("", None),
+            ("abort-message", None),
+            ("disable, abort", None),
+            ("d\u{131}sable", None),
+        ] {
+            assert_eq!(Directive::parse(text), directive, "{text:?}");
+        }
+    }
 
     #[test]
     fn retry_after() {

@@ -1,15 +1,15 @@
-//! What follows an attempt: the retry schedule of a subscription, its bounds, and the one rule that applies it. The
-//! rule is pure: time and randomness are arguments.
+//! When a failed delivery is tried again, and which failures are final: the retry policy of a subscription or of an
+//! inline delivery, and its bounds. The rule that applies it to an attempt stands in [`crate::queue::next_step`].
 
-use std::time::Duration;
+pub mod decisions;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
-use crate::{
-    queue::attempt::{ErrorKind, Outcome},
-    validation::Problems,
-};
+use self::decisions::{Decision, Decisions};
+use crate::{queue::attempt::ErrorKind, validation::Problems};
 
 /// Attempts of one delivery in one round, at most, whatever its policy says.
 pub const ATTEMPTS_MAX: u16 = 100;
@@ -17,20 +17,6 @@ pub const ATTEMPTS_MAX: u16 = 100;
 const DELAY_SECONDS_MAX: u32 = 7 * 24 * 3600;
 /// The factor by which each wait may grow over the one before, at most.
 const FACTOR_MAX: f64 = 10.0;
-/// The longest `Retry-After` that is honored: 24 hours.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The largest random addition to a delay, as a share of it, so that retries do not hit a receiver all at once. A delay
-/// is never shortened.
-const JITTER_SHARE: f64 = 0.1;
-/// How many leases may be lost (a worker died or stalled while sending) beyond the policy's attempts. After that the
-/// delivery is given up, because it may be what kills the workers.
-const LEASES_LOST_MAX: u16 = 3;
-/// How often a delivery may be given back through faults of ours before it becomes a dead letter. With the longest
-/// pause between, that takes three and a half days.
-pub const RELEASES_MAX: i32 = 1000;
-/// The longest pause after a delivery was given back through a fault of ours.
-const RELEASE_DELAY_MAX: Duration = Duration::from_secs(300);
-
 /// Seconds between the attempts of the default schedule, from the Standard Webhooks recommendation: 10 attempts over
 /// about 75 hours.
 pub const DEFAULT_DELAYS_SECONDS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
@@ -40,7 +26,9 @@ pub const DEFAULT_DELAYS_SECONDS: [u32; 9] = [5, 300, 1800, 7200, 18_000, 36_000
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     schedule: Schedule,
-    client_errors: ClientErrors,
+    client_errors: Decision,
+    #[serde(default, skip_serializing_if = "Decisions::is_empty")]
+    decisions: Decisions,
 }
 
 /// A retry policy as its owner sends it, before it is checked: either `delays_seconds`, or all of the next four fields,
@@ -57,8 +45,11 @@ pub struct RetryPolicyInput {
     pub factor: Option<f64>,
     /// The longest wait, in seconds.
     pub max_seconds: Option<u32>,
-    /// Whether a 4xx answer is worth a retry.
-    pub client_errors: ClientErrors,
+    /// Whether a 4xx answer is worth a retry, where `decisions` has no entry for it. (408, 409, 425 and 429 are retried
+    /// all the same, because they describe a passing state; 410 is not.)
+    pub client_errors: Decision,
+    /// Whether a failure is worth a retry, by status, class of statuses or kind of error.
+    pub decisions: BTreeMap<String, Decision>,
 }
 
 impl RetryPolicyInput {
@@ -83,7 +74,8 @@ impl RetryPolicyInput {
             }
         };
         schedule.check(&mut problems);
-        problems.none_or(RetryPolicy { schedule, client_errors: self.client_errors })
+        let decisions = problems.take_part("decisions", Decisions::parse(self.decisions)).unwrap_or_default();
+        problems.none_or(RetryPolicy { schedule, client_errors: self.client_errors, decisions })
     }
 }
 
@@ -137,19 +129,10 @@ impl Schedule {
     }
 }
 
-/// Whether a 4xx answer is worth a retry. (408, 409, 425 and 429 always are, because they describe a passing state.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClientErrors {
-    /// It is retried like any failure: receivers answer 404 and 401 during their own deployments.
-    Retry,
-    /// It is final: the delivery becomes a dead letter at once.
-    GiveUp,
-}
-
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { schedule: Schedule::default(), client_errors: ClientErrors::Retry }
+        // 4xx answers are retried, because receivers answer 404 and 401 during their own deployments.
+        Self { schedule: Schedule::default(), client_errors: Decision::Retry, decisions: Decisions::default() }
     }
 }
 
@@ -160,10 +143,31 @@ impl RetryPolicy {
         &self.schedule
     }
 
-    /// Whether a 4xx answer is worth a retry.
+    /// Whether a 4xx answer is worth a retry, where nothing else was decided about it.
     #[must_use]
-    pub fn client_errors(&self) -> ClientErrors {
+    pub fn client_errors(&self) -> Decision {
         self.client_errors
+    }
+
+    /// What its owner has decided about kinds of failures.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Whether a failure is worth another attempt: as its owner has decided, or else as its status says. `status` is
+    /// `None` where no answer arrived.
+    #[must_use]
+    pub fn decide(&self, status: Option<u16>, kind: ErrorKind) -> Decision {
+        if kind == ErrorKind::PayloadGone {
+            return Decision::GiveUp;
+        }
+        self.decisions.find(status, kind).unwrap_or(match status {
+            Some(410) => Decision::GiveUp,
+            Some(408 | 409 | 425 | 429) => Decision::Retry,
+            Some(400..500) => self.client_errors,
+            Some(_) | None => Decision::Retry,
+        })
     }
 
     /// The policy in the form in which it is stored: the default is stored as none, so that a better default reaches
@@ -184,7 +188,7 @@ impl RetryPolicy {
 
     /// The wait after failed attempt number `attempt` (1 is the first), or `None` where that was the last.
     #[must_use]
-    fn delay(&self, attempt: u16) -> Option<Duration> {
+    pub(crate) fn delay(&self, attempt: u16) -> Option<Duration> {
         if attempt >= self.max_attempts() {
             return None;
         }
@@ -199,134 +203,14 @@ impl RetryPolicy {
     }
 }
 
-/// What happens to a delivery after an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The receiver has accepted the delivery.
-    Done,
-    /// The delivery is tried again.
-    Retry {
-        /// How long this delivery waits.
-        after: Duration,
-        /// How long all deliveries of the lane wait, where the receiver asked for it.
-        lane_rests: Option<Duration>,
-    },
-    /// The delivery becomes a dead letter.
-    GiveUp {
-        /// How long all deliveries of the lane wait, where the receiver asked for it.
-        lane_rests: Option<Duration>,
-    },
-    /// The delivery becomes a dead letter, and its subscription is disabled, because the receiver is gone for good
-    /// (410).
-    GiveUpAndDisable,
-}
-
-/// Decides what follows an attempt.
-///
-/// `attempt` is its number within the policy's present round, 1 being the first; `jitter` is a random number in 0..1.
-#[must_use]
-pub fn next_step(policy: &RetryPolicy, attempt: u16, outcome: &Outcome, jitter: f64) -> Next {
-    let status = outcome.response.as_ref().map(|response| response.status_code);
-    match &outcome.failure {
-        None => return Next::Done,
-        Some(failure) if failure.kind == ErrorKind::PayloadGone => return Next::GiveUp { lane_rests: None },
-        Some(_) => {}
-    }
-    match status {
-        Some(410) => return Next::GiveUpAndDisable,
-        Some(408 | 409 | 425 | 429) => {}
-        Some(400..500) if policy.client_errors == ClientErrors::GiveUp => {
-            return Next::GiveUp { lane_rests: None };
-        }
-        _ => {}
-    }
-    let lane_rests = outcome.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
-    let Some(delay) = policy.delay(attempt) else {
-        return Next::GiveUp { lane_rests };
-    };
-    let scheduled = delay.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
-    Next::Retry { after: scheduled.max(lane_rests.unwrap_or_default()), lane_rests }
-}
-
-/// Whether no further attempt should be made, because earlier ones may have killed their workers.
-#[must_use]
-pub fn is_hopeless(policy: &RetryPolicy, attempt: u16) -> bool {
-    attempt > policy.max_attempts() + LEASES_LOST_MAX
-}
-
-/// How long a delivery waits that is given back through a fault of ours, when that has happened `releases` times
-/// before: `first`, doubled each time up to five minutes. `None` means that the delivery is given up, because whatever
-/// prevents its attempts does not pass.
-#[must_use]
-pub fn release_delay(releases: i32, first: Duration) -> Option<Duration> {
-    let doublings = u32::try_from(releases).unwrap_or(0).min(16);
-    (releases < RELEASES_MAX).then(|| (first * (1 << doublings)).min(RELEASE_DELAY_MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::attempt::{Failure, Response};
-
-    fn answered(status_code: u16, retry_after: Option<u64>) -> Outcome {
-        Outcome {
-            response: Some(Response { status_code, ..Response::default() }),
-            failure: (!(200..300).contains(&status_code)).then(|| Failure::new(ErrorKind::HttpStatus, "")),
-            retry_after: retry_after.map(Duration::from_secs),
-            ..Outcome::default()
-        }
-    }
-
-    fn given_up(rests: Option<u64>) -> Next {
-        Next::GiveUp { lane_rests: rests.map(Duration::from_secs) }
-    }
-
-    fn retry(seconds: u64, rests: Option<u64>) -> Next {
-        Next::Retry { after: Duration::from_secs(seconds), lane_rests: rests.map(Duration::from_secs) }
-    }
-
-    #[test]
-    fn table() {
-        let policy = RetryPolicy::default();
-        let strict = RetryPolicy { client_errors: ClientErrors::GiveUp, ..RetryPolicy::default() };
-        let cases = [
-            (&policy, 1, answered(200, None), Next::Done),
-            (&policy, 10, answered(204, None), Next::Done),
-            (&policy, 1, answered(500, None), retry(5, None)),
-            (&policy, 9, answered(500, None), retry(86_400, None)),
-            (&policy, 10, answered(500, None), given_up(None)),
-            (&policy, 11, answered(500, None), given_up(None)),
-            (&policy, 1, answered(301, None), retry(5, None)),
-            (&policy, 1, answered(404, None), retry(5, None)),
-            (&policy, 1, answered(410, None), Next::GiveUpAndDisable),
-            (&strict, 1, answered(404, None), given_up(None)),
-            (&policy, 10, answered(503, Some(60)), given_up(Some(60))),
-            (&strict, 1, answered(429, None), retry(5, None)),
-            (&strict, 1, answered(500, None), retry(5, None)),
-            (&policy, 1, answered(429, Some(60)), retry(60, Some(60))),
-            (&policy, 2, answered(503, Some(60)), retry(300, Some(60))),
-            (&policy, 1, answered(503, Some(9_999_999)), retry(86_400, Some(86_400))),
-        ];
-        for (policy, attempt, outcome, expected) in cases {
-            assert_eq!(next_step(policy, attempt, &outcome, 0.0), expected, "attempt {attempt}, {outcome:?}");
-        }
-    }
-
-    #[test]
-    fn jitter_is_never_early_and_at_most_a_tenth() {
-        let policy = RetryPolicy::default();
-        for (jitter, millis) in [(0.0, 300_000), (0.5, 315_000), (1.0, 330_000), (7.0, 330_000)] {
-            let Next::Retry { after, .. } = next_step(&policy, 2, &answered(500, None), jitter) else {
-                panic!("a second attempt is not the last");
-            };
-            assert_eq!(after.as_millis(), millis);
-        }
-    }
 
     #[test]
     fn exponential() {
         let schedule = Schedule::Exponential { max_attempts: 5, initial_seconds: 2, factor: 3.0, max_seconds: 20 };
-        let policy = RetryPolicy { schedule, client_errors: ClientErrors::Retry };
+        let policy = RetryPolicy { schedule, ..RetryPolicy::default() };
         let delays: Vec<_> = (1..=5).map(|attempt| policy.delay(attempt).map(|wait| wait.as_secs())).collect();
         assert_eq!(delays, [Some(2), Some(6), Some(18), Some(20), None]);
     }
@@ -339,7 +223,8 @@ mod tests {
             initial_seconds: None,
             factor: None,
             max_seconds: None,
-            client_errors: ClientErrors::Retry,
+            client_errors: Decision::Retry,
+            decisions: BTreeMap::new(),
         };
         assert_eq!(none.clone().parse(), Ok(RetryPolicy::default()));
         let delays = |delays: Vec<u32>| RetryPolicyInput { delays_seconds: Some(delays), ..none.clone() };
@@ -350,11 +235,18 @@ mod tests {
             max_seconds: Some(max_seconds),
             ..none.clone()
         };
+        let decided = |keys: &[&str]| RetryPolicyInput {
+            decisions: keys.iter().map(|key| ((*key).to_owned(), Decision::GiveUp)).collect(),
+            ..none.clone()
+        };
+        let many: Vec<_> = (300..351).map(|status| status.to_string()).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
         for valid in [
             delays(vec![]),
             delays(vec![DELAY_SECONDS_MAX; 99]),
             exponential(1, 1, 1.0, 1),
             exponential(ATTEMPTS_MAX, 60, FACTOR_MAX, DELAY_SECONDS_MAX),
+            decided(&["404", "5xx", "tls"]),
         ] {
             assert!(valid.clone().parse().is_ok(), "{valid:?}");
         }
@@ -365,6 +257,8 @@ mod tests {
             (exponential(101, 1, f64::NAN, DELAY_SECONDS_MAX + 1), vec!["max_attempts", "factor", "max_seconds"]),
             (RetryPolicyInput { factor: Some(2.0), ..none.clone() }, vec![""]),
             (RetryPolicyInput { delays_seconds: Some(vec![1]), ..exponential(1, 1, 1.0, 1) }, vec![""]),
+            (decided(&["404", "200", "2xx", "x"]), vec!["decisions.200", "decisions.2xx", "decisions.x"]),
+            (decided(&many), vec!["decisions"]),
         ] {
             let problems = wrong.clone().parse().expect_err("a rule is broken").0;
             let told: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
@@ -373,26 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_that_kills_workers_ends() {
-        let policy = RetryPolicy { schedule: Schedule::Delays(vec![]), ..RetryPolicy::default() };
-        assert!(!is_hopeless(&policy, 4));
-        assert!(is_hopeless(&policy, 5));
-    }
-
-    #[test]
-    fn releases_back_off_and_end() {
-        let seconds = Duration::from_secs;
-        for (releases, first, delay) in [
-            (0, seconds(1), Some(seconds(1))),
-            (1, seconds(1), Some(seconds(2))),
-            (3, seconds(5), Some(seconds(40))),
-            (9, seconds(1), Some(RELEASE_DELAY_MAX)),
-            (RELEASES_MAX - 1, seconds(5), Some(RELEASE_DELAY_MAX)),
-            (RELEASES_MAX - 1, Duration::ZERO, Some(Duration::ZERO)),
-            (RELEASES_MAX, seconds(1), None),
-            (i32::MAX, seconds(1), None),
-        ] {
-            assert_eq!(release_delay(releases, first), delay, "{releases} releases, first {first:?}");
+    fn the_default_is_not_stored_and_every_other_policy_survives_it() {
+        assert!(RetryPolicy::default().stored().is_none());
+        let decisions = Decisions::parse(BTreeMap::from([("404".to_owned(), Decision::GiveUp)])).expect("valid");
+        let decided = RetryPolicy { decisions, ..RetryPolicy::default() };
+        let strict = RetryPolicy { client_errors: Decision::GiveUp, ..RetryPolicy::default() };
+        for policy in [decided, strict] {
+            let stored = policy.stored().expect("it is not the default").0;
+            let stored = serde_json::to_string(stored).expect("a policy has a JSON form");
+            assert_eq!(serde_json::from_str::<RetryPolicy>(&stored).expect("its own form"), policy, "{stored}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Subscriptions in the database: the SQL. Each change comes with its entry in the audit log.
+//! Subscriptions in the database: the SQL. Each change comes with its entry in the audit log. Changes of their states
+//! are in [`crate::subscription::state`].
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -17,7 +18,7 @@ use crate::{
     id::SubscriptionId,
     name::Name,
     subscription::{
-        StateChange, Subscription,
+        Subscription,
         event_type_header::EventTypeHeader,
         flow_settings::{DeliveryRate, DisableAfter, MaxInFlight},
         lane, previous_secret,
@@ -189,51 +190,6 @@ impl Subscriptions {
         note(&mut transaction, actor, "subscription.changed", &updated, Some(current.audited()), Some(after)).await?;
         transaction.commit().await?;
         Ok(updated)
-    }
-
-    /// Moves a subscription to another state. The lane of one that is not active is held for ever; the lane of one that
-    /// becomes active is due at once. Moving to the present state changes nothing.
-    pub async fn set_state(&self, actor: Actor, id: SubscriptionId, change: StateChange) -> Result<Subscription> {
-        let mut transaction = self.pool.begin().await?;
-        lock(&mut transaction, id).await?;
-        let current = self.fetch(&mut transaction, id).await?;
-        let to = change.target(current.state)?;
-        if to == current.state {
-            return Ok(current);
-        }
-        let reason = match &change {
-            StateChange::DisableBecause(reason) => Some(*reason),
-            StateChange::Pause | StateChange::Resume | StateChange::Disable | StateChange::Enable => None,
-        };
-        sqlx::query!(
-            "UPDATE subscriptions SET state = $2::text::subscription_state, disabled_reason = $3, updated_at = now()
-              WHERE id = $1",
-            id.0,
-            to.as_str(),
-            reason
-        )
-        .execute(&mut *transaction)
-        .await?;
-        lane::follow_state(&mut transaction, id, current.state, to).await?;
-        let changed = self.fetch(&mut transaction, id).await?;
-        let (before, after) = (Some(current.audited()), Some(changed.audited()));
-        note(&mut transaction, actor, change.action(), &changed, before, after).await?;
-        transaction.commit().await?;
-        Ok(changed)
-    }
-
-    /// Deletes a subscription, and returns it as it was. Workers cancel its waiting deliveries when they claim them.
-    pub async fn delete(&self, actor: Actor, id: SubscriptionId) -> Result<Subscription> {
-        let mut transaction = self.pool.begin().await?;
-        lock(&mut transaction, id).await?;
-        let current = self.fetch(&mut transaction, id).await?;
-        sqlx::query!("UPDATE subscriptions SET deleted_at = now(), updated_at = now() WHERE id = $1", id.0)
-            .execute(&mut *transaction)
-            .await?;
-        lane::abandon(&mut transaction, id).await?;
-        note(&mut transaction, actor, "subscription.deleted", &current, Some(current.audited()), None).await?;
-        transaction.commit().await?;
-        Ok(current)
     }
 
     /// Returns the subscription's secrets; the audit log records that they were shown.

@@ -13,8 +13,9 @@ use crate::{
 /// Dead rows of a hot table from which on it is vacuumed.
 const DEAD_ROWS_MAX: i64 = 1000;
 
-/// The small tables whose rows come and go with every delivery.
-const HOT_TABLES: [&str; 6] = ["queue", "lanes", "outbox", "lanes_to_arm", "lane_leases", "freed_keys"];
+/// The small tables whose rows come and go, some of them with every delivery.
+const HOT_TABLES: [&str; 7] =
+    ["queue", "lanes", "outbox", "lanes_to_arm", "lane_leases", "freed_keys", "dead_letter_notices"];
 /// How old the measured size of the queue may be before it is measured again, in seconds.
 const MEASURED_AGE_MAX_SECONDS: f64 = 10.0;
 

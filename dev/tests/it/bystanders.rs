@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postrider_core::{
     id::{DeliveryId, EventId},
-    queue::{self, ClaimRequest, Counts, Disposition, retry_policy::RELEASES_MAX},
+    queue::{self, ClaimRequest, Counts, Disposition, next_step::RELEASES_MAX},
 };
 use reqwest::Method;
 use uuid::Uuid;

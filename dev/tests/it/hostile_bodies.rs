@@ -37,7 +37,9 @@ const POLICY: &str = r#"1|"x"|[]|[[5],null,null,null,null,null]|{"x":1}|{"delays
     |{"max_attempts":3,"initial_seconds":1,"factor":0.99,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":1,"factor":1e308,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":1,"factor":1e400,"max_seconds":60}
-    |{"max_attempts":3,"initial_seconds":1,"factor":2,"max_seconds":604801}"#;
+    |{"max_attempts":3,"initial_seconds":1,"factor":2,"max_seconds":604801}|{"decisions":1}|{"decisions":[]}
+    |{"decisions":{"404":1}}|{"decisions":{"404":"x"}}|{"decisions":{"404":{}}}|{"decisions":{"200":"retry"}}
+    |{"decisions":{"":"retry"}}|{"decisions":{"4\u0000":"retry"}}|{"decisions":{"LONG":"retry"}}"#;
 /// Values that are no valid filters.
 const FILTERS: &str = r#"1|"x"|true|[]|[{}]|[{"a":"b"},null]|{"x":1}|{"metadata":[]}|{"metadata":{"a":1}}|{"payload":1}
     |{"metadata":{"a\u0000b":"x"}}|{"metadata":{"a":"\u0000"}}|{"payload":[]}|{"payload":{}}
@@ -229,6 +231,7 @@ async fn what_is_too_deep_or_too_long_is_refused_briefly() {
     let templates = r#"SUB "event_types":VALUE}|SUB "headers":VALUE}|SUB "metadata":VALUE}|SUB "name":VALUE}
         |SUB "filters":VALUE}|SUB "filters":{"metadata":VALUE}}|SUB "filters":{"payload":VALUE}}
         |SUB "filters":{"payload":{"a":{"$in":VALUE}}}}|SUB "retry_policy":{"delays_seconds":VALUE}}
+        |SUB "retry_policy":{"decisions":VALUE}}
         |PATCH {"event_types":VALUE}|PATCH {"metadata":VALUE}|PATCH {"filters":{"payload":VALUE}}|PATCH {"colour":VALUE}
         |EVENT "metadata":VALUE}|EVENT "id":VALUE}|POST /events/batch {"events":VALUE}
         |POST /deliveries {"target_url":"URL","payload":1,"headers":VALUE}|POST /api-keys {"name":"x","scopes":VALUE}
