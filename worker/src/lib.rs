@@ -123,8 +123,8 @@ impl Worker {
     /// When the recorder panics: without it, every delivery would be made again and again.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
-        let (outcomes, mut recorder) = self.start_recorder();
         let wake = Arc::new(Wake::default());
+        let (outcomes, mut recorder) = self.start_recorder(&wake);
         let mut beside = self.start_beside(&wake);
 
         let tasks = TaskTracker::new();
@@ -160,10 +160,10 @@ impl Worker {
         Ok(())
     }
 
-    fn start_recorder(&self) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
+    fn start_recorder(&self, wake: &Arc<Wake>) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
         // There is room for as many outcomes as places, so a task waits here only if the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
-        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received)))
+        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake))))
     }
 
     fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {

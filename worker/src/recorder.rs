@@ -1,7 +1,11 @@
 //! Writes outcomes down, many in one transaction: all that arrived while the previous transaction was being committed,
 //! and a moment longer. It decides nothing.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use postrider_core::{
     Error, Result,
@@ -11,24 +15,26 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use crate::places::Place;
+use crate::{places::Place, wake::Wake};
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
 /// How long the first outcome of a batch waits for others. Only the delivery's place waits with it, nobody else; and
 /// one transaction for two deliveries costs little more than for one.
 const GATHERING: Duration = Duration::from_millis(20);
-/// A batch of this size waits for no others.
+/// A batch of this size waits for no others, nor does one with an outcome for which other deliveries wait.
 const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;
 /// How long the recorder waits before it tries again after the database failed. Meanwhile the places of its outcomes
 /// stay taken, so a worker without a database stops claiming by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be.
-pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
+/// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be. Where
+/// other deliveries waited for an outcome, the dispatcher is woken.
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
-        if waiting.len() < GATHERED {
+        let is_awaited = |waiting: &[(Report, Place)]| waiting.iter().any(|(report, _)| report.is_awaited);
+        if waiting.len() < GATHERED && !is_awaited(&waiting) {
             tokio::time::sleep(GATHERING).await;
             while waiting.len() < RECORDS_PER_BATCH_MAX
                 && let Ok(next) = outcomes.try_recv()
@@ -37,8 +43,12 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>) {
             }
         }
         let (batch, places): (Vec<_>, Vec<_>) = take_distinct(&mut waiting).into_iter().unzip();
+        let started = Instant::now();
         persist(&pool, &batch).await;
         drop(places);
+        if batch.iter().any(|report| report.is_awaited) {
+            wake.ring(started.elapsed());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 -- The step that is due at `t` for a subscription whose attempts have done nothing but fail since failing_since: 50 or
 -- 75, a warning at that share (in percent) of the time that its settings allow, or 100, which disables it. NULL where
--- none is due. `warned` is the last warning, NULL where there was none. A receiver that was tried only a few times is not
--- given up.
+-- none is due. `warned` is the last warning, NULL where there was none. A receiver that was tried only a few times is
+-- not given up.
 CREATE OR REPLACE FUNCTION failing_step(
     failing_since timestamptz, failing_attempts integer, warned integer, disable_after_days integer, t timestamptz
 ) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$

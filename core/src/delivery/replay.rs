@@ -18,6 +18,7 @@ use crate::{
     },
     id::{ReplayId, SubscriptionId},
     page::{Page, Span, id_floor},
+    queue,
     text_enum::text_enum,
     trust::seal::Keyring,
 };
