@@ -116,7 +116,7 @@ async fn of_troubled(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows>
               FROM looked_at x
              CROSS JOIN LATERAL (SELECT y.state, y.metadata FROM subscriptions y
                                   WHERE y.id = x.id AND y.deleted_at IS NULL OFFSET 0) s
-             WHERE ($3::text IS NULL OR x.circuit_state = $3)
+             WHERE ($3::text IS NULL OR coalesce(x.circuit_state, 'closed') = $3)
                AND ($4::boolean IS NULL OR (x.failing_since IS NOT NULL) = $4)
                AND ($5::text IS NULL OR s.state = $5::text::subscription_state)
                AND ($6::jsonb IS NULL OR s.metadata @> $6)

@@ -82,7 +82,7 @@ async fn tell_disabled(connection: &mut PgConnection, subscription: &Subscriptio
     let told = sqlx::query_scalar!(
         r#"SELECT operational_event($1, $2, $3,
                       jsonb_build_object('reason', $4::text, 'failing_since', l.failing_since,
-                                         'failing_attempts', l.failing_attempts)) AS "told!"
+                                         'failing_attempts', coalesce(l.failing_attempts, 0))) AS "told!"
              FROM (VALUES (1)) one
              LEFT JOIN LATERAL (SELECT x.failing_since, x.failing_attempts FROM lanes x
                                  WHERE x.id = $3 ORDER BY x.revision DESC LIMIT 1) l ON true"#,

@@ -35,7 +35,7 @@ async fn fails_for(world: &World, subscription: &str, hours: i32, attempts: i32)
 
 /// Whether a lane notes that it is failing, and the last warning.
 async fn failing(world: &World, subscription: &str) -> (bool, i32) {
-    let query = "SELECT failing_since IS NOT NULL, failing_warned FROM lanes WHERE id = $1";
+    let query = "SELECT failing_since IS NOT NULL, coalesce(failing_warned, 0) FROM lanes WHERE id = $1";
     sqlx::query_as(query).bind(uuid(subscription)).fetch_one(&world.pool).await.unwrap()
 }
 

@@ -93,7 +93,8 @@ async fn plpgsql_check_finds_nothing_in_our_functions() {
                    FROM pg_proc p
                    JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql'
                   CROSS JOIN LATERAL public.plpgsql_check_function(
-                        p.oid, CASE p.proname WHEN 'announce_change' THEN 'subscriptions'::regclass ELSE 0 END,
+                        p.oid, CASE p.proname WHEN 'announce_change' THEN 'subscriptions'::regclass
+                                              WHEN 'note_freed_key' THEN 'queue'::regclass ELSE 0 END,
                         other_warnings => false, extra_warnings => false,
                         performance_warnings => false) c
                   WHERE p.pronamespace = 'postrider'::regnamespace";
