@@ -98,10 +98,18 @@ fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.inner().classify() {
         Category::Data => unfit(error),
+        // Where a word is wanted and something else than a text is there, the library says that there is no value.
+        Category::Syntax if error.inner().to_string().starts_with("expected value") && is_json(bytes) => {
+            ApiError::invalid(&field_of(&error.path().to_string(), ""), "must be a text")
+        }
         Category::Io | Category::Syntax | Category::Eof => not_json(error.inner()),
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
 }
 
 /// Reads a `T` only from a JSON object, because serde would take an array for the fields of a struct in their order.

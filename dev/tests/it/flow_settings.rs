@@ -173,6 +173,8 @@ async fn a_wrong_setting_is_named_wherever_it_is_sent() {
         (json!({"max_in_flight": 1.5}), "max_in_flight"),
         (json!({"ordering": "lifo"}), "ordering"),
         (json!({"ordering": true}), "ordering"),
+        (json!({"ordering": 1}), "ordering"),
+        (json!({"ordering": ["fifo"]}), "ordering"),
         (json!({"disable_after_days": 0}), "disable_after_days"),
         (json!({"disable_after_days": 366}), "disable_after_days"),
         (json!({"disable_after_days": "5"}), "disable_after_days"),
