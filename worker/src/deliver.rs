@@ -118,7 +118,7 @@ impl Courier {
             return Ok(self.cache.get(SubscriptionId(id)).await?.map(Owner::Subscription));
         }
         let inline = inline::get(&self.pool, &self.keyring, DeliveryId(claimed.delivery_id)).await?;
-        Ok(inline.map(Owner::Inline))
+        Ok(inline.map(|inline| Owner::Inline(Box::new(inline))))
     }
 
     /// The event with its payload; `None` where the event does not exist any more.
@@ -162,7 +162,7 @@ impl Courier {
 /// Who decides where a delivery goes.
 enum Owner {
     Subscription(Arc<Subscription>),
-    Inline(InlineDelivery),
+    Inline(Box<InlineDelivery>),
 }
 
 impl Owner {

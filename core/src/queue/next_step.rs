@@ -128,8 +128,11 @@ mod tests {
         retry_policy::RetryPolicyInput,
     };
 
+    /// Decisions, each with its key.
+    type Decided<'a> = &'a [(&'a str, Decision)];
+
     /// A policy with these waits, or the default ones, and these decisions.
-    fn policy(delays: Option<&[u32]>, client_errors: Decision, decisions: &[(&str, Decision)]) -> RetryPolicy {
+    fn policy(delays: Option<&[u32]>, client_errors: Decision, decisions: Decided<'_>) -> RetryPolicy {
         let input = RetryPolicyInput {
             delays_seconds: delays.map(<[u32]>::to_vec),
             max_attempts: None,
@@ -245,7 +248,7 @@ mod tests {
             let decided = policy(None, Retry, &[(kind.as_str(), GiveUp)]);
             assert_eq!(next_step(&decided, 1, &failed(kind), 0.0).next, dead, "{kind}");
         }
-        let cases: [(Decision, &[(&str, Decision)], Outcome, Next); 12] = [
+        let cases: [(Decision, Decided<'_>, Outcome, Next); 12] = [
             (Retry, &[], failed(PayloadGone), dead),
             (Retry, &[("404", GiveUp)], answered(404, None), dead),
             (Retry, &[("404", GiveUp)], answered(403, None), again),
@@ -274,7 +277,7 @@ mod tests {
         use Directive::{Abort, Disable};
         let (gone, asked) = (Some(DisableReason::Gone), Some(DisableReason::Asked));
         let (again, dead) = (retry(5, None), given_up(None));
-        let cases: [(&[(&str, Decision)], Outcome, Next, Option<DisableReason>); 17] = [
+        let cases: [(Decided<'_>, Outcome, Next, Option<DisableReason>); 17] = [
             (&[], answered(410, None), dead, gone),
             (&[("410", GiveUp)], answered(410, None), dead, gone),
             (&[("4xx", GiveUp)], answered(410, None), dead, gone),

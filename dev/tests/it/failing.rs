@@ -7,7 +7,7 @@ use postrider_core::{
     subscription::{failing::LookedAfter, store::Subscriptions},
 };
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     operational_events::{listen, state, told, types_about, waiting},
