@@ -198,7 +198,7 @@ async fn answer_to(path: &str, state: &State) -> Response<Full<Bytes>> {
             respond(200, "slow, but there")
         }
         // Of three requests, the first two fail and the third succeeds.
-        (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(503, "flaky"),
+        (Some("flaky"), _) if state.flaky.fetch_add(1, Ordering::Relaxed) % 3 < 2 => respond(500, "flaky"),
         (Some("switch"), _) => respond(state.switch.load(Ordering::SeqCst), "as it is switched"),
         _ => respond(200, "ok"),
     };

@@ -29,6 +29,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    pacer::Pacer,
     payloads::{HeldEvent, Payload, Payloads},
     sender::Sender,
 };
@@ -54,6 +55,8 @@ pub struct Courier {
     pub keyring: Keyring,
     /// The payloads in memory, and the means to read more.
     pub payloads: Payloads,
+    /// Keeps attempts of lanes with a rate limit apart.
+    pub pacer: Arc<Pacer>,
     /// Canceled when the time for attempts under way is over, because the worker stops.
     pub cut_off: CancellationToken,
 }
@@ -86,8 +89,9 @@ impl Courier {
         }
 
         if let Some(not_before) = claimed.not_before {
+            let begin = self.pacer.begin(claimed.lane_id, not_before, Instant::now());
             tokio::select! {
-                () = tokio::time::sleep_until(not_before.into()) => {}
+                () = tokio::time::sleep_until(begin.into()) => {}
                 () = self.cut_off.cancelled() => return claimed.report(None, released(&claimed, Duration::ZERO)),
             }
         }

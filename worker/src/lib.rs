@@ -13,6 +13,7 @@ pub mod dispatcher;
 pub mod fan_out;
 pub mod health;
 pub mod janitor;
+pub mod pacer;
 pub mod payloads;
 pub mod places;
 pub mod recorder;
@@ -104,6 +105,7 @@ impl Worker {
             pool: general.clone(),
             keyring: config.keyring.clone(),
             payloads: Payloads::new(claims.clone(), payloads, PAYLOAD_BYTES_MAX),
+            pacer: Arc::default(),
             cut_off: CancellationToken::new(),
         };
         Ok(Self {

@@ -98,18 +98,15 @@ fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.inner().classify() {
         Category::Data => unfit(error),
-        // Where a word is wanted and something else than a text is there, the library says that there is no value.
-        Category::Syntax if error.inner().to_string().starts_with("expected value") && is_json(bytes) => {
-            ApiError::invalid(&field_of(&error.path().to_string(), ""), "must be a text")
-        }
-        Category::Io | Category::Syntax | Category::Eof => not_json(error.inner()),
+        Category::Io | Category::Syntax | Category::Eof => match serde_json::from_slice(bytes) {
+            // Serde takes any other value in the place of an enum's word for an error of syntax, and so also a number
+            // that is too large. It tells more of a value that was parsed before.
+            Ok(value) => from_value::<T>(value).err().unwrap_or_else(|| unfit(error)),
+            Err(_) => not_json(error.inner()),
+        },
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
-}
-
-fn is_json(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
 }
 
 /// Reads a `T` only from a JSON object, because serde would take an array for the fields of a struct in their order.
@@ -326,6 +323,32 @@ mod tests {
                 "{target} {patch}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_json_and_does_not_fit_is_told_by_its_field() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        enum Word {
+            Yes,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Body {
+            word: Word,
+            factor: f64,
+        }
+        for (text, status) in [
+            (r#"{"word":true,"factor":1}"#, 422),
+            (r#"{"word":"No","factor":1}"#, 422),
+            (r#"{"word":"Yes","factor":1e400}"#, 422),
+            (r#"{"word":true,"factor":}"#, 400),
+            (r#"{"word":true,"factor":1} x"#, 400),
+            (r#"{"word":true"#, 400),
+        ] {
+            let refused = from_bytes::<Body>(text.as_bytes()).expect_err(text);
+            assert_eq!(matches!(refused, ApiError::Unprocessable(_)), status == 422, "{text}: {refused:?}");
+        }
+        let body = from_bytes::<Body>(br#"{"word":"Yes","factor":1.5}"#).expect("it fits");
+        assert!(body.word == Word::Yes && body.factor > 1.0);
     }
 
     #[test]
