@@ -1,5 +1,5 @@
--- Makes those of the lanes due in which an ordering key was freed (see note_freed_key()). Returns whether there were any.
--- It waits for no lane: a locked one is noted.
+-- Makes those of the lanes due in which an ordering key was freed (see note_freed_key()). Returns whether there were
+-- any. It waits for no lane: a locked one is noted.
 CREATE OR REPLACE FUNCTION arm_freed_lanes(lanes uuid[]) RETURNS boolean LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan

@@ -44,7 +44,7 @@ BEGIN
     IF lane.rate_interval_us IS NOT NULL THEN
         step := make_interval(secs => lane.rate_interval_us / 1e6);
         ahead := tokens_ahead(lane.rate_interval_us);
-        first := greatest(lane.next_token_at, t) - step * (lane.rate_burst - 1);
+        first := greatest(lane.next_token_at, t + token_jitter()) - step * (lane.rate_burst - 1);
         wait_us := extract(epoch FROM first - t) * 1e6;
         IF first > t + ahead THEN
             room := 0;

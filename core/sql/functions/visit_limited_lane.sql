@@ -1,5 +1,5 @@
--- Visits a lane that has limits, is ordered, or whose circuit is not closed: what visit_lane() does with any other lane, but
--- within its limits. Only visit_lane() calls this; the results are the same.
+-- Visits a lane that has limits, is ordered, or whose circuit is not closed: what visit_lane() does with any other
+-- lane, but within its limits. Only visit_lane() calls this; the results are the same.
 CREATE OR REPLACE FUNCTION visit_limited_lane(
     place tid, before lanes, is_sweep boolean, quantum integer, token bigint, t timestamptz,
     OUT tids tid[], OUT wait_us bigint, OUT is_awaited boolean
@@ -40,7 +40,7 @@ BEGIN
         IF taken = room.leases_left THEN lane.full_until := least(room.first_expiry, expiry); END IF;
     END IF;
     IF taken > 0 AND lane.rate_interval_us IS NOT NULL THEN
-        lane.next_token_at := greatest(lane.next_token_at, t)
+        lane.next_token_at := greatest(lane.next_token_at, t + token_jitter())
                               + make_interval(secs => lane.rate_interval_us * taken / 1e6);
         started := lane.next_token_at - make_interval(secs => lane.rate_interval_us * (lane.rate_burst - 1) / 1e6)
                    - tokens_ahead(lane.rate_interval_us) / 2;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{SOON, World, answer, id, uuid};
+use crate::world::{SOON, World, answer, id, uuid, worker};
 
 /// Retries at once, so often that no test runs out of them.
 fn impatient() -> Value {
@@ -76,7 +76,7 @@ async fn while_it_is_half_open_no_more_than_the_probes_are_in_flight() {
 
 #[tokio::test]
 async fn a_retry_by_hand_and_a_new_target_go_through_an_open_circuit() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let settings = json!({"circuit": circuit(1), "retry_policy": {"delays_seconds": [3600, 3600]}});
     let subscription = id(&world.subscribe("/fail", settings).await);
     let delivery = world.ingest(&subscription, "x").await;
@@ -88,6 +88,7 @@ async fn a_retry_by_hand_and_a_new_target_go_through_an_open_circuit() {
     let patch = json!({"target_url": world.receiver.url("/success")});
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200);
     assert_eq!(state(&world, &subscription).await, (None, None), "another receiver, another circuit");
+    world.worker = worker(&world.env);
     world.pass(Duration::from_secs(4000)).await;
     assert_eq!(world.drain().await, 1);
     assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
@@ -203,8 +204,8 @@ async fn a_receiver_sees_no_more_than_its_rate() {
     let times: Vec<_> = world.receiver.received().iter().map(|received| received.at).collect();
     for (first, begins) in times.iter().enumerate() {
         for (last, ends) in times.iter().enumerate().skip(first) {
-            // The clocks of the server and of this machine's receiver differ by what a request takes on its way.
-            let window = (*ends - *begins + Duration::from_millis(60)).as_secs_f64();
+            // A worker that is late while the other one is not makes requests bunch for that long.
+            let window = (*ends - *begins + Duration::from_millis(200)).as_secs_f64();
             let (seen, allowed) = ((last - first + 1) as f64, RATE * window + BURST as f64);
             assert!(seen <= allowed, "{seen} requests within {window} s, {allowed} at most");
         }

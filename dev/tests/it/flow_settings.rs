@@ -240,7 +240,7 @@ async fn a_changed_limit_takes_effect_at_once_and_no_other_change_ends_a_hold() 
     patch(&world, &subscription, json!({"rate_limit_per_second": 3})).await;
     assert_eq!(lane(&world, &subscription).await["due_at"], NEVER);
     patch(&world, &subscription, json!({"max_in_flight": null})).await;
-    assert_eq!(lane(&world, &subscription).await["full_until"], "-infinity");
+    assert_eq!(lane(&world, &subscription).await["full_until"], Value::Null);
     assert!(is_due(&world, &subscription).await);
 
     for (change, effect) in [(json!({"ordering": "fifo"}), true), (json!({"ordering": "fifo"}), false)] {
