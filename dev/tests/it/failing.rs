@@ -128,12 +128,7 @@ async fn who_does_nothing_but_fail_is_warned_of_and_disabled() {
 async fn some_are_left_alone_and_some_begin_anew() {
     let world = World::new().await;
     listen(&world, "operator").await;
-    let never = world.subscription("/fail").await;
-    sqlx::query("UPDATE subscriptions SET disable_after_days = NULL WHERE id = $1")
-        .bind(uuid(&never))
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    let never = id(&world.subscribe("/fail", json!({"disable_after_days": null})).await);
     let (paused, deleted) = (world.subscription("/fail").await, world.subscription("/fail").await);
     for subscription in [&never, &paused, &deleted] {
         fails_for(&world, subscription, 9000, 100).await;
@@ -144,6 +139,9 @@ async fn some_are_left_alone_and_some_begin_anew() {
     world.post(&format!("/subscriptions/{paused}/resume")).await;
     assert_eq!(failing(&world, &paused).await, (false, 0), "nothing could succeed while it was paused");
     assert_eq!(look_after(&world).await, NOTHING);
+    let days = json!({"disable_after_days": 365});
+    world.call(Method::PATCH, &format!("/subscriptions/{never}"), Some(days)).await.expect(200);
+    assert_eq!(look_after(&world).await, DISABLED, "9000 hours are 375 days");
 
     let moved = world.subscription("/fail").await;
     fails_for(&world, &moved, 100, 100).await;
