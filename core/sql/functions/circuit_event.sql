@@ -6,6 +6,10 @@ BEGIN
     END IF;
     PERFORM operational_event('postrider.circuit.' || kind, s.tenant_id, s.id,
                               jsonb_strip_nulls(jsonb_build_object(
+                                  'reason', CASE kind
+                                      WHEN 'opened' THEN 'the receiver keeps failing'
+                                      WHEN 'half_open' THEN 'the cooldown is over, and the receiver is tried again'
+                                      ELSE 'the receiver answers again' END,
                                   'opened_at', lane.opened_at, 'next_probe_at', lane.open_until,
                                   'cooldown_seconds', lane.cooldown_seconds,
                                   'failures_in_a_row', lane.failures_in_a_row)))

@@ -25,7 +25,9 @@ BEGIN
     END IF;
     IF before.failing_warned > 0 AND lane.failing_warned IS NULL AND lane.subscription_id IS NOT NULL THEN
         PERFORM operational_event('postrider.subscription.recovered', s.tenant_id, s.id,
-                                  jsonb_build_object('failing_since', before.failing_since))
+                                  jsonb_build_object('reason', 'an attempt has succeeded',
+                                                     'failing_since', before.failing_since,
+                                                     'failing_attempts', before.failing_attempts))
            FROM subscriptions s WHERE s.id = lane.subscription_id;
     END IF;
     RETURN lane;

@@ -1,6 +1,7 @@
 -- The part of record_outcomes() that updates lanes, in the order of their ids: a lane must be due for the earliest row
--- that was put back into it, rest as long as its receiver asked, go on where others wait for an outcome, and keep count
--- of failures. A lane whose receiver is well and which has no limits is not touched by successes.
+-- that was put back into it, rest as long as its receiver asked, go on where others wait for an outcome, and keep
+-- count of failures (a receiver that asks to give a delivery up is well). A lane whose receiver is well and which has
+-- no limits is not touched by successes.
 --   ids                          the delivery of each outcome, position by position
 --   applied, applied_in, dues    the deliveries that were changed, with the lane of each, and when it is due again
 CREATE OR REPLACE FUNCTION move_lanes(
@@ -23,7 +24,8 @@ BEGIN
           FROM unnest(applied, applied_in, dues) AS a (delivery_id, lane_id, due_at)
          CROSS JOIN LATERAL (SELECT (outcomes[array_position(ids, a.delivery_id)]).*) o
          CROSS JOIN LATERAL (SELECT o.started_at + make_interval(secs => o.duration_ms / 1000.0) AS at,
-                                    o.started_at IS NOT NULL AND NOT o.is_excused AS counts) e
+                                    o.started_at IS NOT NULL AND NOT o.is_excused
+                                    AND o.error_kind IS DISTINCT FROM 'aborted' AS counts) e
          GROUP BY a.lane_id ORDER BY a.lane_id
     LOOP
         CONTINUE WHEN change.due_at IS NULL AND NOT change.is_awaited AND change.rests_until = '-infinity'
