@@ -79,8 +79,7 @@ CREATE TABLE lanes (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX lanes_newest ON lanes (id, revision);
 CREATE INDEX lanes_due ON lanes (due_at);
--- Lanes whose successes count, because their receivers have failed of late; for lists and for the janitor, too. A lane
--- whose receiver is well is in no such index, so it costs that lane nothing.
+-- For lists, and for the janitor. A lane whose receiver is well is not in it, so it costs that lane nothing.
 CREATE INDEX lanes_troubled ON lanes (id, revision)
  WHERE circuit_state IS NOT NULL OR failing_since IS NOT NULL OR window_from IS NOT NULL;
 
