@@ -7,7 +7,8 @@
 -- The result has no payloads, because the visited lanes stay locked until its last row is sent. The last row has no
 -- delivery; it tells the database's time, and when the next lane is due that was not to be skipped. In a lane with a
 -- rate limit, the delivery number n of the lane, from 0, is to be attempted wait_us + n * step_us microseconds later.
--- is_awaited says that others of its lane wait for the outcome.
+-- is_awaited says that others of its lane wait for the outcome. Those of its ordering key do also where the lane is not
+-- ordered at the moment, because it may be again before the outcome comes.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
@@ -68,8 +69,9 @@ BEGIN
          WHERE q.ctid = ANY (tids)
         RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
                   q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
-                  awaited[array_position(lanes_, q.lane_id)], waits[array_position(lanes_, q.lane_id)],
-                  steps[array_position(lanes_, q.lane_id)], NULL::timestamptz, NULL::timestamptz;
+                  awaited[array_position(lanes_, q.lane_id)] OR q.ordering_key IS NOT NULL,
+                  waits[array_position(lanes_, q.lane_id)], steps[array_position(lanes_, q.lane_id)],
+                  NULL::timestamptz, NULL::timestamptz;
 
     looked_at := t;
     SELECT l.due_at INTO next_due_at FROM lanes l

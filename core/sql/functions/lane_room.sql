@@ -29,10 +29,13 @@ BEGIN
         probes := coalesce((lane_circuit(lane) ->> 'probes')::integer, quantum);
     END IF;
     IF probes IS NOT NULL OR lane.max_in_flight IS NOT NULL THEN
-        DELETE FROM lane_leases x WHERE x.lane_id = lane.id AND x.expires_at <= t;
+        -- Their reports may just be coming after all; a claim does not wait for them.
+        DELETE FROM lane_leases x
+         WHERE x.ctid = ANY (ARRAY(SELECT y.ctid FROM lane_leases y
+                                    WHERE y.lane_id = lane.id AND y.expires_at <= t FOR UPDATE SKIP LOCKED));
         SELECT coalesce(sum(x.count), 0), coalesce(sum(x.count) FILTER (WHERE x.is_probe), 0), min(x.expires_at)
           INTO leased, probing, first_expiry
-          FROM lane_leases x WHERE x.lane_id = lane.id;
+          FROM lane_leases x WHERE x.lane_id = lane.id AND x.expires_at > t;
         leases_left := least(lane.max_in_flight - leased, probes - probing);
         room := least(room, leases_left);
         IF room <= 0 THEN

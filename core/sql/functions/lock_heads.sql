@@ -2,10 +2,14 @@
 -- lane what lock_due_rows() is to any other. Rows behind another of their key are parked: they are due at 'infinity'
 -- until their turn comes (see note_freed_key()). The result `is_waiting` says that a row could not be parked, because
 -- somebody was changing or removing the first one of its key: then the lane is worth another visit soon.
+--
+-- A row that was committed late may be the first of its key although one behind it is in flight already. It is neither
+-- taken nor parked; `busy_until` is when the first such lease expires. No later visit may pass the rows that were left
+-- like that: the first of them was due at `left_from`.
 CREATE OR REPLACE FUNCTION lock_heads(
     lane lanes, is_sweep boolean, quantum integer, t timestamptz,
     OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT is_full boolean,
-    OUT is_waiting boolean, OUT has_parked boolean
+    OUT is_waiting boolean, OUT has_parked boolean, OUT left_from timestamptz, OUT busy_until timestamptz
 ) LANGUAGE plpgsql AS $$
 DECLARE
     examined_max constant integer := quantum + 1000;
@@ -15,6 +19,7 @@ DECLARE
     lost         uuid[];
     item         record;
     head         record;
+    busy         timestamptz;
 BEGIN
     taken := 0;
     tids := '{}';
@@ -36,8 +41,21 @@ BEGIN
              WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key
              ORDER BY q.sequence LIMIT 1;
             IF head.sequence <> item.sequence THEN
-                is_waiting := is_waiting OR head.is_changing;
-                IF NOT head.is_changing THEN parked := parked || item.tid; END IF;
+                IF head.is_changing THEN
+                    is_waiting := true;
+                    left_from := least(left_from, item.due_at);
+                ELSE
+                    parked := parked || item.tid;
+                    IF item.lease_token IS NOT NULL THEN lost := lost || item.delivery_id; END IF;
+                END IF;
+                CONTINUE;
+            END IF;
+            SELECT q.due_at INTO busy FROM queue q
+             WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key AND q.lease_token IS NOT NULL
+               AND q.due_at > t LIMIT 1;
+            IF FOUND THEN
+                busy_until := least(busy_until, busy);
+                left_from := least(left_from, item.due_at);
                 CONTINUE;
             END IF;
         END IF;
@@ -49,5 +67,6 @@ BEGIN
     IF lost IS NOT NULL THEN PERFORM log_lost_leases(lost, lane.lease_ms); END IF;
     is_full := taken = quantum OR examined = examined_max;
     has_parked := parked <> '{}';
-    UPDATE queue q SET due_at = 'infinity' WHERE q.ctid = ANY (parked);
+    -- One whose lease has expired is not in flight any more.
+    UPDATE queue q SET due_at = 'infinity', lease_token = NULL WHERE q.ctid = ANY (parked);
 END $$;

@@ -16,7 +16,7 @@ DECLARE
 BEGIN
     FOR change IN
         SELECT a.lane_id AS id, min(a.due_at) AS due_at, bool_or(o.is_awaited) AS is_awaited,
-               array_agg(o.lease_token) FILTER (WHERE o.is_awaited) AS awaited,
+               array_agg(o.lease_token) AS leases,
                coalesce(t + make_interval(secs => max(o.rest_ms) / 1000.0), '-infinity') AS rests_until,
                array_agg(o.error_kind IS NOT NULL ORDER BY e.at) FILTER (WHERE e.counts) AS failed,
                array_agg(e.at ORDER BY e.at) FILTER (WHERE e.counts) AS ended,
@@ -28,10 +28,13 @@ BEGIN
                                     AND o.error_kind IS DISTINCT FROM 'aborted' AS counts) e
          GROUP BY a.lane_id ORDER BY a.lane_id
     LOOP
+        -- They may have been leased before the lane had a limit.
+        change.is_awaited := change.is_awaited
+            OR EXISTS (SELECT FROM lane_leases x WHERE x.lane_id = change.id AND x.lease_token = ANY (change.leases));
         CONTINUE WHEN change.due_at IS NULL AND NOT change.is_awaited AND change.rests_until = '-infinity'
                       AND NOT coalesce(true = ANY (change.failed), false)
                       AND NOT is_troubled(change.id);
-        probes := CASE WHEN change.is_awaited THEN return_leases(change.id, change.awaited, t) ELSE '{}' END;
+        probes := CASE WHEN change.is_awaited THEN return_leases(change.id, change.leases, t) ELSE '{}' END;
         place := lock_lane(change.id, patience);
         IF place IS NULL THEN
             -- No batch waits long for one lane: the note lets a worker update the lane as soon as it is free.

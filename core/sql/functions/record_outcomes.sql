@@ -39,7 +39,8 @@ BEGIN
         SELECT * INTO back FROM put_back_outcomes(outcomes, t);
         applied := applied || back.put_back;
     END IF;
-    IF is_eventful OR EXISTS (SELECT FROM (SELECT DISTINCT f FROM unnest(finished_in) f) x WHERE is_troubled(x.f)) THEN
+    IF is_eventful OR EXISTS (SELECT FROM lane_leases x WHERE x.lane_id = ANY (finished_in))
+       OR EXISTS (SELECT FROM (SELECT DISTINCT f FROM unnest(finished_in) f) x WHERE is_troubled(x.f)) THEN
         PERFORM move_lanes(outcomes, ids, applied, finished_in || back.put_back_in,
                            array_fill(NULL::timestamptz, ARRAY[cardinality(finished)]) || back.dues, t);
     END IF;

@@ -26,13 +26,17 @@ BEGIN
         lane.has_parked := nullif(coalesce(lane.has_parked, false) OR found.has_parked, false);
     ELSE
         IF lane.has_parked THEN lane.has_parked := nullif(unpark(lane.id, t), false); END IF;
-        SELECT x.*, x.taken = room.room AS is_full, coalesce(lane.has_parked, false) AS is_waiting INTO found
+        SELECT x.*, x.taken = room.room AS is_full, coalesce(lane.has_parked, false) AS is_waiting,
+               NULL::timestamptz AS left_from, NULL::timestamptz AS busy_until
+          INTO found
           FROM lock_due_rows(lane, is_sweep, room.room, t) x;
     END IF;
     taken := found.taken;
     tids := found.tids;
 
     lane := lane_after_visit(lane, taken, found.last_due, found.is_full, t);
+    lane.floor_at := least(lane.floor_at, found.left_from);
+    lane.due_at := least(lane.due_at, found.busy_until);
     IF found.is_waiting THEN lane.due_at := least(lane.due_at, t + interval '20 milliseconds'); END IF;
     IF taken > 0 AND (lane.max_in_flight IS NOT NULL OR room.probes IS NOT NULL) THEN
         INSERT INTO lane_leases (lane_id, expires_at, lease_token, count, is_probe)

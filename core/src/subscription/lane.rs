@@ -80,6 +80,9 @@ pub async fn update(connection: &mut PgConnection, id: SubscriptionId, was: &Set
     )
     .execute(&mut *connection)
     .await?;
+    if is.flow.max_in_flight.is_some() && was.flow.max_in_flight.is_none() {
+        count_leases(connection, id).await?;
+    }
     let has_new_receiver = is.target_url != was.target_url;
     if has_new_receiver {
         // It was the old receiver that asked to be left alone, and that failed.
@@ -92,6 +95,22 @@ pub async fn update(connection: &mut PgConnection, id: SubscriptionId, was: &Set
     if has_new_receiver || is.flow != was.flow {
         queue::make_due(connection, &[id.0]).await?;
     }
+    Ok(())
+}
+
+/// Counts the deliveries that are in flight already, because from now on their number is limited. The caller has the
+/// lane locked, so no claim adds to them.
+async fn count_leases(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO lane_leases (lane_id, expires_at, lease_token, count, is_probe)
+         SELECT q.lane_id, max(q.due_at), q.lease_token, count(*), false FROM queue q
+          WHERE q.lane_id = $1 AND q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
+            AND NOT EXISTS (SELECT FROM lane_leases x WHERE x.lane_id = $1 AND x.lease_token = q.lease_token)
+          GROUP BY q.lane_id, q.lease_token",
+        id.0
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
