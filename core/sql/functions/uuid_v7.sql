@@ -1,6 +1,7 @@
--- A fresh UUIDv7 (RFC 9562 §5.7).
+-- A fresh UUIDv7 (RFC 9562 §5.7). The 12 bits after the milliseconds are the fraction of the millisecond, so that ids
+-- follow the order in which they were made, to the microsecond.
 CREATE OR REPLACE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
-    SELECT (left(r.digits, 12) || '7' || substr(r.digits, 14))::uuid
-      FROM (SELECT lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
-                   || substr(replace(gen_random_uuid()::text, '-', ''), 13) AS digits) r
+    SELECT (lpad(to_hex(m.us / 1000), 12, '0') || '7' || lpad(to_hex(m.us % 1000 * 4096 / 1000), 3, '0')
+            || substr(replace(gen_random_uuid()::text, '-', ''), 17))::uuid
+      FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us) m
 $$;

@@ -1,6 +1,10 @@
 //! The outbox: events that somebody's own transaction published by SQL. After its commit a worker fans them out, which
 //! does the same as accepting them, and removes them from the outbox. A fan-out that is too wide for one transaction is
 //! done in parts; each part stores how far the fan-out has come.
+//!
+//! Events of a tenant that has an ordered subscription are fanned out in the order of their ids, and by one worker at a
+//! time: an event whose transaction had committed before another event was published comes before that one. Events of
+//! transactions that overlap have no order. An event that cannot be fanned out loses its place.
 
 use std::{
     collections::HashMap,
@@ -71,13 +75,21 @@ struct Row {
 ///
 /// An event that cannot be fanned out is left alone for a while, so that it does not stop the others.
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Result<Step> {
-    let mut first = None;
-    match step_of(pool, cache, from, EVENTS_PER_STEP_MAX, &mut first).await {
-        // Whatever the error is: events that fail together may succeed one by one.
-        Err(error) => tracing::warn!(?error, "a fan-out failed"),
-        done => return done,
+    let (mut first, mut busy) = (None, Vec::new());
+    loop {
+        let known = busy.len();
+        match step_of(pool, cache, from, EVENTS_PER_STEP_MAX, &mut busy, &mut first).await {
+            // All that was found is another worker's to do. Behind it there may be events of other tenants.
+            Ok(step) if step.events == 0 && busy.len() > known => {}
+            Ok(step) => return Ok(step),
+            // Whatever the error is: events that fail together may succeed one by one.
+            Err(error) => {
+                tracing::warn!(?error, "a fan-out failed");
+                break;
+            }
+        }
     }
-    match step_of(pool, cache, from, 1, &mut first).await {
+    match step_of(pool, cache, from, 1, &mut busy, &mut first).await {
         Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
             sqlx::query!(
                 "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE event_id = $1",
@@ -94,12 +106,14 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Resul
     }
 }
 
-/// Makes one step of at most `events_max` events; `first` becomes the first event that it found.
+/// Makes one step of at most `events_max` events, none of them of the tenants in `busy`. Tenants whose events another
+/// worker is fanning out in order are added to `busy`; `first` becomes the first event that this step tried.
 async fn step_of(
     pool: &PgPool,
     cache: &SubscriptionCache,
     from: Uuid,
     events_max: i64,
+    busy: &mut Vec<String>,
     first: &mut Option<Uuid>,
 ) -> Result<Step> {
     let started = Instant::now();
@@ -107,11 +121,12 @@ async fn step_of(
     let waiting = sqlx::query!(
         "SELECT event_id, tenant_id FROM outbox
           WHERE event_id >= least($2, uuid_floor(now() - make_interval(secs => $3)))
-            AND retry_at <= clock_timestamp()
+            AND retry_at <= clock_timestamp() AND tenant_id <> ALL ($4)
           ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
         events_max,
         from,
-        RECENT_SECONDS
+        RECENT_SECONDS,
+        &*busy
     );
     let waiting = waiting.fetch_all(pool).await?;
     *first = waiting.first().map(|row| row.event_id);
@@ -127,9 +142,15 @@ async fn step_of(
             audiences.insert(row.tenant_id.clone(), cache.audience(&row.tenant_id).await?);
         }
     }
-    let ids: Vec<_> = waiting.iter().map(|row| row.event_id).collect();
+    let is_ordered = |tenant: &str| audiences.get(tenant).is_some_and(|audience| audience.is_ordered());
+    let (ordered, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| is_ordered(&row.tenant_id));
+    let ordered_to = ordered.last().map(|row| row.event_id);
+    let mut tenants: Vec<_> = ordered.into_iter().map(|row| row.tenant_id).collect();
+    tenants.sort_unstable();
+    tenants.dedup();
+    let looked = Looked { free: free.iter().map(|row| row.event_id).collect(), ordered_to, tenants, events_max };
     let mut transaction = pool.begin().await?;
-    match take(&mut transaction, &ids, &audiences).await {
+    match take(&mut transaction, &looked, &audiences, busy, first).await {
         Ok(step) => {
             transaction.commit().await?;
             Ok(Step { first: found.first, look: found.look, ..step })
@@ -142,21 +163,71 @@ async fn step_of(
     }
 }
 
-/// Stores the deliveries of those events that no other worker has taken meanwhile, in the order of the events' ids.
+/// Events that a look has found.
+struct Looked {
+    /// Those of tenants without an ordered subscription.
+    free: Vec<Uuid>,
+    /// The last one of a tenant with an ordered subscription.
+    ordered_to: Option<Uuid>,
+    /// The tenants with an ordered subscription.
+    tenants: Vec<String>,
+    /// Events that are taken of those tenants, at most.
+    events_max: i64,
+}
+
+/// Locks the tenants with ordered subscriptions and their first events, whether the look has found those or passed them.
+/// Tenants for which another worker is working are left out and added to `busy`. The locks end with the transaction.
+async fn lock_ordered(
+    transaction: &mut sqlx::PgTransaction<'_>,
+    looked: &Looked,
+    busy: &mut Vec<String>,
+) -> Result<Vec<Row>> {
+    let Some(to) = looked.ordered_to else { return Ok(Vec::new()) };
+    let ours = sqlx::query_scalar!(
+        r#"SELECT tenant AS "tenant!" FROM unnest($1::text[]) AS tenant
+            WHERE pg_try_advisory_xact_lock(hashtextextended(current_schema() || '_outbox ' || tenant, 0))"#,
+        &looked.tenants
+    );
+    let ours = ours.fetch_all(&mut **transaction).await?;
+    busy.extend(looked.tenants.iter().filter(|tenant| !ours.contains(tenant)).cloned());
+    if ours.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The look of another worker has a row locked for a moment only, so this waits for it: no event may be passed.
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
+                  expires_at, fanned_out_to
+             FROM outbox WHERE event_id <= $1 AND tenant_id = ANY ($2) AND retry_at <= clock_timestamp()
+            ORDER BY event_id LIMIT $3 FOR UPDATE"#,
+        to,
+        &ours,
+        looked.events_max
+    );
+    Ok(rows.fetch_all(&mut **transaction).await?)
+}
+
+/// Stores the deliveries of those events that no other worker has taken meanwhile, in the order of the events' ids;
+/// `first` becomes the first of them.
 async fn take(
     transaction: &mut sqlx::PgTransaction<'_>,
-    ids: &[Uuid],
+    looked: &Looked,
     audiences: &HashMap<String, Arc<Audience>>,
+    busy: &mut Vec<String>,
+    first: &mut Option<Uuid>,
 ) -> Result<Step> {
-    let rows = sqlx::query_as!(
+    let mut rows = lock_ordered(transaction, looked, busy).await?;
+    let free = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
                   expires_at, fanned_out_to
              FROM outbox WHERE event_id = ANY ($1) AND retry_at <= clock_timestamp()
             ORDER BY event_id LIMIT 1000 FOR UPDATE SKIP LOCKED"#,
-        ids
+        &looked.free
     );
-    let rows = rows.fetch_all(&mut **transaction).await?;
+    rows.extend(free.fetch_all(&mut **transaction).await?);
+    rows.sort_unstable_by_key(|row| row.event_id);
+    *first = rows.first().map_or(*first, |row| Some(row.event_id));
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;
     for row in rows {

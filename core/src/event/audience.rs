@@ -12,6 +12,7 @@ use crate::{
         metadata::Metadata,
     },
     id::SubscriptionId,
+    subscription::flow_settings::Ordering,
 };
 
 /// Payload filters that may be evaluated on a thread before other work on it would suffer.
@@ -163,6 +164,7 @@ pub struct Audience {
     payload_filters: usize,
     /// Places of the interests that have a pattern for more than one type, or no pattern at all.
     widely: Vec<usize>,
+    is_ordered: bool,
 }
 
 impl Audience {
@@ -185,6 +187,18 @@ impl Audience {
         audience.payload_filters = interests.iter().filter(|interest| interest.filters.payload.is_some()).count();
         audience.interests = interests;
         audience
+    }
+
+    /// The same subscriptions, at least one of which is delivered to in this order.
+    #[must_use]
+    pub fn with(self, ordering: Ordering) -> Self {
+        Self { is_ordered: ordering == Ordering::Fifo, ..self }
+    }
+
+    /// Whether a subscription wants its events in order, so that the order in which they are stored counts.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        self.is_ordered
     }
 
     /// How many subscriptions there are.

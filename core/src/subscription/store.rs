@@ -20,7 +20,7 @@ use crate::{
     subscription::{
         Subscription,
         event_type_header::EventTypeHeader,
-        flow_settings::{DeliveryRate, DisableAfter, MaxInFlight},
+        flow_settings::{DeliveryRate, DisableAfter, MaxInFlight, Ordering},
         lane, previous_secret,
         row::{filters_of, select_subscriptions},
         settings::Settings,
@@ -114,19 +114,22 @@ impl Subscriptions {
     /// Reads the interests of a tenant's subscriptions; disabled ones want nothing.
     pub async fn audience(&self, tenant_id: &str) -> Result<Audience> {
         let rows = sqlx::query!(
-            "SELECT id, event_types, filters::text AS filters FROM subscriptions
+            "SELECT id, event_types, filters::text AS filters, ordering FROM subscriptions
               WHERE tenant_id = $1 AND deleted_at IS NULL AND state <> 'disabled'
               ORDER BY id",
             tenant_id
         );
-        let interests = rows.fetch_all(&self.pool).await?.into_iter().map(|row| {
+        let rows = rows.fetch_all(&self.pool).await?;
+        let is_ordered = rows.iter().any(|row| row.ordering == Ordering::Fifo.as_str());
+        let interests = rows.into_iter().map(|row| {
             Ok(Interest {
                 id: SubscriptionId(row.id),
                 event_types: EventTypePatterns::from_stored(&row.event_types)?,
                 filters: filters_of(row.filters)?,
             })
         });
-        Ok(Audience::new(interests.collect::<Result<_>>()?))
+        let audience = Audience::new(interests.collect::<Result<_>>()?);
+        Ok(audience.with(if is_ordered { Ordering::Fifo } else { Ordering::None }))
     }
 
     /// Changes the settings to what `change` makes of the present ones, and the secret where `change` gives a new one.

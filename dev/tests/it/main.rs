@@ -54,5 +54,6 @@ mod schema;
 mod sealing;
 mod signatures;
 mod sql_publish;
+mod sql_publish_order;
 mod subscriptions;
 mod targets;
