@@ -55,4 +55,44 @@ SELECT 'lease long expired', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
  WHERE q.lease_token IS NOT NULL AND l.held_until < now() AND q.due_at < now() - interval '60 seconds'
 
+-- 5. In an ordered lane, nothing waits for ever: the first of each ordering key is due, or somebody has freed the key, and
+-- then the lane is due. One of a key is in flight at a time. (Those that were claimed while the lane was not ordered may
+-- be more.)
+UNION ALL
+SELECT 'first of its ordering key is parked, and nobody has freed the key', q.delivery_id
+  FROM queue q JOIN lanes l ON l.id = q.lane_id
+ WHERE l.is_ordered AND q.due_at = 'infinity'
+   AND NOT EXISTS (SELECT FROM queue p
+                    WHERE p.lane_id = q.lane_id AND p.ordering_key = q.ordering_key AND p.sequence < q.sequence)
+   AND NOT EXISTS (SELECT FROM freed_keys f WHERE f.lane_id = q.lane_id AND f.ordering_key = q.ordering_key)
+UNION ALL
+SELECT 'parked delivery in a lane that does not know of it', q.delivery_id
+  FROM queue q JOIN lanes l ON l.id = q.lane_id
+ WHERE q.due_at = 'infinity' AND l.has_parked IS NULL
+UNION ALL
+SELECT 'ordering key was freed in a lane that is not due', l.id
+  FROM lanes l
+ WHERE l.is_ordered AND l.due_at > greatest(l.held_until, clock_timestamp() + lane_margin())
+   AND EXISTS (SELECT FROM freed_keys f JOIN queue q ON q.lane_id = f.lane_id AND q.ordering_key = f.ordering_key
+                WHERE f.lane_id = l.id AND q.due_at = 'infinity')
+   AND NOT EXISTS (SELECT FROM lanes_to_arm n WHERE n.lane_id = l.id)
+UNION ALL
+SELECT 'two deliveries of one ordering key in flight', (array_agg(q.delivery_id))[1]
+  FROM queue q JOIN lanes l ON l.id = q.lane_id
+ WHERE l.is_ordered AND q.ordering_key IS NOT NULL AND q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
+ GROUP BY q.lane_id, q.ordering_key HAVING count(*) > 1
+
+-- 6. Where attempts at once are limited, every one of them is counted.
+UNION ALL
+SELECT 'more deliveries in flight than are counted', q.lane_id
+  FROM (SELECT x.lane_id, x.lease_token, count(*) AS leased
+          FROM queue x
+         WHERE x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()
+         GROUP BY x.lane_id, x.lease_token) q
+  JOIN lanes l ON l.id = q.lane_id AND l.max_in_flight IS NOT NULL
+ WHERE q.leased > coalesce((SELECT sum(x.count) FROM lane_leases x
+                             WHERE x.lane_id = q.lane_id AND x.lease_token = q.lease_token), 0)
+UNION ALL
+SELECT 'leases counted below zero', x.lane_id FROM lane_leases x WHERE x.count < 0
+
  LIMIT 100

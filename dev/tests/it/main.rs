@@ -19,6 +19,7 @@ mod events;
 mod failing;
 mod filters;
 mod flow_control;
+mod flow_invariants;
 mod flow_races;
 mod flow_settings;
 mod fuzz;
