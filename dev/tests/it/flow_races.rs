@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 use crate::world::{SOON, World, answer, id, uuid};
 
+/// An empty list of deliveries.
+pub const NOBODY: [Uuid; 0] = [];
+
 /// A delivery that a claim has leased.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Leased {
@@ -158,7 +161,7 @@ async fn a_head_that_is_being_removed_lets_the_next_one_go() {
     let (head, next) = (store_now(&world, &subscription).await, store_now(&world, &subscription).await);
     let mut cancel = world.pool.begin().await.unwrap();
     remove(&mut cancel, head).await;
-    assert_eq!(claimed(&world).await, [], "the head is going, and the next one is not yet the first");
+    assert_eq!(claimed(&world).await, NOBODY, "the head is going, and the next one is not yet the first");
     assert_eq!(parked(&world).await, 0, "so it is not parked either");
     go_on(&mut cancel, &subscription).await;
     cancel.commit().await.unwrap();
@@ -199,7 +202,7 @@ async fn a_report_and_a_claim_leave_nobody_parked_in_either_order() {
         if is_report_first {
             let mut report = world.pool.begin().await.unwrap();
             assert!(record(&mut report, &head[0], "succeeded").await);
-            assert_eq!(claimed(&world).await, [], "the lane is locked");
+            assert_eq!(claimed(&world).await, NOBODY, "the lane is locked");
             report.commit().await.unwrap();
         } else {
             let mut claiming = world.pool.begin().await.unwrap();
@@ -233,7 +236,7 @@ async fn one_that_is_committed_while_the_head_goes_is_found_soon() {
         .await
         .unwrap();
     slow.commit().await.unwrap();
-    assert_eq!(claimed(&world).await, []);
+    assert_eq!(claimed(&world).await, NOBODY);
     assert_eq!(parked(&world).await, 0);
     go_on(&mut cancel, &subscription).await;
     cancel.commit().await.unwrap();
@@ -255,14 +258,14 @@ async fn one_with_an_earlier_place_that_is_committed_late_waits_for_the_one_in_f
         assert_eq!(leased[0].delivery_id, ahead);
         slow.commit().await.unwrap();
         sqlx::query("UPDATE lanes SET due_at = now()").execute(&world.pool).await.unwrap();
-        assert_eq!(claimed(&world).await, [], "one of a key at a time");
+        assert_eq!(claimed(&world).await, NOBODY, "one of a key at a time");
         if is_worker_lost {
             world.pass(Duration::from_secs(36)).await;
         } else {
             // Visits that come meanwhile do not pass it.
             world.pass(Duration::from_secs(3)).await;
             sqlx::query("UPDATE lanes SET due_at = now()").execute(&world.pool).await.unwrap();
-            assert_eq!(claimed(&world).await, []);
+            assert_eq!(claimed(&world).await, NOBODY);
             assert!(record(&mut world.pool.acquire().await.unwrap(), &leased[0], "pending").await);
         }
         let first = claim_now(&world).await;
@@ -282,7 +285,7 @@ async fn a_report_that_meets_a_locked_lane_frees_the_key_and_the_place() {
     store_now(&world, &subscription).await;
     let head = claim_now(&world).await;
     let next = store_now(&world, &subscription).await;
-    assert_eq!(claimed(&world).await, []);
+    assert_eq!(claimed(&world).await, NOBODY);
     let mut holder = world.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM lanes FOR UPDATE").execute(&mut *holder).await.unwrap();
     succeed(&world, &head).await;
@@ -313,9 +316,9 @@ async fn an_ordering_that_changes_while_a_claim_parks_leaves_nobody_parked() {
     let patch = Some(json!({"ordering": "fifo"}));
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), patch).await.expect(200);
     let third = store_now(&world, &subscription).await;
-    assert_eq!(claimed(&world).await, []);
+    assert_eq!(claimed(&world).await, NOBODY);
     succeed(&world, &head).await;
-    assert_eq!(claimed(&world).await, [], "another one of the key is in flight");
+    assert_eq!(claimed(&world).await, NOBODY, "another one of the key is in flight");
     succeed(&world, &second).await;
     assert_eq!(claimed(&world).await, [third]);
     world.finish().await;
@@ -335,7 +338,7 @@ async fn a_pause_while_a_claim_parks_holds_and_its_end_lets_go() {
     claiming.commit().await.unwrap();
     pausing.await.unwrap().expect(200);
     succeed(&world, &head).await;
-    assert_eq!(claimed(&world).await, [], "it is paused");
+    assert_eq!(claimed(&world).await, NOBODY, "it is paused");
     world.post(&format!("/subscriptions/{subscription}/resume")).await;
     assert_eq!(claimed(&world).await, [next]);
     world.finish().await;

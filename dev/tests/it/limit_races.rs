@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    flow_races::{change_behind, claim, claim_now, claimed, number, record, store_now, succeed},
+    flow_races::{NOBODY, change_behind, claim, claim_now, claimed, number, record, store_now, succeed},
     world::{World, id, uuid},
 };
 
@@ -26,7 +26,7 @@ async fn a_limit_that_is_set_while_a_claim_is_under_way_counts_what_it_takes() {
     for _ in 0..4 {
         store_now(&world, &subscription).await;
     }
-    assert_eq!(claimed(&world).await, [], "five are in flight");
+    assert_eq!(claimed(&world).await, NOBODY, "five are in flight");
     succeed(&world, &leased[..4]).await;
     let more = claim_now(&world).await;
     assert_eq!(more.len(), 1, "and now one is");
@@ -36,7 +36,7 @@ async fn a_limit_that_is_set_while_a_claim_is_under_way_counts_what_it_takes() {
     assert_eq!(claim(&mut claiming).await.len(), 1);
     change_behind(&world, claiming, &subscription, json!({"max_in_flight": 1})).await;
     succeed(&world, &more).await;
-    assert_eq!(claimed(&world).await, [], "one of two is left");
+    assert_eq!(claimed(&world).await, NOBODY, "one of two is left");
     let patch = Some(json!({"max_in_flight": null}));
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), patch).await.expect(200);
     assert_eq!(claimed(&world).await.len(), 2);
@@ -61,7 +61,7 @@ async fn a_circuit_that_is_switched_off_while_a_claim_half_opens_it_holds_nothin
     for _ in 0..3 {
         store_now(&world, &subscription).await;
     }
-    assert_eq!(claimed(&world).await, [], "it is open");
+    assert_eq!(claimed(&world).await, NOBODY, "it is open");
     world.pass(Duration::from_secs(31)).await;
     let mut claiming = world.pool.begin().await.unwrap();
     let probe = claim(&mut claiming).await;
@@ -132,7 +132,7 @@ async fn a_lease_that_has_expired_is_given_back_once() {
     for _ in 0..3 {
         store_now(&world, &subscription).await;
     }
-    assert_eq!(claimed(&world).await, []);
+    assert_eq!(claimed(&world).await, NOBODY);
 
     // Nobody has taken this one over, although its lease has expired.
     world.pass(Duration::from_secs(36)).await;
@@ -140,7 +140,7 @@ async fn a_lease_that_has_expired_is_given_back_once() {
     assert!(!record(&mut own, &fresh[0], "succeeded").await);
     let last = claim_now(&world).await;
     assert_eq!(last.len(), 2);
-    assert_eq!(claimed(&world).await, []);
+    assert_eq!(claimed(&world).await, NOBODY);
     succeed(&world, &last).await;
     assert_eq!(number(&world.pool, "SELECT count(*) FROM lane_leases WHERE count < 0").await, 0);
     assert_eq!(claimed(&world).await.len(), 2);
