@@ -34,6 +34,7 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lane_model;
+mod late_lanes;
 mod lists;
 #[cfg(target_os = "linux")]
 mod machine;
