@@ -8,6 +8,7 @@ pub mod event_type_header;
 pub mod failing;
 pub mod flow_settings;
 pub mod health;
+pub mod hold;
 pub(crate) mod lane;
 pub mod list;
 pub mod previous_secret;

@@ -1,6 +1,8 @@
-//! Keeping the database in order: daily partitions, repairs and clean-ups, and the invariants that must hold.
+//! Keeping the database in order: daily partitions, repairs and clean-ups, the invariants that must hold, and why lanes
+//! are late.
 
 pub mod invariants;
+pub mod late_lanes;
 pub mod maintenance;
 pub mod partition;
 

@@ -10,6 +10,7 @@
 
 mod ceiling;
 mod events;
+mod fairness;
 mod lists;
 mod load;
 mod trace;
@@ -55,7 +56,7 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements but `trace` and `lists`, or only those that are named.
+/// Runs all measurements but `trace`, `lists` and `fairness`, or only those that are named.
 ///
 /// # Errors
 /// When something does not start, or a measurement fails.
@@ -109,9 +110,14 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     if only.contains(&"trace") {
         all["trace"] = trace::trace(server).await?;
     }
-    // Filling the database takes minutes and gigabytes, so this is measured only where it is asked for.
+    // Filling the database takes minutes and gigabytes, so these are measured only where they are asked for.
     if only.contains(&"lists") {
         all["lists"] = lists::lists(server).await?;
+    }
+    for (name, size) in [("fairness", fairness::FULL), ("fairness_small", fairness::SMALL)] {
+        if only.contains(&name) {
+            all[name] = fairness::fairness(server, size).await?;
+        }
     }
     Ok(all)
 }
@@ -167,6 +173,13 @@ impl System {
         let body = json!({"target_url": url}).to_string();
         let answer = self.call("/subscriptions", &body).await?;
         Ok(answer["id"].as_str().with_context(|| format!("no id in {answer}"))?.to_owned())
+    }
+
+    /// Creates a subscription with these settings and answers its lane.
+    async fn subscribe_with(&self, settings: &Value) -> Result<Uuid> {
+        let answer = self.call("/subscriptions", &settings.to_string()).await?;
+        let id = answer["id"].as_str().with_context(|| format!("no id in {answer}"))?;
+        Ok(Uuid::parse_str(id.trim_start_matches("sub_"))?)
     }
 
     async fn call(&self, path: &str, body: &str) -> Result<Value> {

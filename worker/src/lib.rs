@@ -43,6 +43,7 @@ use postrider_core::{
     upkeep::{
         self,
         invariants::{self, Violation},
+        late_lanes,
     },
 };
 use sqlx::PgPool;
@@ -303,7 +304,8 @@ pub async fn rekey(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks the database's invariants, and prints each violation on a line of standard output.
+/// Checks the database's invariants and looks for late lanes, and prints a line of standard output for each violation,
+/// and for each late lane why it waits. That lanes wait is no error.
 ///
 /// # Errors
 /// When there is a violation, or the database cannot be examined.
@@ -312,6 +314,13 @@ pub async fn doctor(config: Config) -> anyhow::Result<()> {
     let violations = invariants::check(&pool).await?;
     for Violation { violation, id } in &violations {
         println!("{violation}: {id}");
+    }
+    let late = late_lanes::list(&pool).await?;
+    for lane in &late.lanes {
+        println!("waiting: {lane}");
+    }
+    if late.is_more {
+        println!("waiting: more lanes; only the {} that have waited longest are listed", late.lanes.len());
     }
     anyhow::ensure!(violations.is_empty(), "{} violations; the list ends at a hundred", violations.len());
     println!("every invariant holds");

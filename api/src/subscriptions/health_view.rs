@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object};
-use postrider_core::subscription::health::{Circuit, Health, Hold, LastFailure, Waiting};
+use postrider_core::subscription::{
+    health::{Circuit, Health, LastFailure, Waiting},
+    hold::Hold,
+};
 
 use crate::subscriptions::{flow_body::CircuitStateName, view::StateName};
 

@@ -8,8 +8,11 @@ use crate::{
     Error, Result,
     id::SubscriptionId,
     queue::attempt::ErrorKind,
-    subscription::{State, circuit::CircuitState},
-    text_enum::text_enum,
+    subscription::{
+        State,
+        circuit::CircuitState,
+        hold::{Hold, Holds},
+    },
 };
 
 /// Deliveries that are counted, at most: so many that are due, and as many that are not due yet or in flight.
@@ -17,22 +20,6 @@ pub const COUNTED_MAX: i64 = 10_000;
 /// Deliveries whose attempts are looked at for the last success and the last failure, at most: so many of the newest,
 /// and twice as many of those that are not finished.
 pub const EXAMINED_MAX: i64 = 1_000;
-
-text_enum! {
-    /// The reasons for which deliveries wait although they are due.
-    pub enum Hold {
-        /// The subscription is paused or disabled.
-        Paused = "paused",
-        /// The receiver asked to be left alone (`Retry-After`).
-        RetryAfter = "retry_after",
-        /// The circuit is open.
-        Circuit = "circuit",
-        /// The rate limit allows no attempt at this moment.
-        RateLimit = "rate_limit",
-        /// As many attempts are in flight as may be.
-        MaxInFlight = "max_in_flight",
-    }
-}
 
 /// How the deliveries of a subscription fare.
 #[derive(Clone, Debug)]
@@ -112,7 +99,7 @@ pub async fn read(pool: &PgPool, id: SubscriptionId) -> Result<Health> {
         waiting: queued.waiting(),
         oldest_due_at: queued.oldest_due_at,
         next_attempt_at: queued.next_due_at.filter(|_| !lane.is_paused).map(not_before),
-        held_by: lane.holds(),
+        held_by: lane.held_by()?,
         last_success_at,
         last_failure,
         failing_since: lane.failing_since,
@@ -161,15 +148,16 @@ impl Lane {
         lane.fetch_optional(pool).await?.ok_or(Error::NotFound("subscription"))
     }
 
-    fn holds(&self) -> Vec<Hold> {
-        let all = [
-            (Hold::Paused, self.is_paused),
-            (Hold::RetryAfter, self.rests_until.is_some()),
-            (Hold::Circuit, self.circuit_state != CircuitState::Closed.as_str()),
-            (Hold::RateLimit, self.token_held_until.is_some()),
-            (Hold::MaxInFlight, self.full_until.is_some()),
-        ];
-        all.into_iter().filter(|(_, is_held)| *is_held).map(|(hold, _)| hold).collect()
+    fn held_by(&self) -> Result<Vec<Hold>> {
+        let holds = Holds {
+            is_paused: self.is_paused,
+            rests_until: self.rests_until,
+            circuit_state: self.circuit_state.parse().map_err(Error::internal)?,
+            open_until: self.next_probe_at,
+            token_held_until: self.token_held_until,
+            full_until: self.full_until,
+        };
+        Ok(holds.list().into_iter().map(|(hold, _)| hold).collect())
     }
 
     fn circuit(&self) -> Result<Option<Circuit>> {

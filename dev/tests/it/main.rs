@@ -36,6 +36,7 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lane_model;
+mod late_lanes;
 mod limit_races;
 mod lists;
 #[cfg(target_os = "linux")]
