@@ -13,7 +13,6 @@ CREATE OR REPLACE FUNCTION lock_heads(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     examined_max constant integer := quantum + 1000;
-    late_max     constant integer := 300;  -- rows of a key that are committed after one behind them, by far at most
     ours         constant xid := pg_current_xact_id()::xid;
     examined     integer := 0;
     parked       tid[] := '{}';
@@ -51,11 +50,9 @@ BEGIN
                 END IF;
                 CONTINUE;
             END IF;
-            SELECT x.due_at INTO busy
-              FROM (SELECT q.due_at, q.lease_token FROM queue q
-                     WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key
-                     ORDER BY q.sequence LIMIT late_max) x
-             WHERE x.lease_token IS NOT NULL AND x.due_at > t LIMIT 1;
+            SELECT q.due_at INTO busy FROM queue q
+             WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key AND q.lease_token IS NOT NULL
+               AND q.due_at > t LIMIT 1;
             IF FOUND THEN
                 busy_until := least(busy_until, busy);
                 left_from := least(left_from, item.due_at);
