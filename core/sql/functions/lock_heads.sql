@@ -13,12 +13,13 @@ CREATE OR REPLACE FUNCTION lock_heads(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     examined_max constant integer := quantum + 1000;
-    ours         constant xid := pg_current_xact_id()::xid;
     examined     integer := 0;
     parked       tid[] := '{}';
     lost         uuid[];
     item         record;
     head         record;
+    checked      tid;                -- the last head that was locked, and whether that succeeded
+    is_ours      boolean;
     busy         timestamptz;
 BEGIN
     taken := 0;
@@ -36,12 +37,18 @@ BEGIN
         examined := examined + 1;
         last_due := item.due_at;
         IF item.ordering_key IS NOT NULL THEN
-            SELECT q.sequence, q.xmax NOT IN ('0'::xid, ours) AS is_changing INTO head
+            SELECT q.ctid AS tid, q.sequence INTO head
               FROM queue q
              WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key
              ORDER BY q.sequence LIMIT 1;
             IF head.sequence <> item.sequence THEN
-                IF head.is_changing THEN
+                -- Nothing is parked behind a row that somebody is removing, or has just removed.
+                IF head.tid IS DISTINCT FROM checked THEN
+                    checked := head.tid;
+                    PERFORM FROM queue q WHERE q.ctid = checked FOR UPDATE SKIP LOCKED;
+                    is_ours := FOUND;
+                END IF;
+                IF NOT is_ours THEN
                     is_waiting := true;
                     left_from := least(left_from, item.due_at);
                 ELSE

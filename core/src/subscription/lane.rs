@@ -162,7 +162,8 @@ async fn resume(connection: &mut PgConnection, id: SubscriptionId) -> Result<()>
 async fn close_circuit(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
     sqlx::query!(
         "UPDATE lanes
-            SET circuit_state = NULL, open_until = NULL, opened_at = NULL, cooldown_seconds = NULL,
+            SET circuit_state = NULL, open_until = NULL, full_until = NULL, opened_at = NULL,
+                cooldown_seconds = NULL,
                 failures_in_a_row = NULL, window_from = NULL, window_attempts = NULL, window_failures = NULL,
                 probe_successes = NULL
           WHERE id = $1",
