@@ -55,9 +55,9 @@ SELECT 'lease long expired', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id
  WHERE q.lease_token IS NOT NULL AND l.held_until < now() AND q.due_at < now() - interval '60 seconds'
 
--- 5. In an ordered lane, nothing waits for ever: the first of each ordering key is due, or somebody has freed the key, and
--- then the lane is due. One of a key is in flight at a time. (Those that were claimed while the lane was not ordered may
--- be more.)
+-- 5. In an ordered lane, nothing waits for ever: the first of each ordering key is due, or somebody has freed the key,
+-- and then the lane is due. One of a key is in flight at a time. (Those that were claimed while the lane was not
+-- ordered may be more.)
 UNION ALL
 SELECT 'first of its ordering key is parked, and nobody has freed the key', q.delivery_id
   FROM queue q JOIN lanes l ON l.id = q.lane_id

@@ -6,6 +6,7 @@ pub mod accept;
 pub mod attempt;
 pub mod disable_reason;
 pub mod intake;
+mod lane_changes;
 pub mod next_step;
 pub mod payload;
 pub mod retry_policy;
@@ -18,6 +19,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+pub(crate) use lane_changes::{end_rest, go_on, make_due};
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
@@ -198,52 +200,6 @@ pub async fn arm_noted_lanes(pool: &PgPool) -> Result<i32> {
 pub(crate) async fn call_workers(connection: &mut PgConnection) -> Result<()> {
     sqlx::query!("SELECT pg_notify(current_schema() || '_wake', '')").execute(connection).await?;
     Ok(())
-}
-
-/// Makes ordered lanes due from which deliveries were removed, so that the next of their keys go; the workers are woken
-/// when this transaction commits. Other lanes are left alone.
-pub(crate) async fn go_on(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
-    let armed = sqlx::query_scalar!(r#"SELECT arm_freed_lanes($1) AS "armed!""#, lanes);
-    if armed.fetch_one(&mut *connection).await? {
-        call_workers(connection).await?;
-    }
-    Ok(())
-}
-
-/// Ends the time for which these lanes rest because their receivers asked for it, or because their circuits are open,
-/// so that they are due now, and wakes the workers when this transaction commits. (The circuit is half open then.) A
-/// lane whose subscription is paused stays held, and a limit of its rate or of its attempts at once holds on.
-pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
-    // A rest that is only noted would come back when the note is handled.
-    sqlx::query!("UPDATE lanes_to_arm SET rests_until = '-infinity' WHERE lane_id = ANY ($1)", lanes)
-        .execute(&mut *connection)
-        .await?;
-    let ended = sqlx::query_scalar!(
-        "UPDATE lanes SET rests_until = '-infinity', open_until = NULL
-          WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
-                                   WHERE l.id = ANY ($1)
-                                     AND greatest(l.rests_until, l.open_until) > clock_timestamp()
-                                   ORDER BY l.id FOR UPDATE))
-         RETURNING id",
-        lanes
-    );
-    let ended = ended.fetch_all(&mut *connection).await?;
-    if ended.is_empty() {
-        return Ok(());
-    }
-    make_due(connection, &ended).await
-}
-
-/// Makes these lanes due as soon as their holds allow, and wakes the workers when this transaction commits. The caller
-/// has changed the lanes in this transaction, so they are locked.
-pub(crate) async fn make_due(connection: &mut PgConnection, lanes: &[Uuid]) -> Result<()> {
-    sqlx::query!(
-        "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL WHERE id = ANY ($1)",
-        lanes
-    )
-    .execute(&mut *connection)
-    .await?;
-    call_workers(connection).await
 }
 
 /// Leases due deliveries to the caller, and tells when the next claim may find something. Their events are read

@@ -10,6 +10,7 @@ pub mod flow_settings;
 pub mod health;
 pub mod hold;
 pub(crate) mod lane;
+pub mod late_lanes;
 pub mod list;
 pub mod previous_secret;
 pub(crate) mod row;

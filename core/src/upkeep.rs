@@ -2,7 +2,6 @@
 //! are late.
 
 pub mod invariants;
-pub mod late_lanes;
 pub mod maintenance;
 pub mod partition;
 

@@ -38,12 +38,11 @@ use postrider_core::{
     delivery::{outbox, replay_walk},
     process::run::revived,
     queue::{ClaimRequest, Report, WAKE_CHANNEL},
-    subscription::{cache::SubscriptionCache, store::Subscriptions},
+    subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
     trust::rekey,
     upkeep::{
         self,
         invariants::{self, Violation},
-        late_lanes,
     },
 };
 use sqlx::PgPool;

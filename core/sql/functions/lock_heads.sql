@@ -8,8 +8,8 @@
 -- like that: the first of them was due at `left_from`.
 CREATE OR REPLACE FUNCTION lock_heads(
     lane lanes, is_sweep boolean, quantum integer, t timestamptz,
-    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT is_full boolean,
-    OUT is_waiting boolean, OUT has_parked boolean, OUT left_from timestamptz, OUT busy_until timestamptz
+    OUT taken bigint, OUT last_due timestamptz, OUT tids tid[], OUT is_full boolean, OUT is_waiting boolean,
+    OUT has_parked boolean, OUT left_from timestamptz, OUT busy_until timestamptz
 ) LANGUAGE plpgsql AS $$
 DECLARE
     examined_max constant integer := quantum + 1000;
@@ -18,8 +18,8 @@ DECLARE
     lost         uuid[];
     item         record;
     head         record;
-    checked      tid;                -- the last head that was locked, and whether that succeeded
-    is_ours      boolean;
+    checked      tid;                -- the last head that was to be locked
+    is_ours      boolean;            -- whether it was
     busy         timestamptz;
 BEGIN
     taken := 0;
@@ -74,6 +74,5 @@ BEGIN
     IF lost IS NOT NULL THEN PERFORM log_lost_leases(lost, lane.lease_ms); END IF;
     is_full := taken = quantum OR examined = examined_max;
     has_parked := parked <> '{}';
-    -- One whose lease has expired is not in flight any more.
     UPDATE queue q SET due_at = 'infinity', lease_token = NULL WHERE q.ctid = ANY (parked);
 END $$;

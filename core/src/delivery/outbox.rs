@@ -175,8 +175,9 @@ struct Looked {
     events_max: i64,
 }
 
-/// Locks the tenants with ordered subscriptions and their first events, whether the look has found those or passed them.
-/// Tenants for which another worker is working are left out and added to `busy`. The locks end with the transaction.
+/// Locks the tenants with ordered subscriptions and their first events, whether the look has found those or passed
+/// them. Tenants for which another worker is working are left out and added to `busy`. The locks end with the
+/// transaction.
 async fn lock_ordered(
     transaction: &mut sqlx::PgTransaction<'_>,
     looked: &Looked,

@@ -12,7 +12,6 @@ use crate::{
         metadata::Metadata,
     },
     id::SubscriptionId,
-    subscription::flow_settings::Ordering,
 };
 
 /// Payload filters that may be evaluated on a thread before other work on it would suffer.
@@ -189,10 +188,10 @@ impl Audience {
         audience
     }
 
-    /// The same subscriptions, at least one of which is delivered to in this order.
+    /// The same subscriptions, at least one of which is delivered to in order.
     #[must_use]
-    pub fn with(self, ordering: Ordering) -> Self {
-        Self { is_ordered: ordering == Ordering::Fifo, ..self }
+    pub fn in_order(self) -> Self {
+        Self { is_ordered: true, ..self }
     }
 
     /// Whether a subscription wants its events in order, so that the order in which they are stored counts.

@@ -129,7 +129,7 @@ impl Subscriptions {
             })
         });
         let audience = Audience::new(interests.collect::<Result<_>>()?);
-        Ok(audience.with(if is_ordered { Ordering::Fifo } else { Ordering::None }))
+        Ok(if is_ordered { audience.in_order() } else { audience })
     }
 
     /// Changes the settings to what `change` makes of the present ones, and the secret where `change` gives a new one.

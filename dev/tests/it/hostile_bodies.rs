@@ -35,8 +35,7 @@ const POLICY: &str = r#"1|"x"|[]|[[5],null,null,null,null,null]|{"x":1}|{"delays
     |{"max_attempts":65536,"initial_seconds":1,"factor":2,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":0,"factor":2,"max_seconds":60}
     |{"max_attempts":3,"initial_seconds":1,"factor":0.99,"max_seconds":60}
-    |{"max_attempts":3,"initial_seconds":1,"factor":1e308,"max_seconds":60}
-    |{"max_attempts":3,"initial_seconds":1,"factor":1e400,"max_seconds":60}
+    |{"max_attempts":3,"initial_seconds":1,"factor":1e308,"max_seconds":60}|{"max_attempts":9,"factor":1e400}
     |{"max_attempts":3,"initial_seconds":1,"factor":2,"max_seconds":604801}|{"decisions":1}|{"decisions":[]}
     |{"decisions":{"404":1}}|{"decisions":{"404":"x"}}|{"decisions":{"404":{}}}|{"decisions":{"200":"retry"}}
     |{"decisions":{"":"retry"}}|{"decisions":{"4\u0000":"retry"}}|{"decisions":{"LONG":"retry"}}"#;

@@ -6,7 +6,7 @@ use postrider_core::{
     id::SubscriptionId,
     queue::{self, ClaimRequest},
     subscription::hold::Hold,
-    upkeep::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane},
+    subscription::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane},
 };
 use reqwest::Method;
 use serde_json::json;
