@@ -18,8 +18,8 @@ DECLARE
     lost         uuid[];
     item         record;
     head         record;
-    checked      tid;                -- the last head that was to be locked
-    is_ours      boolean;            -- whether it was
+    checked      tid;                -- the last head that was looked at
+    is_free      boolean;            -- whether nobody was changing it
     busy         timestamptz;
 BEGIN
     taken := 0;
@@ -45,10 +45,9 @@ BEGIN
                 -- Nothing is parked behind a row that somebody is removing, or has just removed.
                 IF head.tid IS DISTINCT FROM checked THEN
                     checked := head.tid;
-                    PERFORM FROM queue q WHERE q.ctid = checked FOR UPDATE SKIP LOCKED;
-                    is_ours := FOUND;
+                    is_free := is_untouched(checked);
                 END IF;
-                IF NOT is_ours THEN
+                IF NOT is_free THEN
                     is_waiting := true;
                     left_from := least(left_from, item.due_at);
                 ELSE
