@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    crashes::run_with,
+    crashes::{binaries, run_with},
     flow_settings::{open_circuit, set},
     world::{World, id, uuid},
 };
@@ -34,6 +34,8 @@ fn of(lanes: &[LateLane], subscription: &str) -> Option<(i64, i64, Vec<Hold>)> {
 
 #[tokio::test]
 async fn each_late_lane_tells_why_it_waits() {
+    // Building them may take longer than a lease lasts.
+    binaries();
     let world = World::new().await;
     let at_once = id(&world.subscribe("/success", json!({"max_in_flight": 1})).await);
     for number in ["1", "2", "3"] {
