@@ -77,6 +77,12 @@ pub fn is_missing_partition(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23514"))
 }
 
+/// Whether a lock was not free within the session's `lock_timeout`.
+#[must_use]
+pub fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}
+
 /// Whether the database was not reachable, was going away, or did not answer in time.
 #[must_use]
 pub fn is_outage(error: &sqlx::Error) -> bool {

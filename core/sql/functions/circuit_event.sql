@@ -1,5 +1,5 @@
 -- Tells the operator that the circuit of a subscription's lane has become `kind`: opened, half_open or closed.
-CREATE OR REPLACE FUNCTION circuit_event(kind text, lane lanes, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION circuit_event(kind text, lane lanes) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF lane.subscription_id IS NULL THEN
         RETURN;

@@ -34,7 +34,7 @@ BEGIN
         CONTINUE WHEN change.due_at IS NULL AND NOT change.is_awaited AND change.rests_until = '-infinity'
                       AND NOT coalesce(true = ANY (change.failed), false)
                       AND NOT is_troubled(change.id);
-        probes := CASE WHEN change.is_awaited THEN return_leases(change.id, change.leases, t) ELSE '{}' END;
+        probes := CASE WHEN change.is_awaited THEN return_leases(change.id, change.leases) ELSE '{}' END;
         place := lock_lane(change.id, patience);
         IF place IS NULL THEN
             -- No batch waits long for one lane: the note lets a worker update the lane as soon as it is free.

@@ -1,7 +1,6 @@
 -- Takes reported deliveries off the leases of a lane whose attempts at once are limited; the array has the lease token
 -- of each. Returns those tokens that were given to probes.
-CREATE OR REPLACE FUNCTION return_leases(lane_id uuid, tokens bigint[], t timestamptz) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION return_leases(lane_id uuid, tokens bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     probes bigint[] := '{}';
     lease  record;

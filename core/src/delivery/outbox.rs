@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
+    error::is_locked,
     event::{CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent},
     id::{EventId, SubscriptionId},
     queue::{
@@ -36,6 +37,8 @@ const RETRY_AFTER_SECONDS: f64 = 30.0;
 /// How far back a look goes in any case. An event's id is of the moment at which it was published, and its transaction
 /// commits a little later.
 const RECENT_SECONDS: f64 = 10.0;
+/// How long a step waits for an event of a tenant with an ordered subscription that somebody else has locked.
+const ORDERED_PATIENCE: Duration = Duration::from_millis(50);
 /// Deliveries that one transaction makes, at most.
 const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 
@@ -79,8 +82,9 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Resul
     loop {
         let known = busy.len();
         match step_of(pool, cache, from, EVENTS_PER_STEP_MAX, &mut busy, &mut first).await {
-            // All that was found is another worker's to do. Behind it there may be events of other tenants.
+            // All that was found is another worker's to do, or locked. Behind it there may be events of other tenants.
             Ok(step) if step.events == 0 && busy.len() > known => {}
+            Err(_) if busy.len() > known => {}
             Ok(step) => return Ok(step),
             // Whatever the error is: events that fail together may succeed one by one.
             Err(error) => {
@@ -106,8 +110,9 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Resul
     }
 }
 
-/// Makes one step of at most `events_max` events, none of them of the tenants in `busy`. Tenants whose events another
-/// worker is fanning out in order are added to `busy`; `first` becomes the first event that this step tried.
+/// Makes one step of at most `events_max` events, none of them of the tenants in `busy`. Tenants with ordered
+/// subscriptions are added to `busy` where another worker is fanning out their events, or somebody has locked one of
+/// them; `first` becomes the first event that this step tried.
 async fn step_of(
     pool: &PgPool,
     cache: &SubscriptionCache,
@@ -194,7 +199,10 @@ async fn lock_ordered(
     if ours.is_empty() {
         return Ok(Vec::new());
     }
-    // The look of another worker has a row locked for a moment only, so this waits for it: no event may be passed.
+    // No event may be passed, so this waits for a row that the look of another worker has locked for a moment. Whoever
+    // has it locked for longer holds up this tenant only.
+    let patience = ORDERED_PATIENCE.as_millis().to_string();
+    sqlx::query!("SELECT set_config('lock_timeout', $1, true)", patience).fetch_one(&mut **transaction).await?;
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
@@ -205,7 +213,11 @@ async fn lock_ordered(
         &ours,
         looked.events_max
     );
-    Ok(rows.fetch_all(&mut **transaction).await?)
+    let rows = rows.fetch_all(&mut **transaction).await;
+    if rows.as_ref().is_err_and(is_locked) {
+        busy.extend(ours);
+    }
+    Ok(rows?)
 }
 
 /// Stores the deliveries of those events that no other worker has taken meanwhile, in the order of the events' ids;

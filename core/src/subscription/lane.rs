@@ -158,19 +158,12 @@ async fn resume(connection: &mut PgConnection, id: SubscriptionId) -> Result<()>
     queue::make_due(connection, &[id.0]).await
 }
 
-/// Closes the circuit, and forgets what it has counted.
+/// Closes the circuit, and forgets what it has counted. The caller has changed the lane in this transaction, so it is
+/// locked.
 async fn close_circuit(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
-    sqlx::query!(
-        "UPDATE lanes
-            SET circuit_state = NULL, open_until = NULL, full_until = NULL, opened_at = NULL,
-                cooldown_seconds = NULL,
-                failures_in_a_row = NULL, window_from = NULL, window_attempts = NULL, window_failures = NULL,
-                probe_successes = NULL
-          WHERE id = $1",
-        id.0
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("SELECT FROM lanes l, store_lane(l.ctid, close_circuit(l)) WHERE l.id = $1", id.0)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

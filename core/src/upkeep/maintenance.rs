@@ -78,7 +78,8 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
 
 /// Finds lanes that are due later than they should be, which no code path should cause, makes them due, and returns how
 /// many there were. (A visit that finds a row locked makes its lane due after `lane_margin()`, as it should.) Then
-/// removes the empty lanes of inline deliveries, and of subscriptions that were deleted at least a day ago.
+/// removes the empty lanes of inline deliveries, and of subscriptions that were deleted at least a day ago, and the
+/// notes of freed ordering keys in lanes that are no longer ordered.
 pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     let repaired = sqlx::query!(
         "UPDATE lanes SET due_at = greatest(clock_timestamp(), held_until), drained_at = NULL
@@ -104,6 +105,13 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
                              WHERE s.id = l.subscription_id AND s.deleted_at < now() - interval '1 day'))"
     );
     forgotten.execute(pool).await?;
+    // Only an ordered lane reads the notes of freed keys. Where nothing is parked, nobody needs them either.
+    sqlx::query!(
+        "DELETE FROM freed_keys f
+          WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.id = f.lane_id AND (l.is_ordered OR l.has_parked))"
+    )
+    .execute(pool)
+    .await?;
     Ok(repaired)
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use postrider_core::upkeep::maintenance;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -374,5 +375,17 @@ async fn a_change_of_ordering_leaves_nothing_behind() {
     while world.drain().await > 0 {}
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&world.pool).await.unwrap();
     assert_eq!(left, 1, "the last one has failed once");
+
+    // Nobody reads the notes of freed keys in a lane that is no longer ordered.
+    let note = async || {
+        let insert = sqlx::query("INSERT INTO freed_keys (lane_id, ordering_key) VALUES ($1, 'a')");
+        insert.bind(uuid(&subscription)).execute(&world.pool).await.unwrap();
+        maintenance::repair_lanes(&world.pool).await.unwrap();
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM freed_keys").fetch_one(&world.pool).await.unwrap()
+    };
+    assert_eq!(note().await, 1);
+    change("none").await;
+    world.drain().await;
+    assert_eq!(note().await, 0);
     world.finish().await;
 }

@@ -102,6 +102,12 @@ pub async fn store_now(world: &World, subscription: &str) -> Uuid {
     store(&mut world.pool.acquire().await.unwrap(), subscription).await
 }
 
+/// Stores two deliveries of the key, and claims the first one before the second one is there.
+async fn head_in_flight(world: &World, subscription: &str) -> (Vec<Leased>, Uuid) {
+    store_now(world, subscription).await;
+    (claim_now(world).await, store_now(world, subscription).await)
+}
+
 /// Removes a waiting delivery as a cancel does first; the next line is left to [`go_on`].
 async fn remove(connection: &mut PgConnection, delivery: Uuid) {
     sqlx::query("DELETE FROM queue WHERE delivery_id = $1").bind(delivery).execute(&mut *connection).await.unwrap();
@@ -282,9 +288,7 @@ async fn one_with_an_earlier_place_that_is_committed_late_waits_for_the_one_in_f
 async fn a_report_that_meets_a_locked_lane_frees_the_key_and_the_place() {
     let world = World::new().await;
     let subscription = ordered(&world, json!({"max_in_flight": 1})).await;
-    store_now(&world, &subscription).await;
-    let head = claim_now(&world).await;
-    let next = store_now(&world, &subscription).await;
+    let (head, next) = head_in_flight(&world, &subscription).await;
     assert_eq!(claimed(&world).await, NOBODY);
     let mut holder = world.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM lanes FOR UPDATE").execute(&mut *holder).await.unwrap();
@@ -302,9 +306,7 @@ async fn a_report_that_meets_a_locked_lane_frees_the_key_and_the_place() {
 async fn an_ordering_that_changes_while_a_claim_parks_leaves_nobody_parked() {
     let world = World::new().await;
     let subscription = ordered(&world, json!({})).await;
-    store_now(&world, &subscription).await;
-    let head = claim_now(&world).await;
-    let next = store_now(&world, &subscription).await;
+    let (head, next) = head_in_flight(&world, &subscription).await;
     let mut claiming = world.pool.begin().await.unwrap();
     assert!(claim(&mut claiming).await.is_empty());
     change_behind(&world, claiming, &subscription, json!({"ordering": "none"})).await;
@@ -328,9 +330,7 @@ async fn an_ordering_that_changes_while_a_claim_parks_leaves_nobody_parked() {
 async fn a_pause_while_a_claim_parks_holds_and_its_end_lets_go() {
     let world = World::new().await;
     let subscription = ordered(&world, json!({})).await;
-    store_now(&world, &subscription).await;
-    let head = claim_now(&world).await;
-    let next = store_now(&world, &subscription).await;
+    let (head, next) = head_in_flight(&world, &subscription).await;
     let mut claiming = world.pool.begin().await.unwrap();
     assert!(claim(&mut claiming).await.is_empty());
     let pausing = tokio::spawn(answer(world.request(Method::POST, &format!("/subscriptions/{subscription}/pause"))));

@@ -59,6 +59,30 @@ async fn a_tenant_whose_events_another_worker_fans_out_in_order_holds_up_no_othe
 }
 
 #[tokio::test]
+async fn an_event_that_somebody_has_locked_holds_up_its_ordered_tenant_and_no_other() {
+    let world = World::new().await;
+    world.subscribe("/success", json!({"ordering": "fifo"})).await;
+    let publish = "SELECT count(publish('a.b', '1', tenant => CASE WHEN n = 1 THEN 'default' ELSE 'other' END))
+                     FROM generate_series(1, 5) n";
+    let mut holder = world.pool.begin().await.unwrap();
+    assert_eq!(number(&world.pool, publish).await, 5);
+    // A look of ours skips what is locked, so the lock is on an event that the look has passed.
+    sqlx::query(
+        "UPDATE outbox SET event_id = uuid_floor(clock_timestamp() - interval '1 hour') WHERE tenant_id <> 'other'",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    sqlx::query("SELECT FROM outbox WHERE tenant_id <> 'other' FOR UPDATE").execute(&mut *holder).await.unwrap();
+    assert_eq!(number(&world.pool, "SELECT count(publish('a.b', '2'))").await, 1);
+    let step = async || outbox::step(world.worker.fan_outs(), world.worker.cache(), Uuid::nil()).await.unwrap().events;
+    assert_eq!(step().await, 4, "those of the other tenant");
+    holder.commit().await.unwrap();
+    assert_eq!(step().await, 2);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn an_event_whose_transaction_was_long_is_not_overtaken_by_one_that_was_published_after_it() {
     let world = World::new().await;
     world.subscribe("/success", json!({"ordering": "fifo"})).await;
