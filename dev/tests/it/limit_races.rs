@@ -113,7 +113,7 @@ async fn a_lease_that_has_expired_is_given_back_once() {
     // The report of one comes late, but before anybody has taken the delivery over. A claim does not wait for it.
     let mut own = world.pool.acquire().await.unwrap();
     let mut report = world.pool.begin().await.unwrap();
-    sqlx::query("SELECT return_leases($1, ARRAY[$2], now())")
+    sqlx::query("SELECT return_leases($1, ARRAY[$2])")
         .bind(uuid(&subscription))
         .bind(stale[0].lease_token)
         .execute(&mut *report)
