@@ -1,6 +1,8 @@
 //! What every route works with: connections, caches, keys and limits. They are put together once, when the process
 //! starts.
 
+use std::sync::Arc;
+
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem_openapi::Tags;
 use postrider_core::{
@@ -8,6 +10,7 @@ use postrider_core::{
     access::api_key::ApiKeyCache,
     announce::changes::Change,
     database::Session,
+    live::{hub::Hub, reporter::Reporter},
     queue::intake::Intake,
     subscription::{Subscription, cache::SubscriptionCache, store::Subscriptions},
     trust::{seal::Keyring, target_policy::TargetPolicy, target_url::TargetUrl},
@@ -41,6 +44,8 @@ pub struct App {
     pub(crate) key_ttl: KeyTtl,
     pub(crate) payload_bytes_max: usize,
     pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) live: Arc<Hub>,
+    pub(crate) reporter: Arc<Reporter>,
 }
 
 /// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
@@ -66,6 +71,8 @@ pub(crate) enum Tag {
     /// Who changed what, and when.
     #[oai(rename = "Audit log")]
     AuditLog,
+    /// What happens just now, second by second.
+    Live,
     /// Watch over the process: liveness, readiness and metrics.
     Health,
 }
@@ -79,7 +86,8 @@ impl App {
         let ingest = config.database.pool(Session::Ingest, 1);
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
-        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
+        let reporter = Arc::<Reporter>::default();
+        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds, Arc::clone(&reporter));
         let cache = SubscriptionCache::new(subscriptions.clone());
         let acceptor = Acceptor {
             pool: pool.clone(),
@@ -104,6 +112,8 @@ impl App {
             admin_key: config.admin_key.clone(),
             payload_bytes_max: config.payload_bytes_max,
             metrics,
+            live: Arc::default(),
+            reporter,
         };
         (app, writer)
     }

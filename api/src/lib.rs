@@ -12,18 +12,23 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod events;
 pub mod health;
+pub mod live;
 pub mod replays;
 pub mod routes;
 pub mod serve;
 pub mod subscriptions;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{
     access::api_key::ApiKeyCache,
-    announce::{changes, notify::listen},
+    announce::{
+        changes,
+        notify::{Channel, Notice, listen},
+    },
+    live::{LIVE_CHANNEL, WATCH_CHANNEL},
     process::run::revived,
     upkeep,
 };
@@ -60,19 +65,46 @@ pub async fn serve(
     let (app, mut writer) = App::new(config, metrics);
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
-    let (pool, channel) = (app.pool.clone(), config.database.channel(changes::CHANNEL));
-    beside.spawn(revived("listening for changes", move || {
+    let (live, reporter) = (Arc::clone(&app.live), Arc::clone(&app.reporter));
+    let pool = app.pool.clone();
+    let names = [changes::CHANNEL, WATCH_CHANNEL, LIVE_CHANNEL].map(|name| config.database.channel(name));
+    beside.spawn(revived("listening", move || {
         let (cache, keys) = (cache.clone(), keys.clone());
-        let (changes, tell) = changes::follow(channel.clone(), move |change| {
+        let (live, told, reporter) = (Arc::clone(&live), Arc::clone(&live), Arc::clone(&reporter));
+        let [changes, watch, reports] = names.clone();
+        let (changes, tell) = changes::follow(changes, move |change| {
             let (cache, keys) = (cache.clone(), keys.clone());
             async move {
                 cache.invalidate(&change).await;
                 keys.invalidate(&change).await;
             }
         });
-        let listening = listen(pool.clone(), vec![changes]);
+        let hear = move |notice: &Notice<'_>| {
+            live.hear_question(notice);
+            reporter.hear(notice);
+        };
+        let watch = Channel { name: watch, on_notice: Box::new(hear) };
+        let reports = Channel { name: reports, on_notice: Box::new(move |notice| told.hear_report(notice)) };
+        let listening = listen(pool.clone(), vec![changes, watch, reports]);
         async move { _ = tokio::join!(listening, tell) }
     }));
+    let (live, pool, channel) = (Arc::clone(&app.live), app.pool.clone(), config.database.channel(WATCH_CHANNEL));
+    beside.spawn(revived("the live feed", move || {
+        let (live, pool, channel) = (Arc::clone(&live), pool.clone(), channel.clone());
+        async move { live.run(pool, channel).await }
+    }));
+    let (reporter, pool) = (Arc::clone(&app.reporter), app.pool.clone());
+    let channel = config.database.channel(LIVE_CHANNEL);
+    beside.spawn(revived("reporting", move || {
+        let (reporter, pool, channel) = (Arc::clone(&reporter), pool.clone(), channel.clone());
+        async move { reporter.run(pool, channel).await }
+    }));
+    let (live, stopping) = (Arc::clone(&app.live), stop.clone());
+    // Streams have no end of their own, so a stop would wait for them.
+    beside.spawn(async move {
+        stopping.cancelled().await;
+        live.close();
+    });
     let used = app.keys.clone();
     beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));
     let keys = app.keys.clone();

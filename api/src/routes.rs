@@ -24,6 +24,7 @@ use crate::{
     deliveries::DeliveriesApi,
     events::{EventsApi, ingest::IngestApi},
     health::HealthApi,
+    live::LiveApi,
     replays::ReplaysApi,
     serve::{
         body::PayloadBytesMax,
@@ -49,6 +50,7 @@ type Apis = (
     ReplaysApi,
     ApiKeysApi,
     AuditLogApi,
+    LiveApi,
     HealthApi,
 );
 
@@ -65,6 +67,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         ReplaysApi(app.clone()),
         ApiKeysApi(app.clone()),
         AuditLogApi(app.clone()),
+        LiveApi(app.clone()),
         HealthApi(app.clone()),
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))

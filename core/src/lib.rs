@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod live;
 pub mod name;
 pub mod page;
 pub mod process;

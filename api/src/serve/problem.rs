@@ -199,6 +199,14 @@ impl ApiError {
         Self::TooManyRequests(problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail), retry_after)
     }
 
+    /// 429: the key has this many streams already.
+    #[must_use]
+    pub fn too_many_streams(streams_max: usize) -> Self {
+        let detail = format!("a key may have {streams_max} streams at a time");
+        let problem = problem(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", detail);
+        Self::TooManyRequests(problem, RETRY_AFTER_SECONDS)
+    }
+
     /// 422: one field breaks a rule.
     pub fn invalid(field: &str, message: impl Into<String>) -> Self {
         Error::Invalid(Problems::one(field, message)).into()

@@ -21,6 +21,7 @@ use crate::{
     error::{is_missing_partition, is_outage},
     event::new_event::NewEvent,
     hop,
+    live::{Topic, reporter::Reporter, sample::Sighting},
     queue::{
         LATE,
         accept::{Accepted, Atomicity, KeyReused, LeftAlone, Notification, accept, is_key_reused, left_alone},
@@ -76,18 +77,25 @@ struct Writer {
     pool: PgPool,
     waker: Arc<Waker>,
     key_ttl_seconds: u32,
+    reporter: Arc<Reporter>,
 }
 
 impl Intake {
     /// Starts the tasks that store events and wake workers. They end when the intake is dropped, after waiting events
     /// are stored; if they end before, one of them has broken down, and the process must end. `ingest` serves the
-    /// writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`.
+    /// writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`. What is stored is told to the
+    /// `reporter`.
     #[must_use]
-    pub fn start(ingest: PgPool, wake: PgPool, key_ttl_seconds: u32) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(
+        ingest: PgPool,
+        wake: PgPool,
+        key_ttl_seconds: u32,
+        reporter: Arc<Reporter>,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
         let mut calling = tokio::spawn(Arc::clone(&waker).run(wake));
-        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds };
+        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds, reporter };
         let intake = Self { requests, waker: Arc::clone(&waker) };
         let writer = tokio::spawn(async move {
             tokio::select! {
@@ -205,7 +213,31 @@ impl Writer {
         // Workers that were notified late look behind the place where they usually begin only if they are told so.
         let is_notified = notification == Notification::WithCommit && took <= LATE;
         self.waker.note_stored(if is_notified { &[] } else { &stored.armed }, took, left_alone);
+        if self.reporter.is_watched() {
+            events.iter().zip(&stored.accepted).for_each(|(event, accepted)| self.tell(event, accepted));
+        }
         Ok(stored.accepted)
+    }
+
+    /// Tells those who watch that the deliveries of an event are queued.
+    fn tell(&self, event: &NewEvent, accepted: &Stored) {
+        if !matches!(accepted, Ok(Accepted::New)) {
+            return;
+        }
+        for delivery in &event.deliveries {
+            self.reporter.note(&Sighting {
+                topic: Topic::Queued,
+                delivery_id: delivery.id.0,
+                event_id: event.id.0,
+                subscription_id: Some(delivery.subscription_id.0),
+                tenant_id: &event.tenant_id,
+                event_type: event.event_type.as_str(),
+                attempt: None,
+                status_code: None,
+                error_kind: None,
+                duration: None,
+            });
+        }
     }
 }
 

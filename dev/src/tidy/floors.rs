@@ -8,7 +8,7 @@ use crate::tidy::File;
 
 /// The rooms of `core/src`, the lowest first. A room may import from those before it and from no other. A room is a
 /// file, or a folder together with the file of the same name.
-const FLOORS: [&str; 17] = [
+const FLOORS: [&str; 18] = [
     "text_enum",
     "id",
     "validation",
@@ -20,6 +20,7 @@ const FLOORS: [&str; 17] = [
     "trust",
     "event",
     "announce",
+    "live",
     "queue",
     "access",
     "subscription",

@@ -36,13 +36,14 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod lane_model;
-mod late_lanes;
 mod limit_races;
 mod lists;
+mod live;
 #[cfg(target_os = "linux")]
 mod machine;
 mod metrics;
 mod operational_events;
+mod ordering;
 mod outages;
 mod packed_payloads;
 mod plans;
