@@ -1,6 +1,8 @@
 //! What every route works with: connections, caches, keys and limits. They are put together once, when the process
 //! starts.
 
+use std::sync::Arc;
+
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem_openapi::Tags;
 use postrider_core::{
@@ -10,6 +12,7 @@ use postrider_core::{
     database::Session,
     queue::intake::Intake,
     subscription::{Subscription, cache::SubscriptionCache, store::Subscriptions},
+    tally::Tally,
     trust::{seal::Keyring, target_policy::TargetPolicy, target_url::TargetUrl},
 };
 use sqlx::PgPool;
@@ -41,6 +44,7 @@ pub struct App {
     pub(crate) key_ttl: KeyTtl,
     pub(crate) payload_bytes_max: usize,
     pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
@@ -60,13 +64,15 @@ pub(crate) enum Tag {
     DeadLetters,
     /// Deliver a subscription's past again: a range of time, at a rate.
     Replays,
+    /// What was accepted and what came of it, as totals and as series, and why attempts failed.
+    Statistics,
     /// Keys say who may do what, for which tenant.
     #[oai(rename = "API keys")]
     ApiKeys,
     /// Who changed what, and when.
     #[oai(rename = "Audit log")]
     AuditLog,
-    /// Watch over the process: liveness, readiness and metrics.
+    /// Watch over the processes: which are running, liveness, readiness and metrics.
     Health,
 }
 
@@ -79,7 +85,8 @@ impl App {
         let ingest = config.database.pool(Session::Ingest, 1);
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
-        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds);
+        let tally = Arc::<Tally>::default();
+        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds, Arc::clone(&tally));
         let cache = SubscriptionCache::new(subscriptions.clone());
         let acceptor = Acceptor {
             pool: pool.clone(),
@@ -104,6 +111,7 @@ impl App {
             admin_key: config.admin_key.clone(),
             payload_bytes_max: config.payload_bytes_max,
             metrics,
+            tally,
         };
         (app, writer)
     }

@@ -12,19 +12,24 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod events;
 pub mod health;
+pub mod processes;
 pub mod replays;
 pub mod routes;
 pub mod serve;
+pub mod stats;
 pub mod subscriptions;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{
     access::api_key::ApiKeyCache,
     announce::{changes, notify::listen},
-    process::run::revived,
+    process::{
+        heartbeat::{Heartbeat, ProcessKind},
+        run::revived,
+    },
     upkeep,
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -75,7 +80,18 @@ pub async fn serve(
     }));
     let used = app.keys.clone();
     beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));
-    let keys = app.keys.clone();
+    let (pool, tally) = (app.pool.clone(), Arc::clone(&app.tally));
+    beside.spawn(revived("statistics", move || {
+        let (pool, tally) = (pool.clone(), Arc::clone(&tally));
+        async move { tally.run(&pool).await }
+    }));
+    let heartbeat = Heartbeat::new(app.pool.clone(), ProcessKind::Api);
+    let beating = heartbeat.clone();
+    beside.spawn(revived("the heartbeat", move || {
+        let heartbeat = beating.clone();
+        async move { heartbeat.run(|| None).await }
+    }));
+    let (keys, pool, tally) = (app.keys.clone(), app.pool.clone(), Arc::clone(&app.tally));
     let routes = routes::routes(&app);
     drop(app);
     tokio::select! {
@@ -86,6 +102,10 @@ pub async fn serve(
     let _ = keys.write_down_uses().await;
     // Events that were still waiting are stored and answered before the process ends.
     let _ = tokio::time::timeout(config.shutdown_timeout, writer).await;
+    if let Err(error) = tally.flush(&pool).await {
+        tracing::warn!(%error, "the last statistics could not be written");
+    }
+    heartbeat.end().await;
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use crate::{
     deliveries::DeliveriesApi,
     events::{EventsApi, ingest::IngestApi},
     health::HealthApi,
+    processes::ProcessesApi,
     replays::ReplaysApi,
     serve::{
         body::PayloadBytesMax,
@@ -31,6 +32,7 @@ use crate::{
         document, idempotency, pages,
         problem::ApiError,
     },
+    stats::StatsApi,
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
@@ -47,8 +49,10 @@ type Apis = (
     DeliveriesApi,
     DeadLettersApi,
     ReplaysApi,
+    StatsApi,
     ApiKeysApi,
     AuditLogApi,
+    ProcessesApi,
     HealthApi,
 );
 
@@ -63,8 +67,10 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         DeliveriesApi(app.clone()),
         DeadLettersApi(app.clone()),
         ReplaysApi(app.clone()),
+        StatsApi(app.clone()),
         ApiKeysApi(app.clone()),
         AuditLogApi(app.clone()),
+        ProcessesApi(app.clone()),
         HealthApi(app.clone()),
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))

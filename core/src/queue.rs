@@ -8,6 +8,7 @@ pub mod disable_reason;
 pub mod intake;
 mod lane_changes;
 pub mod next_step;
+pub mod observed;
 pub mod payload;
 pub mod retry_policy;
 pub(crate) mod rows;
@@ -28,6 +29,7 @@ use crate::{
     database::bounded,
     queue::{
         attempt::Outcome,
+        observed::Subject,
         rows::{OutcomeRow, StatusWord},
     },
 };
@@ -85,6 +87,7 @@ impl Claimed {
             is_awaited: self.is_awaited,
             outcome,
             disposition,
+            subject: None,
         }
     }
 }
@@ -156,6 +159,8 @@ pub struct Report {
     pub outcome: Option<Outcome>,
     /// The fate of the delivery.
     pub disposition: Disposition,
+    /// What the statistics need to know of the delivery; `None` where it is not known.
+    pub subject: Option<Subject>,
 }
 
 /// The result of a wake-up.

@@ -16,6 +16,7 @@ pub mod janitor;
 pub mod pacer;
 pub mod payloads;
 pub mod places;
+pub mod rebuild_stats;
 pub mod recorder;
 pub mod sender;
 pub mod wake;
@@ -36,9 +37,13 @@ use postrider_core::{
     },
     database::Session,
     delivery::{outbox, replay_walk},
-    process::run::revived,
+    process::{
+        heartbeat::{Heartbeat, ProcessKind},
+        run::revived,
+    },
     queue::{ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
+    tally::Tally,
     trust::rekey,
     upkeep::{
         self,
@@ -85,6 +90,7 @@ pub struct Worker {
     records: PgPool,
     fan_outs: PgPool,
     courier: Courier,
+    tally: Arc<Tally>,
 }
 
 impl Worker {
@@ -114,6 +120,7 @@ impl Worker {
             fan_outs: config.database.pool(Session::FanOut, FAN_OUT_CONNECTIONS_MAX),
             general,
             courier,
+            tally: Arc::default(),
             config,
         })
     }
@@ -128,6 +135,12 @@ impl Worker {
         let wake = Arc::new(Wake::default());
         let (outcomes, mut recorder) = self.start_recorder(&wake);
         let mut beside = self.start_beside(&wake);
+        let heartbeat = Heartbeat::new(self.general.clone(), ProcessKind::Worker);
+        let (beating, busy) = (heartbeat.clone(), Arc::clone(&places));
+        beside.spawn(revived("the heartbeat", move || {
+            let (heartbeat, places) = (beating.clone(), Arc::clone(&busy));
+            async move { heartbeat.run(|| Some(places.load())).await }
+        }));
 
         let tasks = TaskTracker::new();
         let dispatcher = Dispatcher {
@@ -159,13 +172,17 @@ impl Worker {
             tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
         }
         beside.shutdown().await;
+        if let Err(error) = self.tally.flush(&self.general).await {
+            tracing::warn!(%error, "the last statistics could not be written");
+        }
+        heartbeat.end().await;
         Ok(())
     }
 
     fn start_recorder(&self, wake: &Arc<Wake>) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
         // There is room for as many outcomes as places, so a task waits here only if the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
-        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake))))
+        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake), Arc::clone(&self.tally))))
     }
 
     fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
@@ -176,6 +193,7 @@ impl Worker {
             cache: self.courier.cache.clone(),
             wake: Arc::clone(wake),
             published: Arc::default(),
+            tally: Arc::clone(&self.tally),
         };
         let published = Arc::clone(&fan_out.published);
         let (pool, cache, rung) = (self.general.clone(), self.courier.cache.clone(), Arc::clone(wake));
@@ -195,6 +213,11 @@ impl Worker {
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
         beside.spawn(revived("replaying", move || fan_out.clone().replay()));
+        let (pool, tally) = (self.general.clone(), Arc::clone(&self.tally));
+        beside.spawn(revived("statistics", move || {
+            let (pool, tally) = (pool.clone(), Arc::clone(&tally));
+            async move { tally.run(&pool).await }
+        }));
         let (pool, config) = (self.general.clone(), self.config.clone());
         beside.spawn(revived("the janitor", move || janitor::run(pool.clone(), config.clone())));
         beside
@@ -206,7 +229,13 @@ impl Worker {
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
-        while outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?.events > 0 {}
+        loop {
+            let step = outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?;
+            step.accepted.iter().for_each(|event| self.tally.accept(event));
+            if step.events == 0 {
+                break;
+            }
+        }
         while replay_walk::step(&self.fan_outs).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
@@ -235,7 +264,7 @@ impl Worker {
                     async move { courier.deliver(claimed, payload, claimed_at).await }
                 })
                 .collect();
-            recorder::record(&self.records, &attempts.join_all().await).await?;
+            recorder::record(&self.records, &attempts.join_all().await, &self.tally).await?;
         }
     }
 
@@ -243,6 +272,12 @@ impl Worker {
     #[must_use]
     pub fn cache(&self) -> &SubscriptionCache {
         &self.courier.cache
+    }
+
+    /// What this worker has counted for the statistics.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The connections that make deliveries.

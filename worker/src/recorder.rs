@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use postrider_core::{
     Error, Result,
     id::DeliveryId,
-    queue::{self, Disposition, Report},
+    queue::{self, Disposition, Report, observed::Recorded},
+    tally::Tally,
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -29,8 +31,8 @@ const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be. Where
-/// other deliveries waited for an outcome, the dispatcher is woken.
-pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>) {
+/// other deliveries waited for an outcome, the dispatcher is woken. What was recorded is counted in `tally`.
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>, tally: Arc<Tally>) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
         let is_awaited = |waiting: &[(Report, Place)]| waiting.iter().any(|(report, _)| report.is_awaited);
@@ -44,7 +46,7 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wa
         }
         let (batch, places): (Vec<_>, Vec<_>) = take_distinct(&mut waiting).into_iter().unzip();
         let started = Instant::now();
-        persist(&pool, &batch).await;
+        persist(&pool, &batch, &tally).await;
         drop(places);
         if batch.iter().any(|report| report.is_awaited) {
             wake.ring(started.elapsed());
@@ -64,9 +66,9 @@ fn take_distinct(waiting: &mut Vec<(Report, Place)>) -> Vec<(Report, Place)> {
 }
 
 /// Returns when the batch is written, or cannot be written for a reason that does not pass by itself.
-async fn persist(pool: &PgPool, batch: &[Report]) {
+async fn persist(pool: &PgPool, batch: &[Report], tally: &Tally) {
     loop {
-        match record(pool, batch).await {
+        match record(pool, batch, tally).await {
             Ok(()) => return,
             Err(Error::Unavailable(_)) => tokio::time::sleep(RETRY_PAUSE).await,
             Err(error) if batch.len() == 1 => {
@@ -78,7 +80,7 @@ async fn persist(pool: &PgPool, batch: &[Report]) {
             Err(_) => {
                 // One of the reports makes the statement fail; written alone, it harms no other.
                 for one in batch {
-                    Box::pin(persist(pool, std::slice::from_ref(one))).await;
+                    Box::pin(persist(pool, std::slice::from_ref(one), tally)).await;
                 }
                 return;
             }
@@ -86,13 +88,16 @@ async fn persist(pool: &PgPool, batch: &[Report]) {
     }
 }
 
-/// Writes a batch, and counts its results as metrics.
-pub(crate) async fn record(pool: &PgPool, batch: &[Report]) -> Result<()> {
+/// Writes a batch, and counts its results for the statistics and as metrics.
+pub(crate) async fn record(pool: &PgPool, batch: &[Report], tally: &Tally) -> Result<()> {
     let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
     metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+    let now = Utc::now();
     for record in batch {
+        let is_applied = applied.contains(&record.delivery_id);
+        tally.add(&record.observed(if is_applied { Recorded::Yes } else { Recorded::LeaseLost }, now));
         let delivery_id = DeliveryId(record.delivery_id);
-        if !applied.contains(&record.delivery_id) {
+        if !is_applied {
             metrics::counter!("postrider_leases_lost_total").increment(1);
             tracing::warn!(%delivery_id, attempt = record.attempt_number, "lease lost: this outcome changes nothing");
             continue;

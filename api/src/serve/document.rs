@@ -8,8 +8,18 @@ mod schemas;
 use serde_json::{Map, Value};
 
 /// The chapters, in the order in which a newcomer reads them.
-const CHAPTERS: [&str; 9] =
-    ["Subscriptions", "Events", "Ingest", "Deliveries", "Dead letters", "Replays", "API keys", "Audit log", "Health"];
+const CHAPTERS: [&str; 10] = [
+    "Subscriptions",
+    "Events",
+    "Ingest",
+    "Deliveries",
+    "Dead letters",
+    "Replays",
+    "Statistics",
+    "API keys",
+    "Audit log",
+    "Health",
+];
 
 /// Completes the document that the library makes.
 ///

@@ -8,7 +8,7 @@ use crate::tidy::File;
 
 /// The rooms of `core/src`, the lowest first. A room may import from those before it and from no other. A room is a
 /// file, or a folder together with the file of the same name.
-const FLOORS: [&str; 17] = [
+const FLOORS: [&str; 19] = [
     "text_enum",
     "id",
     "validation",
@@ -17,6 +17,7 @@ const FLOORS: [&str; 17] = [
     "page",
     "database",
     "upkeep",
+    "tally",
     "trust",
     "event",
     "announce",
@@ -24,6 +25,7 @@ const FLOORS: [&str; 17] = [
     "access",
     "subscription",
     "delivery",
+    "stats",
     "accept",
     "process",
 ];
