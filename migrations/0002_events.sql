@@ -144,13 +144,28 @@ CREATE TABLE replays (
 CREATE INDEX replays_unfinished ON replays (next_step_at) WHERE state = 'running' OR to_cancel IS NOT NULL;
 CREATE INDEX replays_subscription ON replays (subscription_id, id);
 
--- Every partition with its day, the oldest first.
+-- The partitioned tables: how much time a partition covers, whether it is found by an id or by a time, and the share of
+-- each page that is filled at first, in percent. The rest leaves room for HOT updates.
+CREATE VIEW partitioned_tables (parent, unit, is_by_id, fillfactor) AS
+    VALUES ('events', 'day', true, 100),
+           ('deliveries', 'day', true, 85),      -- each gets one update
+           ('attempts', 'day', true, 100),
+           ('inline_deliveries', 'day', true, 100),
+           ('stats_minute', 'day', false, 70),   -- of the statistics, each row gets a few updates
+           ('accepted_minute', 'day', false, 70),
+           ('stats_causes', 'day', false, 70),
+           ('stats_hour', 'month', false, 100),
+           ('accepted_hour', 'month', false, 100);
+
+-- Every partition with its first and its last day, the oldest first.
 CREATE VIEW partitions AS
-    SELECT p.relname::text AS parent, c.relname::text AS name,
-           to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+    SELECT p.relname::text AS parent, c.relname::text AS name, d.day,
+           (d.day + ('1 ' || t.unit)::interval)::date - 1 AS last_day, t.is_by_id
       FROM pg_inherits i
       JOIN pg_class p ON p.oid = i.inhparent
       JOIN pg_class c ON c.oid = i.inhrelid
       JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = current_schema()
-     WHERE p.relname IN ('events', 'deliveries', 'attempts', 'inline_deliveries') AND c.relkind = 'r'
-     ORDER BY day, parent;
+      JOIN partitioned_tables t ON t.parent = p.relname
+     CROSS JOIN LATERAL (SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day) d
+     WHERE c.relkind = 'r'
+     ORDER BY d.day, parent;

@@ -130,6 +130,14 @@ impl Access {
         Ok(named.map(str::to_owned).or_else(|| self.tenant.clone()))
     }
 
+    /// Requires that the key reaches every tenant, for what belongs to none.
+    ///
+    /// # Errors
+    /// Forbidden where the key is bound to a tenant.
+    pub fn is_of_every_tenant(&self) -> Result<(), ApiError> {
+        if self.tenant.is_none() { Ok(()) } else { Err(ApiError::bound_to_a_tenant()) }
+    }
+
     /// Whether the key reaches what belongs to this tenant.
     #[must_use]
     pub fn reaches(&self, tenant: &str) -> bool {

@@ -13,6 +13,7 @@ use postrider_core::{
     live::{hub::Hub, reporter::Reporter},
     queue::intake::Intake,
     subscription::{Subscription, cache::SubscriptionCache, store::Subscriptions},
+    tally::Tally,
     trust::{seal::Keyring, target_policy::TargetPolicy, target_url::TargetUrl},
 };
 use sqlx::PgPool;
@@ -46,6 +47,7 @@ pub struct App {
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) live: Arc<Hub>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
@@ -65,6 +67,8 @@ pub(crate) enum Tag {
     DeadLetters,
     /// Deliver a subscription's past again: a range of time, at a rate.
     Replays,
+    /// What was accepted and what came of it, as totals and as series, and why attempts failed.
+    Statistics,
     /// Keys say who may do what, for which tenant.
     #[oai(rename = "API keys")]
     ApiKeys,
@@ -73,7 +77,7 @@ pub(crate) enum Tag {
     AuditLog,
     /// What happens just now, second by second.
     Live,
-    /// Watch over the process: liveness, readiness and metrics.
+    /// Watch over the processes: which are running, liveness, readiness and metrics.
     Health,
 }
 
@@ -87,7 +91,9 @@ impl App {
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
         let reporter = Arc::<Reporter>::default();
-        let (intake, writer) = Intake::start(ingest, wake, config.idempotency_key_ttl_seconds, Arc::clone(&reporter));
+        let tally = Arc::<Tally>::default();
+        let ttl = config.idempotency_key_ttl_seconds;
+        let (intake, writer) = Intake::start(ingest, wake, ttl, Arc::clone(&tally), Arc::clone(&reporter));
         let cache = SubscriptionCache::new(subscriptions.clone());
         let acceptor = Acceptor {
             pool: pool.clone(),
@@ -114,6 +120,7 @@ impl App {
             metrics,
             live: Arc::default(),
             reporter,
+            tally,
         };
         (app, writer)
     }

@@ -13,9 +13,11 @@ pub mod deliveries;
 pub mod events;
 pub mod health;
 pub mod live;
+pub mod processes;
 pub mod replays;
 pub mod routes;
 pub mod serve;
+pub mod stats;
 pub mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
@@ -29,7 +31,10 @@ use postrider_core::{
         notify::{Channel, Notice, listen},
     },
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
-    process::run::revived,
+    process::{
+        heartbeat::{Heartbeat, ProcessKind},
+        run::revived,
+    },
     upkeep,
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -107,7 +112,18 @@ pub async fn serve(
     });
     let used = app.keys.clone();
     beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));
-    let keys = app.keys.clone();
+    let (pool, tally) = (app.pool.clone(), Arc::clone(&app.tally));
+    beside.spawn(revived("statistics", move || {
+        let (pool, tally) = (pool.clone(), Arc::clone(&tally));
+        async move { tally.run(&pool).await }
+    }));
+    let heartbeat = Heartbeat::new(app.pool.clone(), ProcessKind::Api);
+    let beating = heartbeat.clone();
+    beside.spawn(revived("the heartbeat", move || {
+        let heartbeat = beating.clone();
+        async move { heartbeat.run(|| None).await }
+    }));
+    let (keys, pool, tally) = (app.keys.clone(), app.pool.clone(), Arc::clone(&app.tally));
     let routes = routes::routes(&app);
     drop(app);
     tokio::select! {
@@ -118,6 +134,10 @@ pub async fn serve(
     let _ = keys.write_down_uses().await;
     // Events that were still waiting are stored and answered before the process ends.
     let _ = tokio::time::timeout(config.shutdown_timeout, writer).await;
+    if let Err(error) = tally.flush(&pool).await {
+        tracing::warn!(%error, "the last statistics could not be written");
+    }
+    heartbeat.end().await;
     Ok(())
 }
 

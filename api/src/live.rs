@@ -98,11 +98,11 @@ pub struct SecondView {
     /// Failed attempts by the kind of their error.
     causes: BTreeMap<String, u64>,
     /// Half of the attempts took no longer, in milliseconds; an estimate.
-    p50_ms: Option<u32>,
+    p50_ms: Option<f64>,
     /// 95 % of the attempts took no longer, in milliseconds; an estimate.
-    p95_ms: Option<u32>,
+    p95_ms: Option<f64>,
     /// 99 % of the attempts took no longer, in milliseconds; an estimate.
-    p99_ms: Option<u32>,
+    p99_ms: Option<f64>,
     /// How many messages about deliveries this second has.
     shown: u64,
     /// How many messages it would have, if there were no bound.

@@ -25,6 +25,7 @@ use crate::{
     events::{EventsApi, ingest::IngestApi},
     health::HealthApi,
     live::LiveApi,
+    processes::ProcessesApi,
     replays::ReplaysApi,
     serve::{
         body::PayloadBytesMax,
@@ -32,6 +33,7 @@ use crate::{
         document, idempotency, pages,
         problem::ApiError,
     },
+    stats::StatsApi,
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
 };
 
@@ -48,9 +50,11 @@ type Apis = (
     DeliveriesApi,
     DeadLettersApi,
     ReplaysApi,
+    StatsApi,
     ApiKeysApi,
     AuditLogApi,
     LiveApi,
+    ProcessesApi,
     HealthApi,
 );
 
@@ -65,9 +69,11 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         DeliveriesApi(app.clone()),
         DeadLettersApi(app.clone()),
         ReplaysApi(app.clone()),
+        StatsApi(app.clone()),
         ApiKeysApi(app.clone()),
         AuditLogApi(app.clone()),
         LiveApi(app.clone()),
+        ProcessesApi(app.clone()),
         HealthApi(app.clone()),
     );
     OpenApiService::new(apis, "Postrider", env!("CARGO_PKG_VERSION"))

@@ -240,3 +240,21 @@ macro_rules! bounded {
     };
 }
 pub(crate) use bounded;
+
+/// Tells sqlx the name of the composite type that a struct is encoded as.
+macro_rules! composite {
+    ($row:ident, $name:literal) => {
+        impl ::sqlx::Type<::sqlx::Postgres> for $row<'_> {
+            fn type_info() -> ::sqlx::postgres::PgTypeInfo {
+                ::sqlx::postgres::PgTypeInfo::with_name($name)
+            }
+        }
+
+        impl ::sqlx::postgres::PgHasArrayType for $row<'_> {
+            fn array_type_info() -> ::sqlx::postgres::PgTypeInfo {
+                ::sqlx::postgres::PgTypeInfo::array_of($name)
+            }
+        }
+    };
+}
+pub(crate) use composite;

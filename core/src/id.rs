@@ -75,6 +75,12 @@ id!(
     AuditId, "aud_"
 );
 
+/// The time in an id: when it was made, in milliseconds since 1970.
+#[must_use]
+pub fn time_of(id: Uuid) -> i64 {
+    i64::try_from(id.as_u128() >> 80).expect("48 bits")
+}
+
 /// The half of an id that is shared by an event and the deliveries made with it: time, version, counter.
 const SHARED: u128 = u128::MAX << 64;
 /// The two bits with which the other half of every UUID begins (RFC 9562).

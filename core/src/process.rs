@@ -1,5 +1,7 @@
 //! The life of one of our processes: its configuration, its logs and metrics, its start and its end.
 
 pub mod config;
+pub mod heartbeat;
+pub mod last_error;
 pub mod run;
 pub mod telemetry;

@@ -8,6 +8,7 @@ pub mod disable_reason;
 pub mod intake;
 mod lane_changes;
 pub mod next_step;
+pub mod observed;
 pub mod payload;
 pub mod retry_policy;
 pub(crate) mod rows;
@@ -28,6 +29,7 @@ use crate::{
     database::bounded,
     queue::{
         attempt::Outcome,
+        observed::Subject,
         rows::{OutcomeRow, StatusWord},
     },
 };
@@ -78,6 +80,7 @@ impl Claimed {
     pub fn report(&self, outcome: Option<Outcome>, disposition: Disposition) -> Report {
         Report {
             delivery_id: self.delivery_id,
+            event_id: self.event_id,
             lease_token: self.lease_token,
             lane_id: self.lane_id,
             subscription_id: self.subscription_id,
@@ -85,6 +88,7 @@ impl Claimed {
             is_awaited: self.is_awaited,
             outcome,
             disposition,
+            subject: None,
         }
     }
 }
@@ -141,6 +145,8 @@ pub enum Counts {
 pub struct Report {
     /// The delivery that was attempted.
     pub delivery_id: Uuid,
+    /// Its event.
+    pub event_id: Uuid,
     /// The token of the lease under which it was attempted. If the lease was lost meanwhile, the report changes
     /// nothing.
     pub lease_token: i64,
@@ -156,6 +162,8 @@ pub struct Report {
     pub outcome: Option<Outcome>,
     /// The fate of the delivery.
     pub disposition: Disposition,
+    /// What the statistics need to know of the delivery; `None` where it is not known.
+    pub subject: Option<Subject>,
 }
 
 /// The result of a wake-up.

@@ -20,6 +20,7 @@ use postrider_core::{
         attempt::{ErrorKind, Failure, Outcome},
         disable_reason::DisableReason,
         next_step::{Next, NextStep, is_hopeless, next_step, release_delay},
+        observed::Subject,
         payload::ClaimedEvent,
     },
     subscription::{StateChange, Subscription, cache::SubscriptionCache, store::Subscriptions},
@@ -29,6 +30,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    observers::Observers,
     pacer::Pacer,
     payloads::{HeldEvent, Payload, Payloads},
     sender::Sender,
@@ -57,6 +59,8 @@ pub struct Courier {
     pub payloads: Payloads,
     /// Keeps attempts of lanes with a rate limit apart.
     pub pacer: Arc<Pacer>,
+    /// Those who are told of each attempt.
+    pub observers: Observers,
     /// Canceled when the time for attempts under way is over, because the worker stops.
     pub cut_off: CancellationToken,
 }
@@ -65,6 +69,22 @@ impl Courier {
     /// Makes one attempt of a delivery that was claimed at `claimed_at`, unless there is a reason not to, and returns
     /// what the recorder must write down.
     pub async fn deliver(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) -> Report {
+        let mut subject = match &payload {
+            Payload::Held(held) => Some(Subject::of(&held.event)),
+            Payload::Later(_) | Payload::Gone => None,
+        };
+        let report = self.carry_out(claimed, payload, claimed_at, &mut subject).await;
+        Report { subject, ..report }
+    }
+
+    /// The life of a delivery; `subject` becomes what the statistics need to know of it.
+    async fn carry_out(
+        &self,
+        claimed: Claimed,
+        payload: Payload,
+        claimed_at: Instant,
+        subject: &mut Option<Subject>,
+    ) -> Report {
         let owner = match self.owner(&claimed).await {
             Ok(Some(owner)) => owner,
             Ok(None) => return claimed.report(None, Disposition::Canceled),
@@ -77,6 +97,7 @@ impl Courier {
             return claimed.report(None, released(&claimed, OUR_FAULT_DELAY));
         };
         let event = held.as_ref().map(|held| &held.event);
+        *subject = event.map(Subject::of).or_else(|| owner.subject());
         let expires_at = event.and_then(|event| event.expires_at);
         if expires_at.is_some_and(|expires_at| expires_at <= Instant::now()) {
             return claimed.report(None, Disposition::Canceled);
@@ -95,6 +116,7 @@ impl Courier {
                 () = self.cut_off.cancelled() => return claimed.report(None, released(&claimed, Duration::ZERO)),
             }
         }
+        self.observers.begins(&claimed, subject.as_ref());
         let outcome = tokio::select! {
             biased;
             outcome = self.attempt(destination, &claimed, event) => outcome,
@@ -176,6 +198,16 @@ enum Owner {
 }
 
 impl Owner {
+    /// What the statistics need to know of a delivery whose event is gone. That of an inline delivery told its tenant.
+    fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Subscription(subscription) => {
+                Some(Subject { tenant_id: subscription.tenant_id.clone(), ..Subject::default() })
+            }
+            Self::Inline(_) => None,
+        }
+    }
+
     fn destination(&self) -> Destination<'_> {
         match self {
             Self::Subscription(subscription) => Destination::of(subscription),

@@ -11,6 +11,7 @@ use postrider_core::{
     delivery::{outbox, replay_walk},
     queue,
     subscription::cache::SubscriptionCache,
+    tally::Tally,
 };
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -42,6 +43,8 @@ pub struct FanOut {
     pub(crate) wake: Arc<Wake>,
     /// Rung when an event was published by SQL.
     pub(crate) published: Arc<Notify>,
+    /// Counts the events that were published by SQL.
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// How far along the outbox the steps have come: see [`outbox::step`]. Looks from the first event are sweeps.
@@ -93,6 +96,7 @@ impl FanOut {
         let from = progress.next_from();
         let step = in_time(STEP_TIMEOUT, outbox::step(&self.pool, &self.cache, from)).await?;
         progress.came_to(from, &step);
+        step.accepted.iter().for_each(|event| self.tally.accept(event));
         if step.events > 0 {
             metrics::counter!("postrider_events_published_total").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());

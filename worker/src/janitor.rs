@@ -11,7 +11,9 @@ use postrider_core::{
     database::{ANSWER_TIMEOUT, in_time},
     delivery::dead_letter_notice,
     event::idempotency,
+    process::heartbeat,
     queue,
+    stats::fold,
     subscription::{previous_secret, store::Subscriptions},
     upkeep::{maintenance, partition},
 };
@@ -35,6 +37,10 @@ const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(5);
 const FAILING_EVERY: Duration = Duration::from_secs(60);
 /// How often the sizes of the queue are measured and shown as gauges.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
+/// How often minutes of statistics are folded into hours.
+const STATISTICS_EVERY: Duration = Duration::from_secs(60);
+/// How often processes are forgotten that have been gone for long.
+const PROCESSES_EVERY: Duration = Duration::from_secs(600);
 /// How long a duty of short statements may take.
 const DUTY_TIME_MAX: Duration = Duration::from_secs(90);
 /// How long vacuuming and retention may take.
@@ -44,6 +50,7 @@ const LONG_DUTY_TIME_MAX: Duration = Duration::from_secs(3600);
 pub async fn run(pool: PgPool, config: Config) {
     let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX };
     let vacuum = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("vacuum", VACUUM_EVERY) };
+    let statistics = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("statistics", STATISTICS_EVERY) };
     let subscriptions = &Subscriptions::new(pool.clone(), config.keyring.clone());
     tokio::join!(
         duty("partitions", PARTITIONS_EVERY).repeat(look_after_partitions),
@@ -55,6 +62,8 @@ pub async fn run(pool: PgPool, config: Config) {
             .repeat(|pool| async { dead_letter_notice::publish(pool).await.map(drop) }),
         duty("failing subscriptions", FAILING_EVERY)
             .repeat(|_| async { subscriptions.look_after_failing().await.map(drop) }),
+        statistics.repeat(|pool| async { fold::fold(pool).await.map(drop) }),
+        duty("processes", PROCESSES_EVERY).repeat(|pool| async { heartbeat::forget(pool).await.map(drop) }),
         duty("measuring", MEASURE_EVERY).repeat(maintenance::measure),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),
         every(MEASURE_EVERY, || show_size(&pool)),
@@ -99,6 +108,10 @@ async fn every<F: Future<Output = ()>>(period: Duration, work: impl Fn() -> F) {
 
 async fn look_after_partitions(pool: &PgPool) -> Result<()> {
     partition::ensure(pool).await?;
+    let dropped = partition::retire_statistics(pool, Utc::now().date_naive()).await?;
+    if !dropped.is_empty() {
+        tracing::info!(?dropped, "old statistics were dropped");
+    }
     partition::runway(pool).await.map(drop)
 }
 

@@ -13,9 +13,11 @@ pub mod dispatcher;
 pub mod fan_out;
 pub mod health;
 pub mod janitor;
+pub mod observers;
 pub mod pacer;
 pub mod payloads;
 pub mod places;
+pub mod rebuild_stats;
 pub mod recorder;
 pub mod sender;
 pub mod wake;
@@ -36,9 +38,14 @@ use postrider_core::{
     },
     database::Session,
     delivery::{outbox, replay_walk},
-    process::run::revived,
+    live::{LIVE_CHANNEL, WATCH_CHANNEL},
+    process::{
+        heartbeat::{Heartbeat, ProcessKind},
+        run::revived,
+    },
     queue::{ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
+    tally::Tally,
     trust::rekey,
     upkeep::{
         self,
@@ -55,6 +62,7 @@ use crate::{
     deliver::Courier,
     dispatcher::Dispatcher,
     fan_out::FanOut,
+    observers::Observers,
     payloads::{PAYLOAD_BYTES_MAX, Payload, Payloads},
     places::{Place, Places},
     sender::Sender,
@@ -85,6 +93,7 @@ pub struct Worker {
     records: PgPool,
     fan_outs: PgPool,
     courier: Courier,
+    observers: Observers,
 }
 
 impl Worker {
@@ -97,6 +106,7 @@ impl Worker {
         let claims = config.database.pool(Session::Hot, 1);
         let payloads = config.database.pool(Session::Hot, PAYLOAD_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
+        let observers = Observers::default();
         let courier = Courier {
             sender: Sender::new(config.target_policy.clone(), &config.authorities, config.connection_age_max)
                 .context("the HTTP client cannot be set up")?,
@@ -106,6 +116,7 @@ impl Worker {
             keyring: config.keyring.clone(),
             payloads: Payloads::new(claims.clone(), payloads, PAYLOAD_BYTES_MAX),
             pacer: Arc::default(),
+            observers: observers.clone(),
             cut_off: CancellationToken::new(),
         };
         Ok(Self {
@@ -114,6 +125,7 @@ impl Worker {
             fan_outs: config.database.pool(Session::FanOut, FAN_OUT_CONNECTIONS_MAX),
             general,
             courier,
+            observers,
             config,
         })
     }
@@ -128,6 +140,12 @@ impl Worker {
         let wake = Arc::new(Wake::default());
         let (outcomes, mut recorder) = self.start_recorder(&wake);
         let mut beside = self.start_beside(&wake);
+        let heartbeat = Heartbeat::new(self.general.clone(), ProcessKind::Worker);
+        let (beating, busy) = (heartbeat.clone(), Arc::clone(&places));
+        beside.spawn(revived("the heartbeat", move || {
+            let (heartbeat, places) = (beating.clone(), Arc::clone(&busy));
+            async move { heartbeat.run(|| Some(places.load())).await }
+        }));
 
         let tasks = TaskTracker::new();
         let dispatcher = Dispatcher {
@@ -159,13 +177,18 @@ impl Worker {
             tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
         }
         beside.shutdown().await;
+        if let Err(error) = self.observers.tally.flush(&self.general).await {
+            tracing::warn!(%error, "the last statistics could not be written");
+        }
+        heartbeat.end().await;
         Ok(())
     }
 
     fn start_recorder(&self, wake: &Arc<Wake>) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
         // There is room for as many outcomes as places, so a task waits here only if the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
-        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake))))
+        let observers = self.observers.clone();
+        (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake), observers)))
     }
 
     fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
@@ -176,25 +199,40 @@ impl Worker {
             cache: self.courier.cache.clone(),
             wake: Arc::clone(wake),
             published: Arc::default(),
+            tally: Arc::clone(&self.observers.tally),
         };
         let published = Arc::clone(&fan_out.published);
         let (pool, cache, rung) = (self.general.clone(), self.courier.cache.clone(), Arc::clone(wake));
-        let names = [WAKE_CHANNEL, outbox::CHANNEL, changes::CHANNEL].map(|name| database.channel(name));
+        let reporter = Arc::clone(&self.observers.reporter);
+        let names = [WAKE_CHANNEL, outbox::CHANNEL, changes::CHANNEL, WATCH_CHANNEL].map(|name| database.channel(name));
         beside.spawn(revived("listening", move || {
             let (cache, rung, published) = (cache.clone(), Arc::clone(&rung), Arc::clone(&published));
-            let [wake, outbox, changes] = names.clone();
+            let reporter = Arc::clone(&reporter);
+            let [wake, outbox, changes, watch] = names.clone();
             let (changes, tell) = changes::follow(changes, move |change| {
                 let cache = cache.clone();
                 async move { cache.invalidate(&change).await }
             });
             let wake = Channel { name: wake, on_notice: Box::new(move |notice| rung.hear(notice)) };
             let outbox = Channel { name: outbox, on_notice: Box::new(move |_| published.notify_one()) };
-            let listening = listen(pool.clone(), vec![wake, outbox, changes]);
+            let watch = Channel { name: watch, on_notice: Box::new(move |notice| reporter.hear(notice)) };
+            let listening = listen(pool.clone(), vec![wake, outbox, changes, watch]);
             async move { _ = tokio::join!(listening, tell) }
         }));
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
         beside.spawn(revived("replaying", move || fan_out.clone().replay()));
+        let (pool, reporter) = (self.general.clone(), Arc::clone(&self.observers.reporter));
+        let channel = database.channel(LIVE_CHANNEL);
+        beside.spawn(revived("reporting", move || {
+            let (pool, reporter, channel) = (pool.clone(), Arc::clone(&reporter), channel.clone());
+            async move { reporter.run(pool, channel).await }
+        }));
+        let (pool, tally) = (self.general.clone(), Arc::clone(&self.observers.tally));
+        beside.spawn(revived("statistics", move || {
+            let (pool, tally) = (pool.clone(), Arc::clone(&tally));
+            async move { tally.run(&pool).await }
+        }));
         let (pool, config) = (self.general.clone(), self.config.clone());
         beside.spawn(revived("the janitor", move || janitor::run(pool.clone(), config.clone())));
         beside
@@ -206,7 +244,13 @@ impl Worker {
     /// # Errors
     /// When the database is away.
     pub async fn drain(&self) -> Result<usize> {
-        while outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?.events > 0 {}
+        loop {
+            let step = outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?;
+            step.accepted.iter().for_each(|event| self.observers.tally.accept(event));
+            if step.events == 0 {
+                break;
+            }
+        }
         while replay_walk::step(&self.fan_outs).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
@@ -235,7 +279,7 @@ impl Worker {
                     async move { courier.deliver(claimed, payload, claimed_at).await }
                 })
                 .collect();
-            recorder::record(&self.records, &attempts.join_all().await).await?;
+            recorder::record(&self.records, &attempts.join_all().await, &self.observers).await?;
         }
     }
 
@@ -243,6 +287,12 @@ impl Worker {
     #[must_use]
     pub fn cache(&self) -> &SubscriptionCache {
         &self.courier.cache
+    }
+
+    /// What this worker has counted for the statistics.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.observers.tally
     }
 
     /// The connections that make deliveries.

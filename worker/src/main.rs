@@ -1,10 +1,10 @@
-//! The `worker` binary. Without arguments it works; `worker doctor` checks the database instead, and `worker rekey`
-//! seals all secrets with the first encryption key.
+//! The `worker` binary. Without arguments it works; `worker doctor` checks the database instead, `worker rekey` seals all
+//! secrets with the first encryption key, and `worker rebuild-stats` counts statistics again.
 
 use std::process::ExitCode;
 
 use postrider_core::process::run::run;
-use worker::config::Config;
+use worker::{config::Config, rebuild_stats};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,8 +19,15 @@ async fn main() -> ExitCode {
         [] => run(Config::from, worker::run).await,
         ["doctor"] => run(Config::from, |config, _, _| worker::doctor(config)).await,
         ["rekey"] => run(Config::from, |config, _, _| worker::rekey(config)).await,
+        ["rebuild-stats", "--from", from, "--until", until] => match rebuild_stats::Span::parse(from, until) {
+            Ok(span) => run(Config::from, |config, _, _| rebuild_stats::rebuild_stats(config, span)).await,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
         _ => {
-            eprintln!("usage: worker [doctor|rekey]");
+            eprintln!("usage: worker [doctor|rekey|rebuild-stats --from TIME --until TIME]");
             ExitCode::from(EXIT_USAGE)
         }
     }

@@ -4,9 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use postrider_core::process::heartbeat::Load;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -15,6 +19,8 @@ use uuid::Uuid;
 pub struct Places {
     all: usize,
     taken: Mutex<HashMap<Uuid, usize>>,
+    /// How many have been taken since the worker was started.
+    ever: AtomicU64,
     freed: Notify,
 }
 
@@ -44,7 +50,7 @@ impl Places {
     /// A worker's places, all of them free.
     #[must_use]
     pub fn new(all: usize) -> Self {
-        Self { all, taken: Mutex::default(), freed: Notify::new() }
+        Self { all, taken: Mutex::default(), ever: AtomicU64::default(), freed: Notify::new() }
     }
 
     /// The places that are free now.
@@ -59,8 +65,17 @@ impl Places {
     /// Takes a place for a delivery of this lane; the caller has checked that one is free.
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: Uuid) -> Place {
+        self.ever.fetch_add(1, Ordering::Relaxed);
         *self.taken.lock().expect("nothing panics while it is held").entry(lane).or_default() += 1;
         Place { places: Arc::clone(self), lane }
+    }
+
+    /// What the worker is busy with.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let free = self.free().count;
+        let claimed = self.ever.load(Ordering::Relaxed);
+        Load { places_used: self.all.saturating_sub(free), places_free: free, claimed }
     }
 
     fn give_back(&self, lane: Uuid) {

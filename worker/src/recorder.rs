@@ -7,15 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use postrider_core::{
     Error, Result,
     id::DeliveryId,
-    queue::{self, Disposition, Report},
+    queue::{self, Disposition, Report, observed::Recorded},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use crate::{places::Place, wake::Wake};
+use crate::{observers::Observers, places::Place, wake::Wake};
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
@@ -29,8 +30,8 @@ const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be. Where
-/// other deliveries waited for an outcome, the dispatcher is woken.
-pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>) {
+/// other deliveries waited for an outcome, the dispatcher is woken. What was recorded is told to the observers.
+pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>, observers: Observers) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
         let is_awaited = |waiting: &[(Report, Place)]| waiting.iter().any(|(report, _)| report.is_awaited);
@@ -44,7 +45,7 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wa
         }
         let (batch, places): (Vec<_>, Vec<_>) = take_distinct(&mut waiting).into_iter().unzip();
         let started = Instant::now();
-        persist(&pool, &batch).await;
+        persist(&pool, &batch, &observers).await;
         drop(places);
         if batch.iter().any(|report| report.is_awaited) {
             wake.ring(started.elapsed());
@@ -64,9 +65,9 @@ fn take_distinct(waiting: &mut Vec<(Report, Place)>) -> Vec<(Report, Place)> {
 }
 
 /// Returns when the batch is written, or cannot be written for a reason that does not pass by itself.
-async fn persist(pool: &PgPool, batch: &[Report]) {
+async fn persist(pool: &PgPool, batch: &[Report], observers: &Observers) {
     loop {
-        match record(pool, batch).await {
+        match record(pool, batch, observers).await {
             Ok(()) => return,
             Err(Error::Unavailable(_)) => tokio::time::sleep(RETRY_PAUSE).await,
             Err(error) if batch.len() == 1 => {
@@ -78,7 +79,7 @@ async fn persist(pool: &PgPool, batch: &[Report]) {
             Err(_) => {
                 // One of the reports makes the statement fail; written alone, it harms no other.
                 for one in batch {
-                    Box::pin(persist(pool, std::slice::from_ref(one))).await;
+                    Box::pin(persist(pool, std::slice::from_ref(one), observers)).await;
                 }
                 return;
             }
@@ -86,13 +87,16 @@ async fn persist(pool: &PgPool, batch: &[Report]) {
     }
 }
 
-/// Writes a batch, and counts its results as metrics.
-pub(crate) async fn record(pool: &PgPool, batch: &[Report]) -> Result<()> {
+/// Writes a batch, tells the observers, and counts its results as metrics.
+pub(crate) async fn record(pool: &PgPool, batch: &[Report], observers: &Observers) -> Result<()> {
     let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
     metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+    let now = Utc::now();
     for record in batch {
+        let is_applied = applied.contains(&record.delivery_id);
+        observers.ended(record, if is_applied { Recorded::Yes } else { Recorded::LeaseLost }, now);
         let delivery_id = DeliveryId(record.delivery_id);
-        if !applied.contains(&record.delivery_id) {
+        if !is_applied {
             metrics::counter!("postrider_leases_lost_total").increment(1);
             tracing::warn!(%delivery_id, attempt = record.attempt_number, "lease lost: this outcome changes nothing");
             continue;

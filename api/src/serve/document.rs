@@ -8,16 +8,17 @@ mod schemas;
 use serde_json::{Map, Value};
 
 /// The chapters, in the order in which a newcomer reads them.
-const CHAPTERS: [&str; 10] = [
+const CHAPTERS: [&str; 11] = [
     "Subscriptions",
     "Events",
     "Ingest",
     "Deliveries",
     "Dead letters",
     "Replays",
+    "Statistics",
+    "Live",
     "API keys",
     "Audit log",
-    "Live",
     "Health",
 ];
 

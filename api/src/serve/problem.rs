@@ -78,7 +78,7 @@ pub enum ApiError {
         #[oai(header = "WWW-Authenticate")]
         String,
     ),
-    /// The API key lacks the scope that this route asks for.
+    /// The API key lacks the scope that this route asks for, or is bound to a tenant where it must not be.
     #[oai(status = 403)]
     Forbidden(ProblemJson),
     /// There is no such thing, or it belongs to a tenant that the API key does not reach.
@@ -150,6 +150,13 @@ impl ApiError {
     #[must_use]
     pub fn forbidden(scope: Scope) -> Self {
         let detail = format!("this key lacks the scope `{scope}`");
+        Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
+    }
+
+    /// 403: what is asked for belongs to no tenant, and the key is bound to one.
+    #[must_use]
+    pub fn bound_to_a_tenant() -> Self {
+        let detail = "this key is bound to a tenant, and this belongs to none";
         Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
     }
 

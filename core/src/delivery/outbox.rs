@@ -26,6 +26,7 @@ use crate::{
         rows::NewDeliveryRow,
     },
     subscription::cache::SubscriptionCache,
+    tally::AcceptedEvent,
 };
 
 /// The suffix of the channel on which publications are announced.
@@ -53,6 +54,8 @@ pub struct Step {
     pub left_alone: LeftAlone,
     /// The first event that was waiting; `None` where none was.
     pub first: Option<Uuid>,
+    /// Events that this step stored: of an event that was fanned out in parts, the first part does.
+    pub accepted: Vec<AcceptedEvent>,
     /// How long it took to find the events.
     pub look: Duration,
 }
@@ -270,7 +273,8 @@ async fn take(
     let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, ..Step::default() })
+    let accepted = whole.iter().map(accepted).collect();
+    Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, accepted, ..Step::default() })
 }
 
 /// Stores the next part of a wide fan-out. The first part also stores the event.
@@ -298,7 +302,18 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    Ok(Step { events: 1, left_alone: left_alone(&[&event], &armed), armed, ..Step::default() })
+    let accepted = if begun_to.is_none() { vec![accepted(&event)] } else { Vec::new() };
+    Ok(Step { events: 1, left_alone: left_alone(&[&event], &armed), armed, accepted, ..Step::default() })
+}
+
+/// The event as the statistics see it.
+fn accepted(event: &NewEvent) -> AcceptedEvent {
+    AcceptedEvent {
+        id: event.id.0,
+        tenant_id: event.tenant_id.clone(),
+        event_type: event.event_type.as_str().to_owned(),
+        payload_bytes: event.payload.len() as u64,
+    }
 }
 
 fn event_of(row: Row) -> Result<NewEvent> {

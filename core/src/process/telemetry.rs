@@ -5,7 +5,10 @@ use std::{io::IsTerminal, time::Duration};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::process::config::Environment;
+use crate::{
+    process::{config::Environment, last_error::KeepLastError},
+    tally::buckets::DURATION_BUCKETS,
+};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +35,6 @@ macro_rules! hop {
     };
 }
 
-/// Buckets of the duration histograms, in seconds.
-const DURATION_BUCKETS: [f64; 15] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0, 60.0];
 /// How often recorded metrics are condensed, so that they do not pile up in memory.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -49,7 +49,7 @@ pub fn init_logs(env: &mut Environment) -> Option<()> {
         "json" => Ok(LogFormat::Json),
         _ => Err("must be `text` or `json`".to_owned()),
     });
-    let registry = tracing_subscriber::registry().with(filter?);
+    let registry = tracing_subscriber::registry().with(filter?).with(KeepLastError);
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A second call in one process changes nothing.
     let _ = match format? {

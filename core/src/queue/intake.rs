@@ -27,6 +27,7 @@ use crate::{
         accept::{Accepted, Atomicity, KeyReused, LeftAlone, Notification, accept, is_key_reused, left_alone},
         waker::Waker,
     },
+    tally::Tally,
     upkeep::partition,
 };
 
@@ -51,6 +52,7 @@ const FULL: Error = Error::Unavailable("too many events are waiting to be stored
 pub struct Intake {
     requests: mpsc::Sender<Request>,
     waker: Arc<Waker>,
+    tally: Arc<Tally>,
 }
 
 /// The events of one request.
@@ -76,6 +78,7 @@ impl Request {
 struct Writer {
     pool: PgPool,
     waker: Arc<Waker>,
+    tally: Arc<Tally>,
     key_ttl_seconds: u32,
     reporter: Arc<Reporter>,
 }
@@ -83,20 +86,22 @@ struct Writer {
 impl Intake {
     /// Starts the tasks that store events and wake workers. They end when the intake is dropped, after waiting events
     /// are stored; if they end before, one of them has broken down, and the process must end. `ingest` serves the
-    /// writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`. What is stored is told to the
-    /// `reporter`.
+    /// writer, `wake` the wake-ups. Idempotency keys are remembered for `key_ttl_seconds`. Events that were stored are
+    /// counted in `tally`, and told to those who watch by the `reporter`.
     #[must_use]
     pub fn start(
         ingest: PgPool,
         wake: PgPool,
         key_ttl_seconds: u32,
+        tally: Arc<Tally>,
         reporter: Arc<Reporter>,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
         let mut calling = tokio::spawn(Arc::clone(&waker).run(wake));
-        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), key_ttl_seconds, reporter };
-        let intake = Self { requests, waker: Arc::clone(&waker) };
+        let writer =
+            Writer { pool: ingest, waker: Arc::clone(&waker), tally: Arc::clone(&tally), reporter, key_ttl_seconds };
+        let intake = Self { requests, waker: Arc::clone(&waker), tally };
         let writer = tokio::spawn(async move {
             tokio::select! {
                 () = writer.run(waiting) => {}
@@ -127,10 +132,11 @@ impl Intake {
 }
 
 impl Intake {
-    /// Tells the waker about deliveries that were stored outside the intake: the lanes that were armed, and those that
-    /// were left alone.
-    pub fn note_stored(&self, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
+    /// Counts an event that was stored outside the intake, and tells the waker about its deliveries: the lanes that were
+    /// armed, and those that were left alone.
+    pub fn note_stored(&self, event: &NewEvent, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
         self.waker.note_stored(armed, took, left_alone);
+        self.tally.accept_all([facts(event)]);
     }
 }
 
@@ -213,17 +219,16 @@ impl Writer {
         // Workers that were notified late look behind the place where they usually begin only if they are told so.
         let is_notified = notification == Notification::WithCommit && took <= LATE;
         self.waker.note_stored(if is_notified { &[] } else { &stored.armed }, took, left_alone);
+        let new = events.iter().zip(&stored.accepted).filter(|(_, accepted)| matches!(accepted, Ok(Accepted::New)));
+        self.tally.accept_all(new.clone().map(|(event, _)| facts(event)));
         if self.reporter.is_watched() {
-            events.iter().zip(&stored.accepted).for_each(|(event, accepted)| self.tell(event, accepted));
+            new.for_each(|(event, _)| self.tell(event));
         }
         Ok(stored.accepted)
     }
 
     /// Tells those who watch that the deliveries of an event are queued.
-    fn tell(&self, event: &NewEvent, accepted: &Stored) {
-        if !matches!(accepted, Ok(Accepted::New)) {
-            return;
-        }
+    fn tell(&self, event: &NewEvent) {
         for delivery in &event.deliveries {
             self.reporter.note(&Sighting {
                 topic: Topic::Queued,
@@ -239,6 +244,11 @@ impl Writer {
             });
         }
     }
+}
+
+/// What the statistics count of an event: its id, its tenant, its type and its payload's bytes.
+fn facts(event: &NewEvent) -> (Uuid, &str, &str, u64) {
+    (event.id.0, &event.tenant_id, event.event_type.as_str(), event.payload.len() as u64)
 }
 
 /// The result for one event of a stored batch.

@@ -17,6 +17,8 @@ use crate::{Result, database::bounded};
 /// An event in the form in which workers deliver it.
 #[derive(Clone, Debug)]
 pub struct ClaimedEvent {
+    /// The tenant whose event it is.
+    pub tenant_id: String,
     /// The type by which subscriptions chose the event.
     pub event_type: String,
     /// The media type of its payload.
@@ -27,6 +29,8 @@ pub struct ClaimedEvent {
     pub payload: Bytes,
     /// When the event was accepted, by the database's clock.
     pub created_at: DateTime<Utc>,
+    /// When the event was to be delivered; `None` means at once.
+    pub deliver_at: Option<DateTime<Utc>>,
     /// When the event expires, by this process's steady clock; in the past where it has expired already.
     pub expires_at: Option<Instant>,
 }
@@ -45,8 +49,8 @@ pub enum Read {
 /// result.
 pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashMap<Uuid, Read>> {
     let rows = sqlx::query!(
-        r#"SELECT e.id AS "id!", e.event_type AS "event_type!", e.content_type AS "content_type!",
-                  e.content_encoding,
+        r#"SELECT e.id AS "id!", e.tenant_id AS "tenant_id!", e.event_type AS "event_type!",
+                  e.content_type AS "content_type!", e.content_encoding, e.deliver_at,
                   CASE WHEN e.bytes_so_far <= $2 THEN e.payload END AS payload, e.bytes AS "bytes!",
                   e.created_at AS "created_at!",
                   (extract(epoch FROM e.expires_at - clock_timestamp()) * 1000)::bigint AS expires_in_ms
@@ -67,11 +71,13 @@ pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashM
     let read = rows.into_iter().map(|row| {
         let read = match row.payload {
             Some(payload) => Read::Event(ClaimedEvent {
+                tenant_id: row.tenant_id,
                 event_type: row.event_type,
                 content_type: row.content_type,
                 content_encoding: row.content_encoding,
                 payload: payload.into(),
                 created_at: row.created_at,
+                deliver_at: row.deliver_at,
                 expires_at: row.expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs())),
             }),
             None => Read::TooLarge(usize::try_from(row.bytes).unwrap_or(0)),

@@ -6,12 +6,13 @@ use sqlx::{
     Encode, Postgres, Type,
     encode::IsNull,
     error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo},
+    postgres::{PgArgumentBuffer, PgTypeInfo},
     types::Json,
 };
 use uuid::Uuid;
 
 use crate::{
+    database::composite,
     event::{
         content_encoding::ContentEncoding,
         metadata::Metadata,
@@ -19,23 +20,6 @@ use crate::{
     },
     id::DeliveryId,
 };
-
-/// Tells sqlx the name of the composite type that a struct is encoded as.
-macro_rules! composite {
-    ($row:ident, $name:literal) => {
-        impl Type<Postgres> for $row<'_> {
-            fn type_info() -> PgTypeInfo {
-                PgTypeInfo::with_name($name)
-            }
-        }
-
-        impl PgHasArrayType for $row<'_> {
-            fn array_type_info() -> PgTypeInfo {
-                PgTypeInfo::array_of($name)
-            }
-        }
-    };
-}
 
 /// A row of the composite type `new_event`.
 #[derive(Encode)]

@@ -1,5 +1,5 @@
-//! The daily partitions of events, deliveries, inline deliveries and attempts. They are made ahead of time, and dropped
-//! when they are old.
+//! The partitions of events, deliveries, inline deliveries, attempts and statistics, each of a day or a month. They are
+//! made ahead of time, and dropped when they are old. The view `partitioned_tables` in `migrations` lists the tables.
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -40,7 +40,7 @@ pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
 #[expect(clippy::disallowed_methods, reason = "whole days are counted: any clock knows well enough what day it is")]
 pub async fn runway(pool: &PgPool) -> Result<i64> {
     let last = sqlx::query_scalar!(
-        r#"SELECT min(last) AS last FROM (SELECT parent, max(day) AS last FROM partitions GROUP BY parent) p"#
+        r#"SELECT min(last) AS last FROM (SELECT parent, max(last_day) AS last FROM partitions GROUP BY parent) p"#
     );
     let last = last.fetch_one(pool).await?;
     let days = last.map_or(-1, |last| (last - Utc::now().date_naive()).num_days());
@@ -50,6 +50,21 @@ pub async fn runway(pool: &PgPool) -> Result<i64> {
     }
     Ok(days)
 }
+
+/// Statistics of each table are kept for this many days.
+pub const STATISTICS_DAYS: [(&str, u64); 5] = [
+    ("stats_minute", MINUTES_DAYS),
+    ("accepted_minute", MINUTES_DAYS),
+    ("stats_causes", CAUSES_DAYS),
+    ("stats_hour", HOURS_DAYS),
+    ("accepted_hour", HOURS_DAYS),
+];
+/// Days for which sums of minutes are kept.
+pub const MINUTES_DAYS: u64 = 3;
+/// Days for which causes of failures are kept.
+pub const CAUSES_DAYS: u64 = 30;
+/// Days for which sums of hours are kept.
+pub const HOURS_DAYS: u64 = 400;
 
 /// The result of one run of retention.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,20 +81,67 @@ pub struct Retired {
 /// # Errors
 /// When the database is away or a lock is not free in time; what was dropped by then stays dropped.
 pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
-    let mut connection = pool.acquire().await?.detach();
+    let mut connection = patient(pool).await?;
     let outcome = retire_on(&mut connection, oldest).await;
     let _ = connection.close().await;
     outcome
 }
 
+/// Drops the partitions of statistics that are older than [`STATISTICS_DAYS`] say, but no minutes that have not been
+/// folded into hours; returns their names. It does not depend on how long deliveries are kept.
+///
+/// # Errors
+/// When the database is away or a lock is not free in time; what was dropped by then stays dropped.
+pub async fn retire_statistics(pool: &PgPool, today: NaiveDate) -> Result<Vec<String>> {
+    let mut connection = patient(pool).await?;
+    let outcome = retire_statistics_on(&mut connection, today).await;
+    let _ = connection.close().await;
+    outcome
+}
+
+async fn retire_statistics_on(connection: &mut PgConnection, today: NaiveDate) -> Result<Vec<String>> {
+    let (tables, oldest): (Vec<_>, Vec<_>) =
+        STATISTICS_DAYS.iter().map(|(table, days)| ((*table).to_owned(), today - Days::new(*days))).unzip();
+    let old = sqlx::query!(
+        r#"SELECT p.parent AS "parent!", p.name AS "name!", true AS "is_attached!"
+             FROM partitions p JOIN unnest($1::text[], $2::date[]) AS k (parent, oldest) ON k.parent = p.parent
+            WHERE p.last_day < k.oldest AND p.last_day < (SELECT folded_until FROM stats_folding)::date
+            UNION ALL
+           SELECT k.parent, c.relname::text, false
+             FROM pg_class c JOIN unnest($1::text[], $2::date[]) AS k (parent, oldest)
+                             ON c.relname ~ ('^' || k.parent || '_[0-9]{8}$')
+            WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
+            LIMIT 1000"#,
+        &tables,
+        &oldest
+    );
+    let mut dropped = Vec::new();
+    for partition in old.fetch_all(&mut *connection).await? {
+        // What is not attached was detached by a process that stopped before it dropped it.
+        if partition.is_attached {
+            detach(connection, &partition.parent, &partition.name).await?;
+        }
+        run(connection, format!("DROP TABLE \"{}\"", partition.name)).await?;
+        dropped.push(partition.name);
+    }
+    Ok(dropped)
+}
+
+/// A connection of its own whose statements may take as long as they need, but wait for no lock for long.
 #[expect(clippy::disallowed_methods, reason = "settings of the session, which have no types to check")]
+async fn patient(pool: &PgPool) -> Result<PgConnection> {
+    let mut connection = pool.acquire().await?.detach();
+    // Scans may read the whole queue, and detaching a partition waits for every older transaction.
+    sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?;
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)").bind(LOCK_TIMEOUT).execute(&mut connection).await?;
+    Ok(connection)
+}
+
 async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<Retired> {
-    // The scan below may read the whole queue, and detaching a partition waits for every older transaction.
-    sqlx::query("SET statement_timeout = 0").execute(&mut *connection).await?;
-    sqlx::query("SELECT set_config('lock_timeout', $1, false)").bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
     // Of one day, deliveries go first: without its record, nobody can put a delivery back into the queue.
     let old = sqlx::query!(
-        r#"SELECT parent AS "parent!", name AS "name!", day AS "day!" FROM partitions WHERE day < $1
+        r#"SELECT parent AS "parent!", name AS "name!", day AS "day!" FROM partitions
+            WHERE day < $1 AND is_by_id
             ORDER BY day, parent <> 'deliveries', parent"#,
         oldest
     );
@@ -109,9 +171,8 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     let orphans = sqlx::query!(
         r#"SELECT c.relname::text AS "name!", left(c.relname, -9) AS "parent!",
                   to_date(right(c.relname, 8), 'YYYYMMDD') AS "day!"
-             FROM pg_class c
+             FROM pg_class c JOIN partitioned_tables t ON c.relname ~ ('^' || t.parent || '_[0-9]{8}$') AND t.is_by_id
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
-              AND c.relname ~ '^(events|deliveries|attempts|inline_deliveries)_[0-9]{8}$'
               AND to_date(right(c.relname, 8), 'YYYYMMDD') < $1"#,
         oldest
     );

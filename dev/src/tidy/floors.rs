@@ -8,7 +8,7 @@ use crate::tidy::File;
 
 /// The rooms of `core/src`, the lowest first. A room may import from those before it and from no other. A room is a
 /// file, or a folder together with the file of the same name.
-const FLOORS: [&str; 18] = [
+const FLOORS: [&str; 20] = [
     "text_enum",
     "id",
     "validation",
@@ -17,6 +17,7 @@ const FLOORS: [&str; 18] = [
     "page",
     "database",
     "upkeep",
+    "tally",
     "trust",
     "event",
     "announce",
@@ -25,6 +26,7 @@ const FLOORS: [&str; 18] = [
     "access",
     "subscription",
     "delivery",
+    "stats",
     "accept",
     "process",
 ];

@@ -176,7 +176,7 @@ fn event(tenant: &str, payload: &'static [u8]) -> NewEvent {
 
 fn intake(world: &World) -> Intake {
     let pool = |session| database_config(&world.env).pool(session, 1);
-    Intake::start(pool(Session::Ingest), pool(Session::Ingest), 60, Arc::default()).0
+    Intake::start(pool(Session::Ingest), pool(Session::Ingest), 60, Arc::default(), Arc::default()).0
 }
 
 #[tokio::test]

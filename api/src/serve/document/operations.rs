@@ -119,7 +119,7 @@ fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> boo
         "415" => has_body && operation["operationId"] != "ingest",
         "409" => takes(IDEMPOTENCY_KEY.0) || is_one_of(&CONFLICTING),
         // Any request that changes something can be refused with 422 for a header that stands there twice.
-        "422" => takes("limit") || ["post", "put", "patch"].contains(&method),
+        "422" => takes("limit") || takes("since") || ["post", "put", "patch"].contains(&method),
         "429" => is_one_of(&LIMITED),
         _ => true,
     }
