@@ -16,8 +16,8 @@ const CONFLICTING: [&str; 8] = [
     "cancel_delivery",
     "retry_dead_letter",
 ];
-/// Operations that a rate limit applies to, so that they can answer 429.
-const LIMITED: [&str; 4] = ["publish_event", "publish_events", "create_delivery", "ingest"];
+/// Operations to which a limit of requests or streams applies, so that they can answer 429.
+const LIMITED: [&str; 5] = ["publish_event", "publish_events", "create_delivery", "ingest", "watch"];
 
 /// Descriptions of parameters that mean the same in every operation. A parameter's own description comes first.
 const PARAMETERS: [(&str, &str); 10] = [
@@ -119,7 +119,7 @@ fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> boo
         "415" => has_body && operation["operationId"] != "ingest",
         "409" => takes(IDEMPOTENCY_KEY.0) || is_one_of(&CONFLICTING),
         // Any request that changes something can be refused with 422 for a header that stands there twice.
-        "422" => takes("limit") || takes("since") || ["post", "put", "patch"].contains(&method),
+        "422" => takes("limit") || takes("since") || takes("topics") || ["post", "put", "patch"].contains(&method),
         "429" => is_one_of(&LIMITED),
         _ => true,
     }
