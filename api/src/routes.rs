@@ -9,7 +9,6 @@ use std::{
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    get,
     http::{HeaderValue, Method, Uri, header},
     middleware::CatchPanic,
 };
@@ -99,7 +98,7 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let allowed = Arc::clone(ALLOWED.get_or_init(|| Arc::new(Allowed::from_spec(spec))));
     let pages = pages::routes(|| service.swagger_ui_html(), spec);
     let pages = match app.dashboard {
-        Dashboard::On => pages.at("/", get(pages::to_dashboard)).nest("/ui", ui::Dashboard(app.clone())),
+        Dashboard::On => pages.nest("/ui", ui::Dashboard(app.clone())),
         Dashboard::Off => pages,
     };
     pages

@@ -42,7 +42,6 @@ use crate::{
     app::App,
     serve::{
         body_room::{Caller, read},
-        pages,
         problem::ApiError,
     },
     ui::{
@@ -67,7 +66,8 @@ impl Endpoint for Dashboard {
 
     async fn call(&self, request: Request) -> PoemResult<Response> {
         if !request.original_uri().path().starts_with("/ui/") {
-            return Ok(pages::dashboard());
+            // Without its last slash, the path of the dashboard would lead relative links astray.
+            return Ok(Response::builder().status(StatusCode::FOUND).header(header::LOCATION, "ui/").finish());
         }
         let path = request.uri().path().trim_start_matches('/').to_owned();
         if let Some(file) = path.strip_prefix("assets/") {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use poem::{
     Response, Route, get, handler,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     web::Data,
 };
 
@@ -91,17 +91,6 @@ pub fn secure(headers: &mut HeaderMap) {
     headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("no-referrer"));
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(NOTHING_POLICY));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-}
-
-#[handler]
-pub(crate) fn to_dashboard() -> Response {
-    dashboard()
-}
-
-/// Leads to the dashboard from the root of the server, and from its own path without the last slash. The way is
-/// relative, so that it leads right below any path of a proxy.
-pub(crate) fn dashboard() -> Response {
-    Response::builder().status(StatusCode::FOUND).header(header::LOCATION, "ui/").finish()
 }
 
 fn asset(content_type: &'static str, text: Bytes) -> Response {

@@ -12,13 +12,14 @@ use postrider_core::{
 };
 
 use crate::{
+    events::matching,
     serve::problem::ApiError,
     ui::{
         deliveries,
         events::posted_to,
         fields::{Fields, query},
         page::{Next, Note, Page, Section, Visit},
-        parts::{self, facts, nothing, panel},
+        parts::{self, Tone, facts, nothing, panel},
         pretty::readable,
         rows,
     },
@@ -44,6 +45,7 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
         (panel("What it is", &nothing(), &what(visit, &event)))
         (panel("Deliveries", &all, &owed(visit, id).await))
         (panel("Payload", &nothing(), &payload))
+        (panel("Does a subscription want it?", &nothing(), &wanted(visit, &event).await))
     };
     Ok(Page::new(Section::Events, event.event_type.clone(), body))
 }
@@ -127,6 +129,53 @@ fn body(visit: &Visit, event: &Event, bytes: &[u8]) -> Markup {
             }
         }
     }
+}
+
+/// A form that asks about a subscription, and the answer: each rule, and what the event has there.
+async fn wanted(visit: &Visit, event: &Event) -> Markup {
+    let asked = visit.query.get("subscription");
+    let answer = match asked {
+        Some(_) => match judged(visit, event).await {
+            Ok(answer) => answer,
+            Err(error) => parts::trouble(visit, &error),
+        },
+        None => nothing(),
+    };
+    html! {
+        form.inline method="get" action=(visit.to(&visit.path)) {
+            div.field {
+                label for="subscription" { "The id of the subscription" }
+                input.mono #subscription name="subscription" type="text" value=(asked.unwrap_or_default())
+                    placeholder="sub_…" autocomplete="off" spellcheck="false";
+            }
+            button.button type="submit" { "Explain" }
+        }
+        (answer)
+    }
+}
+
+async fn judged(visit: &Visit, event: &Event) -> Result<Markup, ApiError> {
+    let id: SubscriptionId = visit.find(visit.query.text("subscription").trim()).await?;
+    let subscription = visit.subscriptions().get(id).await?;
+    let payload = event::payload(visit.pool(), EventId(event.id)).await?;
+    let checks = matching::checks(event, &payload, &subscription)?;
+    let wants = checks.iter().all(|check| check.holds);
+    Ok(html! {
+        p {
+            a href=(visit.to(format!("subscriptions/{id}"))) { (deliveries::name(&subscription)) }
+            @if wants { " wants this event, as it is now." } @else { " does not want this event, as it is now." }
+        }
+        ul.checks {
+            @for check in &checks {
+                li {
+                    @if check.holds { (parts::badge(visit, Tone::Ok, "check", "Holds")) }
+                    @else { (parts::badge(visit, Tone::Bad, "x", "Fails")) }
+                    code { (check.rule) }
+                    @if let Some(found) = &check.found { span.sub { "has " code { (found) } } }
+                }
+            }
+        }
+    })
 }
 
 /// The payload as a file, byte for byte. A browser saves it and does not show it, whatever it is.

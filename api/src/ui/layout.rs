@@ -97,12 +97,14 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
     };
     html! {
         nav.side aria-label="Pages" {
-            a.brand href=(visit.to("")) { (visit.icon("mail-check")) span { "Postrider" } }
-            ul {
-                @for one in &ENTRIES { (entry(one)) }
-                @if visit.may_administer() {
-                    li.rule aria-hidden="true" {}
-                    @for one in &ADMIN_ENTRIES { (entry(one)) }
+            div {
+                a.brand href=(visit.to("")) { (visit.icon("mail-check")) span { "Postrider" } }
+                ul {
+                    @for one in &ENTRIES { (entry(one)) }
+                    @if visit.may_administer() {
+                        li.rule aria-hidden="true" {}
+                        @for one in &ADMIN_ENTRIES { (entry(one)) }
+                    }
                 }
             }
         }

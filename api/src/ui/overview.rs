@@ -12,9 +12,9 @@ use postrider_core::{
         dead_letter::{DeadLetter, Resolved},
         list as delivery_list,
     },
+    queue::glance::{self, Glance},
     subscription::{
         Subscription,
-        late_lanes::{self, LateLanes},
         list::{Filter, Receiver},
     },
 };
@@ -38,15 +38,16 @@ const FAILING_MAX: i64 = 100;
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
-    let (recent, failing, dead, late) =
-        tokio::join!(recent(visit), failing(visit), dead_letters(visit), late_lanes(visit));
-    let known = Known { failing: &failing, dead: &dead, late: late.as_ref(), recent: &recent };
+    let (recent, failing, dead, queue) =
+        tokio::join!(recent(visit), failing(visit), dead_letters(visit), glance(visit));
+    let known = Known { failing: &failing, dead: &dead, queue: queue.as_ref(), recent: &recent };
     let is_new = matches!(&recent, Ok(recent) if recent.is_empty());
     let all = html! { a href=(visit.to("deliveries")) { "All deliveries" } };
     let body = html! {
         div #live hx-get=(visit.to("")) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (parts::head(&parts::text("Overview"), &nothing(), &nothing()))
             (verdict::show(visit, &known))
+            @if let Some(Ok(glance)) = &queue { @if !is_new { (sizes(visit, glance)) } }
             @if is_new { (tour::show(visit).await?) }
             div.columns {
                 (failing_panel(visit, &failing).await)
@@ -80,12 +81,32 @@ async fn dead_letters(visit: &Visit) -> Result<Vec<DeadLetter>, ApiError> {
     Ok(dead_letter::list(visit.pool(), &filter, rows::first(FAILING_MAX)).await?.items)
 }
 
-/// The lanes that are late; `None` for a key of one tenant, because lanes know no tenants.
-async fn late_lanes(visit: &Visit) -> Option<Result<LateLanes, ApiError>> {
+/// What a glance at the queue tells; `None` for a key of one tenant, because lanes know no tenants.
+async fn glance(visit: &Visit) -> Option<Result<Glance, ApiError>> {
     if visit.access.tenant().is_some() {
         return None;
     }
-    Some(late_lanes::list(visit.pool()).await.map_err(ApiError::from))
+    Some(glance::glance(visit.pool()).await.map_err(ApiError::from))
+}
+
+/// The sizes that a worker has measured.
+fn sizes(visit: &Visit, glance: &Glance) -> Markup {
+    let Some(at) = glance.measured_at else { return nothing() };
+    let tile = |word: &str, figure: i64, path: &str| {
+        html! {
+            a.tile href=(visit.to(path)) {
+                p.word { (word) }
+                p.figure { (parts::count(figure)) }
+                p.sub { "counted " (parts::distance(at - visit.now)) }
+            }
+        }
+    };
+    html! {
+        div.tiles {
+            (tile("Deliveries that wait", glance.queue_depth, "deliveries?status=pending"))
+            (tile("Dead letters to decide", glance.dead_letters, "dead-letters"))
+        }
+    }
 }
 
 async fn failing_panel(visit: &Visit, failing: &Result<Vec<Subscription>, ApiError>) -> Markup {

@@ -205,7 +205,9 @@ async fn links_are_relative_and_the_root_leads_to_the_pages() {
 #[tokio::test]
 async fn the_dashboard_can_be_switched_off() {
     let world = World::with(&[("POSTRIDER_DASHBOARD", "off")]).await;
-    for path in ["/", "/ui", "/ui/", "/ui/deliveries"] {
+    let root = world.anonymous(Method::GET, "/").send().await.unwrap();
+    assert_eq!((root.status().as_u16(), &root.headers()["location"]), (302, &"swagger".parse().unwrap()));
+    for path in ["/ui", "/ui/", "/ui/deliveries"] {
         assert_eq!(world.anonymous(Method::GET, path).send().await.unwrap().status(), 404, "{path}");
     }
     assert_eq!(world.anonymous(Method::GET, "/swagger").send().await.unwrap().status(), 200);

@@ -105,6 +105,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("subscription-signing", format!("/ui/subscriptions/{subscription}/signing")),
         ("events", "/ui/events".to_owned()),
         ("event", format!("/ui/events/{event}")),
+        ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),
         ("replays", "/ui/replays".to_owned()),
         ("replay", format!("/ui/replays/{replay}")),
         ("lanes", "/ui/lanes".to_owned()),

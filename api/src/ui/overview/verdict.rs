@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 use postrider_core::{
     delivery::{Delivery, dead_letter::DeadLetter},
-    subscription::{Subscription, late_lanes::LateLanes},
+    queue::glance::Glance,
+    subscription::Subscription,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 pub(crate) struct Known<'a> {
     pub(crate) failing: &'a Result<Vec<Subscription>, ApiError>,
     pub(crate) dead: &'a Result<Vec<DeadLetter>, ApiError>,
-    pub(crate) late: Option<&'a Result<LateLanes, ApiError>>,
+    pub(crate) queue: Option<&'a Result<Glance, ApiError>>,
     pub(crate) recent: &'a Result<Vec<Delivery>, ApiError>,
 }
 
@@ -56,18 +57,17 @@ fn judge(visit: &Visit, known: &Known<'_>) -> Verdict {
         let sentence = "The database is slow or away, so nobody can say whether deliveries flow.".to_owned();
         return Verdict { tone: Tone::Bad, icon: "triangle-alert", sentence, details };
     }
-    let late = known.late.and_then(|late| late.as_ref().ok());
-    let unheld: Vec<_> = late.iter().flat_map(|late| &late.lanes).filter(|lane| lane.holds.is_empty()).collect();
-    if let Some(oldest) = unheld.iter().map(|lane| lane.since).min() {
+    let queue = known.queue.and_then(|queue| queue.as_ref().ok());
+    if let Some(since) = queue.and_then(|queue| queue.neglected_since) {
         details.insert(
             0,
             html! {
-                "Nothing holds them, so either no worker runs, or the workers have less room than there is to do. "
+                "Either no worker runs, or the workers have less room than there is to do. "
                 a href=(visit.to("lanes")) { "See which lanes wait" } "."
             },
         );
-        let sentence =
-            format!("Deliveries wait that nobody attempts, the first of them for {}.", parts::span(visit.now - oldest));
+        let time = parts::span(visit.now - since);
+        let sentence = format!("Deliveries wait that nobody attempts, the first of them for {time}.");
         return Verdict { tone: Tone::Bad, icon: "triangle-alert", sentence, details };
     }
     let failing = known.failing.as_ref().map_or(0, Vec::len);
