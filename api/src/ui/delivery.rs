@@ -92,7 +92,7 @@ fn actions(visit: &Visit, delivery: &Delivery) -> Markup {
 fn standing(visit: &Visit, delivery: &Delivery, receivers: &Receivers) -> Markup {
     let link = |path: String, text: String| html! { a href=(visit.to(path)) { (text) } };
     let event = EventId(delivery.event_id);
-    let mut pairs = vec![("Event", html! { (link(format!("events/{event}"), event.to_string())) })];
+    let mut pairs = vec![("Event", html! { span.mono { (link(format!("events/{event}"), parts::short(event))) } })];
     if let Some(id) = delivery.subscription_id.map(SubscriptionId) {
         pairs.push(("Subscription", link(format!("subscriptions/{id}"), receivers.name(delivery))));
     }

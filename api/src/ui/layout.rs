@@ -123,7 +123,8 @@ fn bar(visit: &Visit) -> Markup {
             }
             div.tools {
                 button.quiet.only-script #zone type="button" { "UTC" }
-                button.quiet.only-script #live-toggle type="button" aria-pressed="false" {
+                button.quiet.only-script #live-toggle type="button" aria-pressed="false"
+                    aria-label="Pause live updates" title="Pause live updates" {
                     (visit.icon("pause")) span { "Live" }
                 }
                 (themes(visit))

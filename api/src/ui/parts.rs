@@ -84,7 +84,7 @@ pub(crate) fn trouble(visit: &Visit, error: &ApiError) -> Markup {
 
 /// What stands where there is nothing to show: what it means, and what to do.
 pub(crate) fn empty(visit: &Visit, symbol: &str, title: &str, body: &Markup) -> Markup {
-    html! { div.empty { (visit.icon(symbol)) h3 { (title) } div { (body) } } }
+    html! { div.empty { (visit.icon(symbol)) h2 { (title) } div { (body) } } }
 }
 
 /// A state as icon, word and colour.

@@ -107,6 +107,42 @@ async fn revoking_a_key_ends_its_sessions() {
 }
 
 #[tokio::test]
+async fn over_https_the_session_belongs_to_this_host_only() {
+    let world = world().await;
+    let behind_proxy = form(&world, "/ui/sign-in", &[("key", KEY)]).header("x-forwarded-proto", "https");
+    let answer = behind_proxy.send().await.unwrap();
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("__Host-postrider_session=") && cookie.ends_with("; Secure"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    assert_eq!(Session { world: &world, cookie }.get("/ui/").await.0, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_first_view_is_small() {
+    let world = world().await;
+    let session = Session::new(&world, KEY).await;
+    let packed = async |path: String| {
+        let request = world.anonymous(Method::GET, &path).header("cookie", &session.cookie);
+        let answer = request.header("accept-encoding", "gzip").send().await.unwrap();
+        assert_eq!(answer.headers()["content-encoding"], "gzip", "{path}");
+        answer.bytes().await.unwrap().len()
+    };
+    let (_, page) = session.get("/ui/").await;
+    let mut bytes = packed("/ui/".to_owned()).await;
+    let mut files: Vec<_> = page.split(['"', '#']).filter(|part| part.starts_with("assets/")).collect();
+    files.sort_unstable();
+    files.dedup();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in &files {
+        bytes += packed(format!("/ui/{file}")).await;
+    }
+    assert!(bytes < 60_000, "{bytes} bytes for {files:?}");
+    assert_eq!(world.anonymous(Method::GET, "/ui/assets/style.css").send().await.unwrap().status(), 404);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_form_from_another_site_is_not_taken() {
     let world = world().await;
     let subscription = world.subscription("/success").await;
@@ -193,7 +229,8 @@ async fn links_are_relative_and_the_root_leads_to_the_pages() {
     ] {
         let (status, page) = session.get(&path).await;
         assert_eq!(status, 200, "{page}");
-        for attribute in ["href=\"/", "src=\"/", "action=\"/", "hx-get=\"/", "style=\"", "onclick", "<script>"] {
+        for attribute in ["href=\"/", "src=\"/", "action=\"/", "hx-get=\"/", "style=\"", "onclick", "<script>", "hx-on"]
+        {
             assert!(!page.contains(attribute), "{attribute} on {path}");
         }
         let root = "../".repeat(path.matches('/').count() - 2);

@@ -33,7 +33,12 @@ async fn sign_in(page: &Page, world: &World) {
     page.open(&format!("{}/", world.base)).await.unwrap();
     page.fill("#key", KEY).await.unwrap();
     page.click("button[type=submit]").await.unwrap();
-    page.until("document.querySelector('h1')?.textContent === 'Overview'").await.unwrap();
+    page.until(&heading("Overview")).await.unwrap();
+}
+
+/// Whether the page with this heading is there with all its scripts.
+fn heading(text: &str) -> String {
+    format!("document.readyState === 'complete' && document.querySelector('h1')?.textContent === '{text}'")
 }
 
 fn can_run() -> bool {
@@ -133,8 +138,8 @@ async fn every_page_is_sound_in_both_themes_and_on_a_phone() {
             page.open(&format!("{}{path}", world.base)).await.unwrap();
             page.screenshot(&pictures().join(format!("{name}-{kind}.png"))).await.unwrap();
             found.extend(findings(&page).await.into_iter().map(|finding| format!("{name} {kind}: {finding}")));
-            let script = "document.documentElement.scrollWidth <= innerWidth";
-            if page.evaluate(script).await.unwrap() != true {
+            let script = format!("document.documentElement.scrollWidth <= {width}");
+            if page.evaluate(&script).await.unwrap() != true {
                 found.push(format!("{name} {kind}: is wider than the screen"));
             }
             if page.evaluate("document.querySelectorAll('h1').length").await.unwrap() != 1 {
@@ -166,7 +171,7 @@ async fn a_first_visit_shows_the_way_and_signing_in_is_sound() {
     page.shows("not known").await.unwrap();
     page.fill("#key", KEY).await.unwrap();
     page.click("button[type=submit]").await.unwrap();
-    page.until("document.querySelector('h1')?.textContent === 'Deliveries'").await.unwrap();
+    page.until(&heading("Deliveries")).await.unwrap();
     assert_eq!(page.address().await.unwrap(), "/ui/deliveries?status=pending", "the page that was asked for");
     page.open(&format!("{}/ui/", world.base)).await.unwrap();
     page.shows("Three steps to a first delivery").await.unwrap();
@@ -180,7 +185,7 @@ async fn a_first_visit_shows_the_way_and_signing_in_is_sound() {
     page.shows("Succeeded").await.unwrap();
     page.click(".menu summary").await.unwrap();
     page.click(".menu button").await.unwrap();
-    page.until("document.querySelector('h1')?.textContent === 'Sign in'").await.unwrap();
+    page.until(&heading("Sign in")).await.unwrap();
     assert_eq!(page.problems(), Vec::<String>::new());
     world.finish().await;
 }
@@ -278,18 +283,18 @@ async fn keys_lead_through_the_pages() {
     let (_browser, page) = signed_in(&world).await;
     page.press("g").await.unwrap();
     page.press("d").await.unwrap();
-    page.until("document.querySelector('h1')?.textContent === 'Deliveries'").await.unwrap();
+    page.until(&heading("Deliveries")).await.unwrap();
     page.press("j").await.unwrap();
     page.press("j").await.unwrap();
     let second = page.evaluate("document.querySelectorAll('a.open')[1].getAttribute('href')").await.unwrap();
     page.press("Enter").await.unwrap();
-    page.until(&format!("location.pathname.endsWith({second})")).await.unwrap();
+    page.until(&format!("document.readyState === 'complete' && location.pathname.endsWith({second})")).await.unwrap();
     page.press("/").await.unwrap();
     page.until("document.activeElement.id === 'q'").await.unwrap();
     page.fill("#q", "invoice.paid").await.unwrap();
     page.press("Enter").await.unwrap();
     page.until("location.search === '?event_type=invoice.paid'").await.unwrap();
-    page.until("document.querySelectorAll('tbody tr').length > 0").await.unwrap();
+    page.until("document.readyState === 'complete' && document.querySelectorAll('tbody tr').length > 0").await.unwrap();
     page.press("z").await.unwrap();
     page.until("document.getElementById('zone').textContent === 'Local time'").await.unwrap();
     assert_eq!(page.problems(), Vec::<String>::new());

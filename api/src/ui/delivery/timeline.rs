@@ -55,7 +55,7 @@ fn one(visit: &Visit, attempt: &Attempt, is_last: bool) -> Markup {
                 p {
                     strong { "Attempt " (attempt.number) } " " (what)
                     @if let Some(ms) = attempt.duration_ms { span.sub { " after " (parts::millis(ms.into())) } }
-                    " " span.when { (parts::time(visit, attempt.started_at)) }
+                    " · " span.when { (parts::time(visit, attempt.started_at)) }
                 }
                 @if let Some(error) = &attempt.error { p.why { (error) } }
                 @if attempt.response_body.is_some() || attempt.response_headers.is_some() {

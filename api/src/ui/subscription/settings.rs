@@ -4,6 +4,7 @@
 mod form;
 mod input;
 
+use chrono::TimeDelta;
 use maud::{Markup, html};
 use poem::http::StatusCode;
 use postrider_core::{
@@ -180,7 +181,10 @@ pub(crate) fn summary(visit: &Visit, subscription: &Subscription) -> Markup {
     let settings = &subscription.settings;
     let types = settings.event_types.to_texts();
     let retries = match settings.retry_policy.schedule() {
-        Schedule::Delays(delays) => format!("{} attempts, with waits of {delays:?} seconds", delays.len() + 1),
+        Schedule::Delays(delays) => {
+            let waits = delays.iter().map(|seconds| parts::span(TimeDelta::seconds((*seconds).into())));
+            format!("{} attempts, with waits of {}", delays.len() + 1, waits.collect::<Vec<_>>().join(", "))
+        }
         Schedule::Exponential { max_attempts, initial_seconds, factor, max_seconds } => format!(
             "{max_attempts} attempts; the first wait is {initial_seconds} s, each is {factor} times as long as the one \
              before, and none longer than {max_seconds} s"
