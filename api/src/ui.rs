@@ -21,6 +21,7 @@ mod overview;
 mod page;
 mod parts;
 mod pretty;
+mod processes;
 mod replays;
 pub mod routes;
 mod rows;
@@ -28,6 +29,7 @@ mod session;
 mod sign_in;
 #[cfg(debug_assertions)]
 mod sprite;
+mod statistics;
 mod subscription;
 mod subscriptions;
 

@@ -1,4 +1,4 @@
-//! The lanes in which deliveries are due and wait, and why each waits.
+//! The lanes in which deliveries are due and wait, why each waits, and the processes that should take them.
 
 use maud::{Markup, html};
 use postrider_core::subscription::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane, LateLanes};
@@ -8,7 +8,8 @@ use crate::{
     ui::{
         deliveries::name,
         page::{Page, Section, Visit},
-        parts::{self, Tone, nothing},
+        parts::{self, Tone, nothing, panel},
+        processes,
         subscription::held,
     },
 };
@@ -32,14 +33,15 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         }
     };
     let body = html! {
-        (parts::head(&parts::text("Lanes"), &html! {
-            "Each subscription has a lane in which its deliveries wait. These have deliveries that are due."
+        (parts::head(&parts::text("Workers and lanes"), &html! {
+            "Each subscription has a lane in which its deliveries wait until a worker takes them."
         }, &nothing()))
-        section.panel #live hx-get=(visit.to("lanes")) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
-            (body)
+        div #live hx-get=(visit.to("lanes")) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
+            (panel("Lanes with deliveries that are due", &nothing(), &body))
+            (processes::show(visit).await)
         }
     };
-    Ok(Page::new(Section::Lanes, "Lanes", body))
+    Ok(Page::new(Section::Lanes, "Workers and lanes", body))
 }
 
 async fn show(visit: &Visit, late: &LateLanes) -> Markup {

@@ -7,6 +7,9 @@ use crate::ui::{
     page::{Note, Page, Section, Theme, Visit},
 };
 
+/// How htmx is set up: it adds no styles, keeps no copies of pages, and leaves open what the reader has opened.
+const HTMX: &str = r#"{"includeIndicatorCSS": false, "history": false, "morphIgnore": ["data-htmx-powered", "open"]}"#;
+
 /// An entry of the navigation: where it leads, its word and its icon.
 struct Entry(Section, &'static str, &'static str, &'static str);
 
@@ -18,7 +21,7 @@ const ENTRIES: [Entry; 7] = [
     Entry(Section::Subscriptions, "subscriptions", "Subscriptions", "webhook"),
     Entry(Section::Events, "events", "Events", "radio-tower"),
     Entry(Section::Replays, "replays", "Replays", "history"),
-    Entry(Section::Lanes, "lanes", "Lanes", "route"),
+    Entry(Section::Lanes, "lanes", "Workers, lanes", "route"),
 ];
 
 /// What needs the scope `admin`.
@@ -70,7 +73,7 @@ fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="robots" content="noindex";
-                meta name="htmx-config" content="{\"includeIndicatorCSS\": false, \"history\": false}";
+                meta name="htmx-config" content=(HTMX);
                 title { (title) " · Postrider" }
                 link rel="icon" href="data:,";
                 @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }

@@ -27,7 +27,7 @@ use crate::{
         overview::verdict::Known,
         page::{Page, Section, Visit},
         parts::{self, nothing, panel},
-        rows, subscriptions,
+        rows, statistics, subscriptions,
     },
 };
 
@@ -44,14 +44,16 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let is_new = matches!(&recent, Ok(recent) if recent.is_empty());
     let all = html! { a href=(visit.to("deliveries")) { "All deliveries" } };
     let body = html! {
-        div #live hx-get=(visit.to("")) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
+        div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (parts::head(&parts::text("Overview"), &nothing(), &nothing()))
             (verdict::show(visit, &known))
             @if let Some(Ok(glance)) = &queue { @if !is_new { (sizes(visit, glance)) } }
             @if is_new { (tour::show(visit).await?) }
+            @if !is_new { (statistics::numbers(visit, None).await) }
             div.columns {
                 (failing_panel(visit, &failing).await)
                 (dead_panel(visit, &dead).await)
+                @if !is_new { (statistics::causes(visit, None).await) }
             }
             @if !is_new { (panel("Latest deliveries", &all, &recent_list(visit, &recent).await)) }
         }

@@ -95,6 +95,11 @@ impl Visit {
         icon(&self.root, name)
     }
 
+    /// A link from this page to itself, with its query.
+    pub(crate) fn here(&self) -> String {
+        self.to(format!("{}{}", self.path, self.query.query()))
+    }
+
     /// A link from this page to something outside of the dashboard, such as `swagger`.
     pub(crate) fn outside(&self, path: &str) -> String {
         format!("{}../{path}", self.root)

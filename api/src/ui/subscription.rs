@@ -20,7 +20,7 @@ use crate::{
         fields::{Fields, is_own_path},
         page::{Next, Page, Section, Visit},
         parts::{self, Button, Tone, Weight, facts, nothing, panel},
-        replays,
+        replays, statistics,
     },
 };
 
@@ -42,8 +42,10 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
         Err(error) => parts::trouble(visit, error),
     };
     let content = html! {
-        div #live hx-get=(visit.to(&visit.path)) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
+        div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (health)
+            (statistics::numbers(visit, Some(subscription.id)).await)
+            (statistics::causes(visit, Some(subscription.id)).await)
         }
         (panel("What it is", &nothing(), &settings::summary(visit, &subscription)))
         @if visit.may_manage() { (replays::form(visit, &subscription)) }

@@ -82,6 +82,8 @@ async fn furnished() -> World {
     let id = crate::world::id(&shop);
     let range = json!({"since": "2025-01-01T00:00:00Z", "statuses": ["succeeded"]});
     world.call(reqwest::Method::POST, &format!("/subscriptions/{id}/replay"), Some(range)).await.expect(202);
+    let now = chrono::Utc::now();
+    postrider_core::stats::recount::recount(&world.pool, now - chrono::TimeDelta::hours(1), now).await.unwrap();
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
     world
