@@ -3,12 +3,19 @@
 # One image with both programs: `api`, which it runs by default, and `worker`. The target `receiver` is an image of its
 # own with the demo receiver, for development only.
 
+# What the dashboard's pages load, exactly as the lock file names it. The release build embeds it.
+FROM node:22-bookworm-slim AS dashboard
+WORKDIR /ui
+COPY api/ui/package.json api/ui/package-lock.json ./
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+
 FROM rust:1.95-slim-bookworm AS builder
 # The slim image has gcc and the headers of the C library, which the C sources of mimalloc and ring need to compile.
 WORKDIR /src
 # The queries are checked against .sqlx, so building needs no database.
 ENV SQLX_OFFLINE=true
 COPY . .
+COPY --from=dashboard /ui/node_modules api/ui/node_modules
 # The cache mounts are not part of the image, so the programs are copied out of them. `core` embeds the migrations, and
 # cargo does not notice a new file among them, so `core` is made to look changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \

@@ -21,12 +21,16 @@ use tokio::task::JoinHandle;
 
 use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
-    config::Config,
+    config::{Config, Dashboard},
     serve::{idempotency::KeyTtl, problem::ApiError},
 };
 
 /// Connections for the management API, for loading caches, and for listening to announcements of changes.
 const MANAGEMENT_CONNECTIONS_MAX: u32 = 10;
+
+/// Connections that read what the dashboard's pages show, so that pages and the management API do not wait for each
+/// other. They are made when somebody looks.
+const PAGE_CONNECTIONS_MAX: u32 = 4;
 
 /// Connections that store inline deliveries, so that these do not wait for the management API.
 const INLINE_CONNECTIONS_MAX: u32 = 4;
@@ -34,6 +38,10 @@ const INLINE_CONNECTIONS_MAX: u32 = 4;
 #[derive(Clone)]
 pub struct App {
     pub(crate) pool: PgPool,
+    /// Connections that read what the dashboard's pages show.
+    pub(crate) pages: PgPool,
+    /// Subscriptions, read over the connections of pages.
+    pub(crate) page_subscriptions: Subscriptions,
     pub(crate) acceptor: Acceptor,
     pub(crate) cache: SubscriptionCache,
     pub(crate) subscriptions: Subscriptions,
@@ -48,6 +56,7 @@ pub struct App {
     pub(crate) live: Arc<Hub>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) dashboard: Dashboard,
 }
 
 /// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
@@ -87,6 +96,7 @@ impl App {
     #[must_use]
     pub fn new(config: &Config, metrics: Option<PrometheusHandle>) -> (Self, JoinHandle<()>) {
         let pool = config.database.pool(Session::Management, MANAGEMENT_CONNECTIONS_MAX);
+        let pages = config.database.pool(Session::Pages, PAGE_CONNECTIONS_MAX);
         let ingest = config.database.pool(Session::Ingest, 1);
         let wake = config.database.pool(Session::Ingest, 1);
         let subscriptions = Subscriptions::new(pool.clone(), config.keyring.clone());
@@ -110,6 +120,9 @@ impl App {
             keys: ApiKeyCache::new(pool.clone()),
             limits: IngestLimits::default(),
             pool,
+            page_subscriptions: Subscriptions::new(pages.clone(), config.keyring.clone()),
+            pages,
+            dashboard: config.dashboard,
             acceptor,
             keyring: config.keyring.clone(),
             key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },

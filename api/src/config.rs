@@ -15,6 +15,15 @@ const EXAMPLE_ADMIN_KEY: &str = "pr_dev_admin";
 /// An admin key outside development has at least this many characters.
 const ADMIN_KEY_CHARACTERS_MIN: usize = 24;
 
+/// Whether the dashboard is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dashboard {
+    /// It is at `/ui/`, and `/` leads there.
+    On,
+    /// There is no such path.
+    Off,
+}
+
 /// The configuration of the api, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +39,8 @@ pub struct Config {
     pub admin_key: AdminKey,
     /// At most this many connections are open at the same time; further ones are refused with 503.
     pub connections_max: usize,
+    /// Whether the dashboard is served.
+    pub dashboard: Dashboard,
     /// An event's payload has at most this many bytes.
     pub payload_bytes_max: usize,
     /// For how many seconds the answer to an idempotency key is remembered.
@@ -57,6 +68,7 @@ impl Config {
         let listen = env.get("POSTRIDER_API_LISTEN", "127.0.0.1:8080");
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));
         let connections_max = env.number("POSTRIDER_API_CONNECTIONS_MAX", "4096", 1..=1_000_000);
+        let dashboard = env.parse("POSTRIDER_DASHBOARD", "on", parse_dashboard);
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
         let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
@@ -68,10 +80,19 @@ impl Config {
             listen: listen?,
             admin_key: admin_key?,
             connections_max: connections_max? as usize,
+            dashboard: dashboard?,
             payload_bytes_max: payload_bytes_max? as usize,
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             shutdown_timeout: shutdown_timeout?,
         })
+    }
+}
+
+fn parse_dashboard(text: &str) -> Result<Dashboard, String> {
+    match text {
+        "on" => Ok(Dashboard::On),
+        "off" => Ok(Dashboard::Off),
+        _ => Err("must be `on` or `off`".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod challenge;
 pub mod ingest;
+pub(crate) mod matching;
 pub mod publish;
 
 use std::collections::BTreeMap;
@@ -16,15 +17,8 @@ use poem_openapi::{
 };
 use postrider_core::{
     delivery::replay_now::{self, To},
-    event::{
-        self, Event, Filter,
-        audience::{Facts, explain},
-        event_type::EventType,
-        filter::Check,
-        idempotency::Creation,
-    },
+    event::{self, Event, Filter, filter::Check, idempotency::Creation},
     id::{EventId, SubscriptionId},
-    subscription::State,
 };
 use serde::Deserialize;
 
@@ -232,25 +226,7 @@ impl EventsApi {
         let event = event::get(&self.0.pool, id).await?;
         let subscription = self.0.subscriptions.get(key.find(&self.0.pool, &subscription.0).await?).await?;
         let payload = event::payload(&self.0.pool, id).await?;
-        let event_type = event.event_type.parse::<EventType>().map_err(postrider_core::Error::internal)?;
-        let metadata = event.metadata.map(|metadata| metadata.0).unwrap_or_default();
-        let facts = Facts::new(&event_type, &metadata, &payload.bytes, payload.content_encoding.as_ref());
-        let posted_to = event.subscription_id.map(SubscriptionId);
-        let check = |rule: &str, holds, found: String| Check { rule: rule.to_owned(), holds, found: Some(found) };
-        let mut checks = vec![
-            check("tenant_id is the event's", subscription.tenant_id == event.tenant_id, event.tenant_id),
-            check(
-                "the event was posted to this subscription, or to all",
-                !event.is_inline && posted_to.is_none_or(|posted_to| posted_to == subscription.id),
-                match posted_to {
-                    Some(posted_to) => posted_to.to_string(),
-                    None if event.is_inline => "to a URL".to_owned(),
-                    None => "to all".to_owned(),
-                },
-            ),
-            check("state is not disabled", subscription.state != State::Disabled, subscription.state.to_string()),
-        ];
-        checks.extend(explain(&subscription.settings.event_types, &subscription.settings.filters, &facts));
+        let checks = matching::checks(&event, &payload, &subscription)?;
         Ok(Json(MatchView {
             event_id: id.to_string(),
             subscription_id: subscription.id.to_string(),

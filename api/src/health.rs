@@ -5,6 +5,7 @@ use postrider_core::database::ping;
 
 use crate::{
     app::{App, Tag},
+    config::Dashboard,
     serve::problem::ApiError,
 };
 
@@ -23,9 +24,9 @@ pub enum MetricsResponse {
 #[derive(Debug, ApiResponse)]
 pub enum HomeResponse {
     /// There.
-    #[oai(status = 303)]
-    SeeOther(
-        /// The path.
+    #[oai(status = 302)]
+    Found(
+        /// The path. It is relative, so that it leads right below any path of a proxy.
         #[oai(header = "Location")]
         String,
     ),
@@ -33,10 +34,14 @@ pub enum HomeResponse {
 
 #[OpenApi(tag = "Tag::Health")]
 impl HealthApi {
-    /// The way to the documentation.
+    /// The way to the dashboard, or else to the documentation.
     #[oai(path = "/", method = "get", hidden = true)]
     async fn home(&self) -> HomeResponse {
-        HomeResponse::SeeOther("/swagger".to_owned())
+        let path = match self.0.dashboard {
+            Dashboard::On => "ui/",
+            Dashboard::Off => "swagger",
+        };
+        HomeResponse::Found(path.to_owned())
     }
 
     /// Say whether the process is alive

@@ -19,6 +19,7 @@ pub mod routes;
 pub mod serve;
 pub mod stats;
 pub mod subscriptions;
+pub mod ui;
 
 use std::{sync::Arc, time::Duration};
 

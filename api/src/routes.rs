@@ -20,6 +20,7 @@ use crate::{
     api_keys::ApiKeysApi,
     app::App,
     audit_log::AuditLogApi,
+    config::Dashboard,
     dead_letters::DeadLettersApi,
     deliveries::DeliveriesApi,
     events::{EventsApi, ingest::IngestApi},
@@ -35,6 +36,7 @@ use crate::{
     },
     stats::StatsApi,
     subscriptions::{SubscriptionsApi, secrets::SecretsApi},
+    ui,
 };
 
 /// A request is answered within this time, in which its body has to arrive too.
@@ -94,7 +96,12 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
     let service = service(app);
     let spec = SPEC.get_or_init(|| document::complete(&service.spec()));
     let allowed = Arc::clone(ALLOWED.get_or_init(|| Arc::new(Allowed::from_spec(spec))));
-    pages::routes(|| service.swagger_ui_html(), spec)
+    let pages = pages::routes(|| service.swagger_ui_html(), spec);
+    let pages = match app.dashboard {
+        Dashboard::On => pages.nest("/ui", ui::Dashboard(app.clone())),
+        Dashboard::Off => pages,
+    };
+    pages
         .nest("/", service.into_endpoint())
         .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))

@@ -17,6 +17,8 @@ use sqlx::{
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement of the management API may take.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement of the dashboard's pages may take.
+pub const PAGE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one ingest statement may take. `lane_linger()` in `sql/functions` must be longer.
 pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we wait for the answer to a statement of the queue, whatever the server does. It is longer than
@@ -81,6 +83,9 @@ pub struct DatabaseConfig {
 pub enum Session {
     /// Reads and rare writes for people. Statements are planned afresh each time, because filters differ widely.
     Management,
+    /// Reads for the pages of the dashboard. They are planned like those of the management API, and stopped sooner,
+    /// because a person waits for each.
+    Pages,
     /// Storing events. Statements are limited in time, because a lane that goes idle relies on that limit.
     Ingest,
     /// Making deliveries of events that are already stored. It is limited in time like ingest, and does not wait for
@@ -99,17 +104,20 @@ impl DatabaseConfig {
     pub fn pool(&self, session: Session, connections_max: u32) -> PgPool {
         let timeout = match session {
             Session::Management => STATEMENT_TIMEOUT,
+            Session::Pages => PAGE_STATEMENT_TIMEOUT,
             Session::Ingest | Session::FanOut => INGEST_STATEMENT_TIMEOUT,
             Session::Queue | Session::Hot => Duration::from_secs(60),
         };
         let plans = match session {
-            Session::Management => "force_custom_plan",
+            Session::Management | Session::Pages => "force_custom_plan",
             Session::Hot => "force_generic_plan",
             Session::Ingest | Session::FanOut | Session::Queue => "auto",
         };
         let (idle_in_transaction, commits) = match session {
             Session::FanOut => (IDLE_IN_FAN_OUT_MAX, "off"),
-            Session::Management | Session::Ingest | Session::Queue | Session::Hot => (IDLE_IN_TRANSACTION_MAX, ""),
+            Session::Management | Session::Pages | Session::Ingest | Session::Queue | Session::Hot => {
+                (IDLE_IN_TRANSACTION_MAX, "")
+            }
         };
         let millis = |time: Duration| time.as_millis().to_string();
         let mut options = self.connect_options().options([

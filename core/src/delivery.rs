@@ -10,6 +10,7 @@ pub mod outbox;
 pub mod replay;
 pub mod replay_now;
 pub mod replay_walk;
+pub mod request_headers;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};

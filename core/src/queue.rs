@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod attempt;
 pub mod disable_reason;
+pub mod glance;
 pub mod intake;
 mod lane_changes;
 pub mod next_step;

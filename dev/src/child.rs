@@ -35,8 +35,16 @@ impl Child {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::spawn_reading(Stdio::null(), command)
+    }
+
+    /// Starts a command in a process group of its own, which reads its standard input from there.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn_reading(input: Stdio, command: &mut Command) -> Result<Self> {
         let name = command.as_std().get_program().display().to_string();
-        let started = command.stdin(Stdio::null()).process_group(0).spawn();
+        let started = command.stdin(input).process_group(0).spawn();
         let inner = started.with_context(|| format!("cannot start {name}"))?;
         let id = inner.id().context("a child that nobody has waited for has an id")?;
         reaper::watch(&reaper::Charge::Group(id))?;
@@ -47,6 +55,11 @@ impl Child {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The pipe of the child's standard input; `None` where it is not piped or was taken before.
+    pub fn stdin(&mut self) -> Option<tokio::process::ChildStdin> {
+        self.inner.stdin.take()
     }
 
     /// The pipe of the child's standard output; `None` where it is not piped or was taken before.

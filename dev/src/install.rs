@@ -1,4 +1,4 @@
-//! Folders below `target` that hold what a check needs. A folder is filled once, and again when what it should hold
+//! Folders that hold what a check or the dashboard needs. A folder is filled once, and again when what it should hold
 //! changes.
 
 use std::{
@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::Result;
+
+use crate::workspace;
 
 /// How often we ask again for a lock that another process holds.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -23,7 +25,9 @@ pub(crate) async fn install_once(
     install: impl AsyncFnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
-    let lock = fs::File::create(folder.with_extension("lock"))?;
+    // The lock stands below `target` also where the folder does not.
+    let name = folder.strip_prefix(workspace())?.to_string_lossy().replace('/', "-");
+    let lock = fs::File::create(workspace().join("target").join(format!("{name}.lock")))?;
     while lock.try_lock().is_err() {
         tokio::time::sleep(ASK_EVERY).await;
     }

@@ -1,6 +1,7 @@
 //! Support for development: it runs on a developer's machine or in CI, and is never shipped.
 
 pub mod bench;
+pub mod browser;
 pub mod check;
 pub mod child;
 pub mod client;

@@ -14,6 +14,8 @@ use anyhow::{Result, ensure};
 pub enum Tool {
     /// Runs the examples of the documentation.
     Bash,
+    /// Looks at the dashboard.
+    Chromium,
     /// Calls the api in the examples of the documentation.
     Curl,
     /// Runs JavaScript; version 20 or later.
@@ -30,13 +32,15 @@ pub enum Tool {
 
 impl Tool {
     /// All programs.
-    pub const ALL: [Self; 7] = [Self::Bash, Self::Curl, Self::Node, Self::Npm, Self::Openssl, Self::Psql, Self::Python];
+    pub const ALL: [Self; 8] =
+        [Self::Bash, Self::Chromium, Self::Curl, Self::Node, Self::Npm, Self::Openssl, Self::Psql, Self::Python];
 
     /// The name of the program, as it is started.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Bash => "bash",
+            Self::Chromium => "chromium",
             Self::Curl => "curl",
             Self::Node => "node",
             Self::Npm => "npm",
@@ -51,6 +55,9 @@ impl Tool {
     pub fn install_hint(self) -> &'static str {
         match self {
             Self::Bash => "bash is needed: install it with your package manager",
+            Self::Chromium => {
+                "Chromium is needed: `apt-get install chromium`, `dnf install chromium` or your package manager"
+            }
             Self::Curl => "curl is needed: install it with your package manager",
             Self::Node | Self::Npm => {
                 "Node 20 or later and npm are needed: `apt-get install nodejs npm`, `brew install node` or \
@@ -75,7 +82,7 @@ impl Tool {
             // environment.
             Self::Python => &["-c", "import venv, ensurepip"],
             Self::Openssl => &["version"],
-            Self::Bash | Self::Curl | Self::Node | Self::Npm | Self::Psql => &["--version"],
+            Self::Bash | Self::Chromium | Self::Curl | Self::Node | Self::Npm | Self::Psql => &["--version"],
         };
         let mut command = Command::new(self.name());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

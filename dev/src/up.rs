@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     child::{Child, Signal, status},
+    node::dashboard_modules,
     postgres::{Postgres, state_directory},
     receiver::{Keep, Receiver},
     schema::foreign_migration,
@@ -102,6 +103,7 @@ pub async fn build(profile: &str) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(workspace());
     if profile == "release" {
+        dashboard_modules().await?;
         cargo.arg("--release");
     }
     ensure!(status(&mut cargo).await?.success(), "the workspace does not compile");
@@ -149,6 +151,9 @@ pub async fn up() -> Result<()> {
         );
     }
 
+    if let Err(missing) = dashboard_modules().await {
+        println!("The dashboard comes without icons and live updates: {missing}");
+    }
     println!("Building api and worker…");
     build("debug").await?;
     let receiver = match Receiver::start("127.0.0.1:8090", Keep::Count).await {
@@ -174,6 +179,7 @@ fn tour(api: &str, worker: &str, receiver: &Receiver, env: &HashMap<String, Stri
         r#"
 {api}
 {worker}
+Dashboard:     {base}/ui/          (sign in with the key)
 Swagger UI:    {base}/swagger      (Authorize with the key)
 API key:       {key}
 Demo receiver: {target}   also {others}/fail, /fail/404, /slow, /slow/250, /flaky, /gone

@@ -10,13 +10,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use hyper::{
     HeaderMap, Request, Uri,
-    header::{
-        ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
-    },
+    header::{HeaderName, HeaderValue, RETRY_AFTER},
 };
 use hyper_util::client::legacy::{self, connect::capture_connection};
 use postrider_core::{
-    delivery::destination::Destination,
+    delivery::{
+        destination::Destination,
+        request_headers::{self, Sent, Source},
+    },
     error::is_out_of_files,
     hop,
     id::{DeliveryId, EventId},
@@ -28,17 +29,12 @@ use postrider_core::{
         },
         payload::ClaimedEvent,
     },
-    trust::{
-        signature::Message,
-        target_policy::{TargetPolicy, Unreachable},
-    },
+    trust::target_policy::{TargetPolicy, Unreachable},
 };
 use rustls::pki_types::CertificateDer;
 
 use crate::connections::{Body, Connections, causes};
 
-/// The `User-Agent` of all requests, unless the subscription's owner chose another.
-const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 /// The header of an answer by which a receiver asks for something besides.
 const DIRECTIVE: &str = "webhook-delivery";
 
@@ -145,41 +141,24 @@ impl Sender {
     }
 }
 
-/// The headers of an attempt: those of the signature, others about this attempt, and the owner's own.
+/// The headers of an attempt, as the client library wants them.
 fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, now: DateTime<Utc>) -> HeaderMap {
-    let event_id = EventId(claimed.event_id).to_string();
-    let delivery_id = DeliveryId(claimed.delivery_id).to_string();
-    let timestamp = now.timestamp();
-    let message = Message { event_id: &event_id, delivery_id: &delivery_id, timestamp, payload: &event.payload };
-    let signature = destination.secrets.map(|secrets| destination.signature_scheme.headers(secrets, now, message));
-    let ours = [
-        ("webhook-timestamp", timestamp.to_string()),
-        ("webhook-id", event_id.clone()),
-        ("webhook-delivery-id", delivery_id.clone()),
-        ("webhook-event-type", event.event_type.clone()),
-        ("webhook-attempt", claimed.attempt_number.to_string()),
-    ];
-    let mut headers = HeaderMap::with_capacity(ours.len() + 8);
-    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
-    for (name, value) in destination.headers.iter() {
-        // The name and the value were both checked when they were set.
+    let sent = Sent {
+        event_id: &EventId(claimed.event_id).to_string(),
+        delivery_id: &DeliveryId(claimed.delivery_id).to_string(),
+        event_type: &event.event_type,
+        attempt_number: claimed.attempt_number,
+        content_type: &event.content_type,
+        content_encoding: event.content_encoding.as_deref(),
+        payload: &event.payload,
+    };
+    let all = request_headers::headers(destination, sent, now);
+    let mut headers = HeaderMap::with_capacity(all.len());
+    for (name, value, source) in all {
+        // The owner's names and values were checked when they were set; a content type is whatever the producer sent.
         if let (Ok(name), Ok(mut value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-            // The value may be a secret, so it belongs neither in a log nor in a compression table.
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-    }
-    // hyper would send no length for an empty body, and some servers refuse a POST without one.
-    headers.insert(CONTENT_LENGTH, event.payload.len().into());
-    if let Ok(content_type) = event.content_type.parse() {
-        headers.insert(CONTENT_TYPE, content_type);
-    }
-    if let Some(Ok(content_encoding)) = event.content_encoding.as_deref().map(str::parse) {
-        headers.insert(CONTENT_ENCODING, content_encoding);
-    }
-    for (name, value) in ours.into_iter().chain(signature.into_iter().flatten()) {
-        if let Ok(value) = value.parse() {
+            // The owner's value may be a secret, so it belongs neither in a log nor in a compression table.
+            value.set_sensitive(source == Source::Owner);
             headers.insert(name, value);
         }
     }

@@ -32,8 +32,16 @@ impl AdminKey {
         Self(digest(text))
     }
 
+    /// What people call it.
+    pub(crate) const NAME: &str = "the admin key";
+
     fn is(&self, text: &str) -> bool {
-        Self::new(text).0.ct_eq(&self.0).into()
+        self.has(&digest(text))
+    }
+
+    /// Whether this is the digest of the key's text.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        digest.ct_eq(&self.0).into()
     }
 }
 
@@ -58,6 +66,11 @@ impl Authenticator {
     /// What the key in a request reaches; `None` where the request has no key, or one that is not valid.
     pub(crate) async fn identify(&self, request: &Request) -> Result<Option<Access>, ApiError> {
         let Some(text) = bearer(request) else { return Ok(None) };
+        self.access_of(text).await
+    }
+
+    /// What this key reaches; `None` where it is not valid.
+    pub(crate) async fn access_of(&self, text: &str) -> Result<Option<Access>, ApiError> {
         if self.admin_key.is(text) {
             return Ok(Some(Access::admin()));
         }

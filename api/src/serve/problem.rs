@@ -135,7 +135,52 @@ pub enum ApiError {
     ),
 }
 
+impl Problem {
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The HTTP status in words.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// What happened, for a person.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What happened, for a program.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// The fields that break a rule.
+    pub(crate) fn errors(&self) -> &[FieldError] {
+        self.errors.as_deref().unwrap_or_default()
+    }
+}
+
 impl ApiError {
+    /// What this error says.
+    pub(crate) fn problem(&self) -> &Problem {
+        let (Self::BadRequest(body)
+        | Self::Unauthorized(body, _)
+        | Self::Forbidden(body)
+        | Self::NotFound(body)
+        | Self::MethodNotAllowed(body, _)
+        | Self::RequestTimeout(body)
+        | Self::Conflict(body)
+        | Self::PayloadTooLarge(body)
+        | Self::UnsupportedMediaType(body, _)
+        | Self::Unprocessable(body)
+        | Self::TooManyRequests(body, _)
+        | Self::Internal(body)
+        | Self::Unavailable(body, _)) = self;
+        &body.0
+    }
+
     /// 400: the request cannot be understood.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::BadRequest(problem(StatusCode::BAD_REQUEST, "bad_request", detail))

@@ -278,7 +278,14 @@ impl ApiKeyCache {
     /// # Errors
     /// When the key has to be loaded and the database is away.
     pub async fn get(&self, text: &str, now: DateTime<Utc>) -> Result<Option<Arc<ApiKey>>> {
-        let digest = digest(text);
+        self.get_by_digest(digest(text), now).await
+    }
+
+    /// Does what [`Self::get`] does, for a caller that knows the digest of the key's text only.
+    ///
+    /// # Errors
+    /// When the key has to be loaded and the database is away.
+    pub async fn get_by_digest(&self, digest: Digest, now: DateTime<Utc>) -> Result<Option<Arc<ApiKey>>> {
         let load = async {
             let row = select_keys!("WHERE digest = $1 AND revoked_at IS NULL", digest.as_slice());
             row.fetch_optional(&self.pool).await?.map(|row| ApiKey::try_from(row).map(Arc::new)).transpose()

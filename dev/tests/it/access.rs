@@ -107,6 +107,18 @@ impl Tenant {
         }
     }
 
+    /// The id that belongs into a route of the dashboard, such as `/ui/deliveries/:id`.
+    pub fn of_route(&self, route: &str) -> &str {
+        match route.split('/').nth(2) {
+            Some("deliveries" | "dead-letters") => &self.dead_letter,
+            Some("subscriptions") => &self.subscription,
+            Some("events") => &self.event,
+            Some("replays") => &self.replay,
+            Some("keys") => &self.api_key,
+            _ => "",
+        }
+    }
+
     fn id(&self, kind: Kind) -> &str {
         match kind {
             Kind::Tenant => self.name,

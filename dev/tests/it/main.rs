@@ -61,3 +61,5 @@ mod sql_publish;
 mod sql_publish_order;
 mod subscriptions;
 mod targets;
+mod ui;
+mod ui_pages;

@@ -1,0 +1,142 @@
+//! The list of events, with its filters.
+
+use maud::{Markup, html};
+use postrider_core::{
+    event::{self, Event, event_type::EventType},
+    id::{EventId, SubscriptionId},
+};
+
+use crate::{
+    serve::{
+        list::{metadata, parsed, span},
+        problem::ApiError,
+    },
+    ui::{
+        deliveries::moment,
+        page::{Page, Section, Visit},
+        parts::{self, nothing},
+        rows::{Rows, window},
+    },
+};
+
+/// The page.
+pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
+    let list = match list(visit).await {
+        Ok(rows) => show(visit, &rows),
+        Err(error) => parts::trouble(visit, &error),
+    };
+    let body = html! {
+        (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &nothing()))
+        (filters(visit))
+        section.panel #list { (list) }
+    };
+    Ok(Page::new(Section::Events, "Events", body))
+}
+
+async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
+    let fields = &visit.query;
+    let entries = fields.all("metadata").map(str::to_owned).collect();
+    let filter = event::Filter {
+        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
+        subscription: visit.find_named("subscription_id").await?,
+        metadata: metadata(entries)?,
+        span: span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?,
+    };
+    let found = event::list(visit.pool(), &filter, window(visit, |id: EventId| id.0)?).await?;
+    Ok(Rows::of(found, |event| event.id))
+}
+
+fn show(visit: &Visit, rows: &Rows<Event>) -> Markup {
+    if rows.is_empty() {
+        return if visit.query.with("cursor", None).query().is_empty() {
+            parts::empty(
+                visit,
+                "radio-tower",
+                "No events yet",
+                &html! {
+                    p {
+                    "Publish one with " code { "POST /events" } ", post one to a subscription's ingest, or publish one "
+                    "by SQL."
+                }
+                },
+            )
+        } else {
+            parts::empty(
+                visit,
+                "list-filter",
+                "No event matches",
+                &html! {
+                    p { a.button href=(visit.to("events")) { (visit.icon("x")) "Clear the filters" } }
+                },
+            )
+        };
+    }
+    html! {
+        table.cards {
+            caption.unseen { "Events" }
+            thead {
+                tr {
+                    th scope="col" { "Event" }
+                    @if visit.access.tenant().is_none() { th scope="col" { "Tenant" } }
+                    th scope="col" { "Posted to" }
+                    th scope="col" { "Your id" }
+                    th.number scope="col" { "Size" }
+                    th scope="col" { "Accepted" }
+                }
+            }
+            tbody { @for event in &rows.items { (row(visit, event)) } }
+        }
+        (rows.foot(visit, EventId::PREFIX, "events"))
+    }
+}
+
+fn row(visit: &Visit, event: &Event) -> Markup {
+    let id = EventId(event.id);
+    html! {
+        tr {
+            th scope="row" {
+                a.open href=(visit.to(format!("events/{id}"))) { (event.event_type) }
+                span.sub.mono { (parts::short(id)) }
+            }
+            @if visit.access.tenant().is_none() { td data-label="Tenant" { (event.tenant_id) } }
+            td data-label="Posted to" { (posted_to(event)) }
+            td data-label="Your id" { (event.external_id.as_deref().unwrap_or("–")) }
+            td.number data-label="Size" { (parts::bytes(event.payload_bytes.into())) }
+            td data-label="Accepted" { (parts::time(visit, event.created_at)) }
+        }
+    }
+}
+
+/// To whom an event was posted.
+pub(crate) fn posted_to(event: &Event) -> Markup {
+    match event.subscription_id {
+        Some(id) => html! { span.mono { (parts::short(SubscriptionId(id))) } },
+        None if event.is_inline => parts::text("one URL"),
+        None => parts::text("whoever wants it"),
+    }
+}
+
+fn filters(visit: &Visit) -> Markup {
+    let fields = &visit.query;
+    let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
+    let is_used = ["event_type", "subscription_id", "tenant_id", "metadata", "since", "until"];
+    let is_used = is_used.iter().any(|name| fields.has(name));
+    html! {
+        details.filters open[is_used] {
+            summary { (visit.icon("list-filter")) "Filters" }
+            form method="get" action=(visit.to("events")) {
+                (field("event_type", "Event type", "text", "order.created"))
+                (field("subscription_id", "Posted to the subscription", "text", "sub_…"))
+                @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
+                (field("metadata", "Metadata", "text", "region:eu"))
+                (field("since", "Since (UTC)", "datetime-local", ""))
+                (field("until", "Until (UTC)", "datetime-local", ""))
+                div.do {
+                    button.button.main type="submit" { "Apply" }
+                    @if is_used { a.button href=(visit.to("events")) { "Clear" } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The frame of every page: its head, the navigation, the bar on top, and the sentence about what was just done.
+
+use maud::{DOCTYPE, Markup, html};
+
+use crate::ui::{
+    assets::Assets,
+    page::{Note, Page, Section, Theme, Visit},
+};
+
+/// How htmx is set up: it adds no styles, keeps no copies of pages, and leaves open what the reader has opened.
+const HTMX: &str = r#"{"includeIndicatorCSS": false, "history": false, "morphIgnore": ["data-htmx-powered", "open"]}"#;
+
+/// An entry of the navigation: where it leads, its word and its icon.
+struct Entry(Section, &'static str, &'static str, &'static str);
+
+/// What everybody sees, in the order in which one looks for trouble.
+const ENTRIES: [Entry; 7] = [
+    Entry(Section::Overview, "", "Overview", "layout-dashboard"),
+    Entry(Section::Deliveries, "deliveries", "Deliveries", "send"),
+    Entry(Section::DeadLetters, "dead-letters", "Dead letters", "mail-x"),
+    Entry(Section::Subscriptions, "subscriptions", "Subscriptions", "webhook"),
+    Entry(Section::Events, "events", "Events", "radio-tower"),
+    Entry(Section::Replays, "replays", "Replays", "history"),
+    Entry(Section::Lanes, "lanes", "Workers, lanes", "route"),
+];
+
+/// What needs the scope `admin`.
+const ADMIN_ENTRIES: [Entry; 2] =
+    [Entry(Section::Keys, "keys", "API keys", "key-round"), Entry(Section::Audit, "audit", "Audit log", "scroll-text")];
+
+/// The whole document that shows a page.
+pub(crate) fn document(visit: &Visit, page: &Page) -> String {
+    let assets = visit.to("assets/");
+    let body = html! {
+        a.skip href="#main" { "Skip to the content" }
+        div.frame {
+            (navigation(visit, page.section))
+            div.column {
+                (bar(visit))
+                main #main tabindex="-1" {
+                    @if let Some(note) = &visit.note { (told(visit, note)) }
+                    (page.body)
+                }
+                footer.foot {
+                    span { "Postrider " (env!("CARGO_PKG_VERSION")) }
+                    a href=(visit.to("about")) { "About" }
+                    a href=(visit.outside("swagger")) { "API" }
+                }
+            }
+        }
+        div.announcer #announcer aria-live="polite" {}
+    };
+    whole(&page.title, &assets, visit.theme, &body)
+}
+
+/// The document of a page that has no navigation, such as the one where people sign in.
+pub(crate) fn bare(title: &str, root: &str, theme: Theme, body: &Markup) -> String {
+    let body = html! {
+        a.skip href="#main" { "Skip to the content" }
+        main.alone #main tabindex="-1" { (body) }
+    };
+    whole(title, &format!("{root}assets/"), theme, &body)
+}
+
+fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
+    let files = Assets::get();
+    let link = |name: &str| files.file(name).map(|file| format!("{assets}{file}"));
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" data-theme=(theme) {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="robots" content="noindex";
+                meta name="htmx-config" content=(HTMX);
+                title { (title) " · Postrider" }
+                link rel="icon" href="data:,";
+                @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }
+                @if let Some(htmx) = link("htmx.js") { script src=(htmx) defer {} }
+                @for name in ["copy.js", "time.js", "keys.js"] {
+                    @if let Some(script) = link(name) { script type="module" src=(script) {} }
+                }
+            }
+            body { (body) }
+        }
+    };
+    document.into_string()
+}
+
+fn navigation(visit: &Visit, section: Section) -> Markup {
+    let entry = |Entry(own, path, word, symbol): &Entry| {
+        html! {
+            li {
+                a href=(visit.to(path)) aria-current=[(section == *own).then_some("page")] {
+                    (visit.icon(symbol)) span { (word) }
+                }
+            }
+        }
+    };
+    html! {
+        nav.side aria-label="Pages" {
+            div {
+                a.brand href=(visit.to("")) { (visit.icon("mail-check")) span { "Postrider" } }
+                ul {
+                    @for one in &ENTRIES { (entry(one)) }
+                    @if visit.may_administer() {
+                        li.rule aria-hidden="true" {}
+                        @for one in &ADMIN_ENTRIES { (entry(one)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn bar(visit: &Visit) -> Markup {
+    html! {
+        header.bar {
+            form.search role="search" action=(visit.to("find")) method="get" {
+                (visit.icon("search"))
+                label.unseen for="q" { "Go to an id or an event type" }
+                input #q name="q" type="search" autocomplete="off" spellcheck="false"
+                    placeholder="Go to an id, or an event type";
+                kbd aria-hidden="true" { "/" }
+            }
+            div.tools {
+                button.quiet.only-script #zone type="button" { "UTC" }
+                button.quiet.only-script #live-toggle type="button" aria-pressed="false"
+                    aria-label="Pause live updates" title="Pause live updates" {
+                    (visit.icon("pause")) span { "Live" }
+                }
+                (themes(visit))
+                details.menu {
+                    summary { (visit.icon("key-round")) span { (visit.name) } }
+                    div {
+                        p {
+                            "Signed in with " strong { (visit.name) } ", which reaches "
+                            @match visit.access.tenant() {
+                                Some(tenant) => { "the tenant " strong { (tenant) } }
+                                None => "every tenant",
+                            }
+                            " and may " (if visit.may_administer() { "do everything" }
+                                else if visit.may_manage() { "read and change" } else { "read" }) "."
+                        }
+                        form method="post" action=(visit.to("sign-out")) {
+                            button type="submit" { (visit.icon("log-out")) "Sign out" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn themes(visit: &Visit) -> Markup {
+    html! {
+        form.themes method="post" action=(visit.to("theme")) {
+            input type="hidden" name="back" value=(format!("{}{}", visit.path, visit.query.query()));
+            @for (theme, symbol, words) in [
+                (Theme::Auto, "monitor", "Colours of the system"),
+                (Theme::Light, "sun", "Light colours"),
+                (Theme::Dark, "moon", "Dark colours"),
+            ] {
+                button type="submit" name="theme" value=(theme) title=(words) aria-label=(words)
+                    aria-pressed=(visit.theme == theme) { (visit.icon(symbol)) }
+            }
+        }
+    }
+}
+
+fn told(visit: &Visit, note: &Note) -> Markup {
+    match note {
+        Note::Done(text) => html! { div.note.ok role="status" { (visit.icon("circle-check")) p { (text) } } },
+        Note::Refused(text) => html! { div.note.bad role="alert" { (visit.icon("circle-alert")) p { (text) } } },
+    }
+}

@@ -1,0 +1,221 @@
+//! What a page is, and what it knows of the request that asks for it.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use poem::http::StatusCode;
+use postrider_core::{
+    access::{api_key::Scope, tenancy::Owned},
+    subscription::store::Subscriptions,
+};
+use sqlx::PgPool;
+
+use crate::{
+    access::Access,
+    app::App,
+    serve::problem::ApiError,
+    ui::{assets::Assets, fields::Fields},
+};
+
+/// A request for a page by somebody who has signed in.
+pub(crate) struct Visit {
+    pub(crate) app: App,
+    /// What the visitor's key reaches.
+    pub(crate) access: Access,
+    /// What the visitor's key is called.
+    pub(crate) name: String,
+    /// The path below `/ui/`.
+    pub(crate) path: String,
+    /// The fields behind `?`.
+    pub(crate) query: Fields,
+    /// The way from this page to `/ui/`: nothing, `../` or `../../`. All links are relative, so that pages work below
+    /// any path of a proxy.
+    pub(crate) root: String,
+    /// The address of this server as the browser sees it.
+    pub(crate) address: String,
+    pub(crate) theme: Theme,
+    /// What the form did that led to this page.
+    pub(crate) note: Option<Note>,
+    /// The time of the request.
+    pub(crate) now: DateTime<Utc>,
+}
+
+impl Visit {
+    /// Connections for reading what pages show. A statement on them may take two seconds.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.app.pages
+    }
+
+    /// Subscriptions, read over the connections of pages.
+    pub(crate) fn subscriptions(&self) -> &Subscriptions {
+        &self.app.page_subscriptions
+    }
+
+    /// Reads an id of the path or the query as the API does.
+    pub(crate) async fn find<I: Owned + std::str::FromStr>(&self, text: &str) -> Result<I, ApiError> {
+        self.access.find(self.pool(), text).await
+    }
+
+    /// Like [`Self::find`], for a field of the query that may be absent.
+    pub(crate) async fn find_named<I: Owned + std::str::FromStr<Err: fmt::Display>>(
+        &self,
+        field: &str,
+    ) -> Result<Option<I>, ApiError> {
+        self.access.find_named(self.pool(), field, self.query.get(field)).await
+    }
+
+    /// Whether the visitor may change things; where not, no button is shown.
+    pub(crate) fn may_manage(&self) -> bool {
+        self.access.may(Scope::Manage)
+    }
+
+    /// Whether the visitor may see keys and the audit log.
+    pub(crate) fn may_administer(&self) -> bool {
+        self.access.may(Scope::Admin)
+    }
+
+    /// An error where the visitor's key lacks this scope.
+    pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.access.may(scope) { Ok(()) } else { Err(ApiError::forbidden(scope)) }
+    }
+
+    /// A link from this page to another one, whose path below `/ui/` is given.
+    pub(crate) fn to(&self, path: impl fmt::Display) -> String {
+        let path = path.to_string();
+        if self.root.is_empty() && (path.is_empty() || path.starts_with('?')) {
+            format!("./{path}")
+        } else {
+            format!("{}{path}", self.root)
+        }
+    }
+
+    /// The drawing of an icon. It says nothing that words beside it do not say.
+    pub(crate) fn icon(&self, name: &str) -> Markup {
+        icon(&self.root, name)
+    }
+
+    /// A link from this page to itself, with its query.
+    pub(crate) fn here(&self) -> String {
+        self.to(format!("{}{}", self.path, self.query.query()))
+    }
+
+    /// A link from this page to something outside of the dashboard, such as `swagger`.
+    pub(crate) fn outside(&self, path: &str) -> String {
+        format!("{}../{path}", self.root)
+    }
+}
+
+/// The drawing of an icon on a page with this way to `/ui/`; nothing where the icons were not fetched.
+pub(crate) fn icon(root: &str, name: &str) -> Markup {
+    html! {
+        @if let Some(file) = Assets::get().file("icons.svg") {
+            svg.icon aria-hidden="true" { use href=(format!("{root}assets/{file}#{name}")) {} }
+        }
+    }
+}
+
+/// The part of the dashboard to which a page belongs; the navigation marks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    Overview,
+    Events,
+    Deliveries,
+    Subscriptions,
+    DeadLetters,
+    Replays,
+    Lanes,
+    Keys,
+    Audit,
+    About,
+    /// A page that stands in no part.
+    Nowhere,
+}
+
+/// A page before it gets its frame.
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) title: String,
+    pub(crate) section: Section,
+    pub(crate) body: Markup,
+}
+
+impl Page {
+    pub(crate) fn new(section: Section, title: impl Into<String>, body: Markup) -> Self {
+        Self { status: StatusCode::OK, title: title.into(), section, body }
+    }
+}
+
+/// What follows a form that was sent.
+pub(crate) enum Next {
+    /// The browser goes to this page below `/ui/`, which shows the sentence.
+    Go(String, Note),
+    /// A page is shown at once, such as a form with its mistakes, or a secret that is shown only once.
+    Show(Page),
+}
+
+impl Next {
+    /// The browser goes to this page, which says what was done.
+    pub(crate) fn done(to: impl Into<String>, sentence: impl Into<String>) -> Self {
+        Self::Go(to.into(), Note::Done(sentence.into()))
+    }
+}
+
+/// A sentence about what a form did.
+#[derive(Clone, Debug)]
+pub(crate) enum Note {
+    /// It was done.
+    Done(String),
+    /// It could not be done, for this reason.
+    Refused(String),
+}
+
+impl Note {
+    /// The note as one text.
+    pub(crate) fn to_text(&self) -> String {
+        match self {
+            Self::Done(text) => format!("+{text}"),
+            Self::Refused(text) => format!("-{text}"),
+        }
+    }
+
+    /// The note that was made into this text.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        match text.split_at_checked(1)? {
+            ("+", text) => Some(Self::Done(text.to_owned())),
+            ("-", text) => Some(Self::Refused(text.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// The colours of the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Theme {
+    /// As the browser's owner has set it for all pages.
+    Auto,
+    Light,
+    Dark,
+}
+
+impl Theme {
+    pub(crate) const ALL: [Self; 3] = [Self::Auto, Self::Light, Self::Dark];
+}
+
+impl fmt::Display for Theme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        })
+    }
+}
+
+impl std::str::FromStr for Theme {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|theme| theme.to_string() == text).ok_or(())
+    }
+}

@@ -1,0 +1,126 @@
+//! All pages and all actions of the dashboard, by their paths.
+
+use poem::Response;
+
+use crate::{
+    serve::problem::ApiError,
+    ui::{
+        about, audit, dead_letters, deliveries, delivery, event, events,
+        fields::Fields,
+        find, keys, lanes, overview,
+        page::{Next, Page, Visit},
+        replays, subscription, subscriptions,
+    },
+};
+
+/// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
+pub const ROUTES: [(&str, &str); 42] = [
+    ("GET", "/ui/"),
+    ("GET", "/ui/find"),
+    ("GET", "/ui/deliveries"),
+    ("GET", "/ui/deliveries/:id"),
+    ("POST", "/ui/deliveries/:id/retry"),
+    ("POST", "/ui/deliveries/:id/cancel"),
+    ("POST", "/ui/deliveries/:id/replay"),
+    ("GET", "/ui/dead-letters"),
+    ("POST", "/ui/dead-letters/:id/retry"),
+    ("POST", "/ui/dead-letters/:id/resolve"),
+    ("GET", "/ui/subscriptions"),
+    ("GET", "/ui/subscriptions/new"),
+    ("POST", "/ui/subscriptions/new"),
+    ("GET", "/ui/subscriptions/:id"),
+    ("GET", "/ui/subscriptions/:id/deliveries"),
+    ("GET", "/ui/subscriptions/:id/settings"),
+    ("POST", "/ui/subscriptions/:id/settings"),
+    ("GET", "/ui/subscriptions/:id/signing"),
+    ("POST", "/ui/subscriptions/:id/reveal"),
+    ("POST", "/ui/subscriptions/:id/rotate"),
+    ("POST", "/ui/subscriptions/:id/pause"),
+    ("POST", "/ui/subscriptions/:id/resume"),
+    ("POST", "/ui/subscriptions/:id/disable"),
+    ("POST", "/ui/subscriptions/:id/enable"),
+    ("POST", "/ui/subscriptions/:id/delete"),
+    ("POST", "/ui/subscriptions/:id/replay"),
+    ("GET", "/ui/events"),
+    ("GET", "/ui/events/:id"),
+    ("GET", "/ui/events/:id/payload"),
+    ("POST", "/ui/events/:id/replay"),
+    ("GET", "/ui/replays"),
+    ("GET", "/ui/replays/:id"),
+    ("POST", "/ui/replays/:id/cancel"),
+    ("GET", "/ui/lanes"),
+    ("GET", "/ui/keys"),
+    ("POST", "/ui/keys"),
+    ("POST", "/ui/keys/:id/revoke"),
+    ("GET", "/ui/audit"),
+    ("GET", "/ui/about"),
+    ("POST", "/ui/theme"),
+    ("POST", "/ui/sign-in"),
+    ("POST", "/ui/sign-out"),
+];
+
+fn segments(visit: &Visit) -> Vec<&str> {
+    visit.path.split('/').collect()
+}
+
+fn no_page<T>() -> Result<T, ApiError> {
+    Err(ApiError::not_found("page"))
+}
+
+/// Answers a request for something that is not a page; `None` where a page is asked for.
+pub(crate) async fn file(visit: &Visit) -> Option<Result<Response, ApiError>> {
+    match segments(visit)[..] {
+        ["events", id, "payload"] => Some(event::payload(visit, id).await),
+        _ => None,
+    }
+}
+
+/// Makes the page that is asked for.
+pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
+    let page: Result<Page, ApiError> = match segments(visit)[..] {
+        [""] => overview::page(visit).await,
+        ["find"] => return find::find(visit),
+        ["deliveries"] => deliveries::page(visit).await,
+        ["deliveries", id] => delivery::page(visit, id).await,
+        ["dead-letters"] => dead_letters::page(visit).await,
+        ["subscriptions"] => subscriptions::page(visit).await,
+        ["subscriptions", "new"] => subscription::settings::new(visit),
+        ["subscriptions", id] => subscription::page(visit, id).await,
+        ["subscriptions", id, "deliveries"] => subscription::deliveries(visit, id).await,
+        ["subscriptions", id, "settings"] => subscription::settings::page(visit, id).await,
+        ["subscriptions", id, "signing"] => subscription::signing::page(visit, id).await,
+        ["events"] => events::page(visit).await,
+        ["events", id] => event::page(visit, id).await,
+        ["replays"] => replays::page(visit).await,
+        ["replays", id] => replays::one(visit, id).await,
+        ["lanes"] => lanes::page(visit).await,
+        ["keys"] => keys::page(visit).await,
+        ["audit"] => audit::page(visit).await,
+        ["about"] => Ok(about::page(visit)),
+        _ => no_page(),
+    };
+    page.map(Next::Show)
+}
+
+/// Does what a form asks for. The visitor's key has the scope `manage`.
+pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
+    match segments(visit)[..] {
+        ["deliveries", id, "retry"] => delivery::retry(visit, id, form).await,
+        ["deliveries", id, "cancel"] => delivery::cancel(visit, id, form).await,
+        ["deliveries", id, "replay"] => delivery::replay(visit, id).await,
+        ["dead-letters", id, "retry"] => delivery::retry(visit, id, form).await,
+        ["dead-letters", id, "resolve"] => dead_letters::resolve(visit, id, form).await,
+        ["subscriptions", "new"] => subscription::settings::create(visit, form).await,
+        ["subscriptions", id, "settings"] => subscription::settings::change(visit, id, form).await,
+        ["subscriptions", id, "reveal"] => subscription::signing::reveal(visit, id).await,
+        ["subscriptions", id, "rotate"] => subscription::signing::rotate(visit, id, form).await,
+        ["subscriptions", id, "replay"] => replays::begin(visit, id, form).await,
+        ["subscriptions", id, "delete"] => subscription::delete(visit, id).await,
+        ["subscriptions", id, change] => subscription::set_state(visit, id, change, form).await,
+        ["events", id, "replay"] => event::replay(visit, id, form).await,
+        ["replays", id, "cancel"] => replays::cancel(visit, id).await,
+        ["keys"] => keys::create(visit, form).await,
+        ["keys", id, "revoke"] => keys::revoke(visit, id).await,
+        _ => no_page(),
+    }
+}

@@ -1,0 +1,121 @@
+//! Lists on pages: which page of a list is asked for, the rows of it, and the links to the next ones. They read what
+//! the lists of the API read.
+
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use postrider_core::page::{Found, Page as Window};
+use uuid::Uuid;
+
+use crate::{
+    serve::problem::ApiError,
+    ui::{page::Visit, parts},
+};
+
+/// Rows of a page.
+const ROWS: usize = 50;
+/// Rows that a scan examines for a page before it stops, as the core does it.
+const EXAMINED: i64 = postrider_core::page::EXAMINED_MAX;
+
+/// The part of a list that a page shows.
+pub(crate) struct Rows<T> {
+    pub(crate) items: Vec<T>,
+    /// The id behind which the list goes on; `None` at its end.
+    next: Option<Uuid>,
+    /// Where the scan stopped, where it did before the page was full.
+    examined_to: Option<Uuid>,
+}
+
+/// The window of a list that the address of this page asks for.
+pub(crate) fn window<I: std::str::FromStr>(visit: &Visit, uuid: fn(I) -> Uuid) -> Result<Window, ApiError> {
+    let before = visit.query.get("cursor").map(|cursor| cursor.parse().map(uuid)).transpose();
+    let before = before.map_err(|_| ApiError::invalid("cursor", "is no place in this list"))?;
+    Ok(Window { before, limit: i64::try_from(ROWS).unwrap_or(i64::MAX) + 1 })
+}
+
+/// A window of the first few rows.
+pub(crate) fn first(rows: i64) -> Window {
+    Window { before: None, limit: rows }
+}
+
+impl<T> Rows<T> {
+    /// The rows that were found for a window.
+    pub(crate) fn of(found: Found<T>, id: impl Fn(&T) -> Uuid) -> Self {
+        let mut items = found.items;
+        let is_more = items.len() > ROWS;
+        items.truncate(ROWS);
+        let next = items.last().map(id).filter(|_| is_more);
+        Self { items, next, examined_to: found.examined_to.filter(|_| !is_more) }
+    }
+
+    /// The rows of a list that has no bound on what it examines.
+    pub(crate) fn whole(items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Self {
+        Self::of(Found { items, examined_to: None }, id)
+    }
+
+    /// Whether nothing was found, and nothing is left to look at.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.examined_to.is_none()
+    }
+
+    /// What stands below the rows: how far the scan came, and the links to the newest and the next rows. `prefix` is
+    /// that of the list's ids, `noun` what is listed.
+    pub(crate) fn foot(&self, visit: &Visit, prefix: &str, noun: &str) -> Markup {
+        let link = |id: Uuid| {
+            visit.to(format!("{}{}", visit.path, visit.query.with("cursor", Some(&cursor(prefix, id))).query()))
+        };
+        let is_first = visit.query.get("cursor").is_none();
+        let newest = visit.to(format!("{}{}", visit.path, visit.query.with("cursor", None).query()));
+        html! {
+            @if let Some(id) = self.examined_to {
+                div.looked {
+                    p {
+                        "Looked at " (parts::count(EXAMINED)) " " (noun)
+                        @if let Some(at) = moment(id) { ", back to " (parts::clock(visit, at)) }
+                        "; " (self.items.len()) " of them match."
+                    }
+                    a.button href=(link(id)) { "Look further" }
+                }
+            }
+            @if !is_first || self.next.is_some() {
+                nav.paging aria-label="Pages of this list" {
+                    @if is_first { span {} } @else {
+                        a.button href=(newest) { (visit.icon("chevron-left")) "Newest" }
+                    }
+                    @if let Some(id) = self.next {
+                        a.button rel="next" href=(link(id)) { "Older" (visit.icon("chevron-right")) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cursor(prefix: &str, id: Uuid) -> String {
+    format!("{prefix}{}", id.simple())
+}
+
+/// The time that is in an id.
+fn moment(id: Uuid) -> Option<DateTime<Utc>> {
+    let millis = i64::try_from(id.as_u128() >> 80).ok()?;
+    DateTime::from_timestamp_millis(millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_page_goes_on_and_a_short_one_ends_or_says_where_it_stopped() {
+        let of = |count: usize, examined_to| {
+            let items = (0..count).map(|number| Uuid::from_u128(number as u128)).collect();
+            let rows = Rows::of(Found { items, examined_to }, |id| *id);
+            (rows.items.len(), rows.next.map(|id| id.as_u128()), rows.examined_to.is_some())
+        };
+        let mark = Some(Uuid::max());
+        assert_eq!(of(ROWS + 1, None), (ROWS, Some(ROWS as u128 - 1), false));
+        assert_eq!(of(ROWS, None), (ROWS, None, false));
+        assert_eq!(of(3, mark), (3, None, true));
+        assert_eq!(of(0, None), (0, None, false));
+        assert_eq!(moment(Uuid::from_u128(1_700_000_000_000 << 80)).map(|at| at.timestamp()), Some(1_700_000_000));
+    }
+}

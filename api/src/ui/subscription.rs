@@ -1,0 +1,224 @@
+//! One subscription: how its receiver fares, its deliveries, its settings, its secrets, and what can be done with it.
+
+pub(crate) mod settings;
+pub(crate) mod signing;
+
+use maud::{Markup, html};
+use postrider_core::{
+    id::SubscriptionId,
+    subscription::{
+        State, StateChange, Subscription,
+        health::{self, COUNTED_MAX, Health},
+        hold::Hold,
+    },
+};
+
+use crate::{
+    serve::problem::ApiError,
+    ui::{
+        deliveries::{self, chips, name},
+        fields::{Fields, is_own_path},
+        page::{Next, Page, Section, Visit},
+        parts::{self, Button, Tone, Weight, facts, nothing, panel},
+        replays, statistics,
+    },
+};
+
+/// The tabs of a subscription's pages: the end of the path, and the word.
+const TABS: [(&str, &str); 4] =
+    [("", "Overview"), ("/deliveries", "Deliveries"), ("/settings", "Settings"), ("/signing", "Signing")];
+
+/// Reads the subscription whose id stands in the path.
+async fn read(visit: &Visit, id: &str) -> Result<Subscription, ApiError> {
+    Ok(visit.subscriptions().get(visit.find::<SubscriptionId>(id).await?).await?)
+}
+
+/// The overview.
+pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
+    let subscription = read(visit, id).await?;
+    let health = health::read(visit.pool(), subscription.id).await.map_err(ApiError::from);
+    let health = match &health {
+        Ok(health) => show(visit, &subscription, health),
+        Err(error) => parts::trouble(visit, error),
+    };
+    let content = html! {
+        div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
+            (health)
+            (statistics::numbers(visit, Some(subscription.id)).await)
+            (statistics::causes(visit, Some(subscription.id)).await)
+        }
+        (panel("What it is", &nothing(), &settings::summary(visit, &subscription)))
+        @if visit.may_manage() { (replays::form(visit, &subscription)) }
+    };
+    Ok(framed(visit, &subscription, "", &content))
+}
+
+/// The deliveries.
+pub(crate) async fn deliveries(visit: &Visit, id: &str) -> Result<Page, ApiError> {
+    let subscription = read(visit, id).await?;
+    let list = match deliveries::list(visit, Some(subscription.id)).await {
+        Ok(rows) => deliveries::show(visit, &rows, "Deliveries of this subscription").await,
+        Err(error) => parts::trouble(visit, &error),
+    };
+    let content = html! { (chips(visit, &visit.path)) section.panel #list { (list) } };
+    Ok(framed(visit, &subscription, "/deliveries", &content))
+}
+
+/// A page of a subscription: its head, its tabs, and the content of one of them.
+pub(crate) fn framed(visit: &Visit, subscription: &Subscription, tab: &str, content: &Markup) -> Page {
+    let title = name(subscription);
+    let own = format!("subscriptions/{}", subscription.id);
+    let head = parts::head(
+        &html! { (title) " " (parts::state(visit, subscription.state)) },
+        &html! {
+            span.mono.clip { (subscription.settings.target_url.as_str()) } " · " (parts::id(visit, subscription.id))
+        },
+        &actions(visit, subscription),
+    );
+    let body = html! {
+        (head)
+        @if let Some(reason) = &subscription.disabled_reason {
+            div.note.warn { (visit.icon("circle-alert")) p { "Postrider has disabled it: " (reason) } }
+        }
+        nav.tabs aria-label="Parts of this subscription" {
+            @for (end, word) in TABS {
+                a href=(visit.to(format!("{own}{end}"))) aria-current=[(end == tab).then_some("page")] { (word) }
+            }
+        }
+        (content)
+    };
+    Page::new(Section::Subscriptions, title, body)
+}
+
+fn actions(visit: &Visit, subscription: &Subscription) -> Markup {
+    if !visit.may_manage() {
+        return nothing();
+    }
+    let button = |action: &str, icon, word, weight| Button {
+        action: format!("subscriptions/{}/{action}", subscription.id),
+        icon,
+        word,
+        weight,
+    };
+    let disable = button("disable", "power-off", "Disable", Weight::Usual).behind(
+        visit,
+        "New events are stored without deliveries for it. What waits goes on waiting until it is enabled.",
+    );
+    html! {
+        @match subscription.state {
+            State::Active => { (button("pause", "pause", "Pause", Weight::Usual).form(visit)) (disable) }
+            State::Paused => { (button("resume", "play", "Resume", Weight::Main).form(visit)) (disable) }
+            State::Disabled => { (button("enable", "power", "Enable", Weight::Main).form(visit)) }
+        }
+    }
+}
+
+fn show(visit: &Visit, subscription: &Subscription, health: &Health) -> Markup {
+    let waiting = &health.waiting;
+    let mark = if waiting.is_more { "+" } else { "" };
+    let tile = |word: &str, number: i64, say: Markup| {
+        html! {
+            div.tile {
+                p.word { (word) }
+                p.figure { (parts::count(number)) @if number >= COUNTED_MAX { (mark) } }
+                p.sub { (say) }
+            }
+        }
+    };
+    let oldest = health.oldest_due_at.map_or_else(
+        || parts::text("nothing waits for a worker"),
+        |at| html! { "the first for " (parts::span(visit.now - at)) },
+    );
+    let next = match health.next_attempt_at {
+        Some(at) if at > visit.now => html! { "the next " (parts::distance(at - visit.now)) },
+        Some(_) => parts::text("the next is about to begin"),
+        None => parts::text("none is planned"),
+    };
+    let mut pairs = Vec::new();
+    if let Some(circuit) = &health.circuit {
+        let until = circuit.next_probe_at.map(|at| html! { ", tried again " (parts::distance(at - visit.now)) });
+        pairs.push((
+            "Circuit",
+            html! {
+                (parts::circuit(visit, circuit.state))
+                span.sub { (circuit.failures_in_a_row) " failures in a row" (until.unwrap_or_else(nothing)) }
+            },
+        ));
+    } else {
+        pairs.push(("Circuit", parts::text("switched off")));
+    }
+    pairs.push(("Held by", holds(visit, &health.held_by)));
+    pairs.push(("Last success", parts::maybe_time(visit, health.last_success_at)));
+    pairs.push((
+        "Last failure",
+        match &health.last_failure {
+            Some(failure) => html! {
+                (parts::time(visit, failure.at)) " "
+                @match failure.status_code {
+                    Some(code) => { span.code data-class=(code / 100) { (code) } }
+                    None => { code { (failure.error_kind) } }
+                }
+            },
+            None => html! { span.none { "–" } },
+        },
+    ));
+    if let Some(since) = health.failing_since {
+        pairs.push(("Failing", html! {
+            (parts::badge(visit, Tone::Bad, "circle-x", "Every attempt fails")) " since " (parts::time(visit, since))
+        }));
+    }
+    let dead = visit.to(format!("dead-letters?subscription_id={}", subscription.id));
+    html! {
+        div.tiles {
+            (tile("Due", waiting.due, oldest))
+            (tile("Scheduled", waiting.scheduled, next))
+            (tile("In flight", waiting.in_flight, parts::text("being attempted now")))
+        }
+        (panel("How its receiver fares", &html! { a href=(dead) { "Dead letters" } }, &facts(&pairs)))
+    }
+}
+
+/// All reasons for which deliveries wait, as badges.
+pub(crate) fn holds(visit: &Visit, holds: &[Hold]) -> Markup {
+    html! {
+        @if holds.is_empty() { span.sub { "nothing" } }
+        @for hold in holds { (held(visit, *hold)) " " }
+    }
+}
+
+/// A reason for which deliveries wait.
+pub(crate) fn held(visit: &Visit, hold: Hold) -> Markup {
+    let (tone, symbol, word) = match hold {
+        Hold::Paused => (Tone::Warn, "circle-pause", "Paused or disabled"),
+        Hold::RetryAfter => (Tone::Warn, "hourglass", "Asked to wait"),
+        Hold::Circuit => (Tone::Bad, "unplug", "Circuit"),
+        Hold::RateLimit => (Tone::Info, "timer", "Rate limit"),
+        Hold::MaxInFlight => (Tone::Info, "activity", "Max in flight"),
+    };
+    parts::badge(visit, tone, symbol, word)
+}
+
+/// Pauses, resumes, disables or enables a subscription.
+pub(crate) async fn set_state(visit: &Visit, id: &str, change: &str, form: &Fields) -> Result<Next, ApiError> {
+    let (change, sentence) = match change {
+        "pause" => (StateChange::Pause, "It is paused. Its deliveries wait until it is resumed."),
+        "resume" => (StateChange::Resume, "It is active again. What has been waiting is delivered."),
+        "disable" => (StateChange::Disable, "It is disabled. New events are stored without deliveries for it."),
+        "enable" => (StateChange::Enable, "It is active again. A replay delivers what it has missed."),
+        _ => return Err(ApiError::not_found("page")),
+    };
+    let id: SubscriptionId = visit.find(id).await?;
+    let changed = visit.app.subscriptions.set_state(visit.access.actor(), id, change).await?;
+    visit.app.forget(&changed).await;
+    let named = form.get("back").filter(|path| is_own_path(path));
+    let back = named.map_or_else(|| format!("subscriptions/{id}"), str::to_owned);
+    Ok(Next::done(back, sentence))
+}
+
+/// Deletes a subscription.
+pub(crate) async fn delete(visit: &Visit, id: &str) -> Result<Next, ApiError> {
+    let id: SubscriptionId = visit.find(id).await?;
+    let deleted = visit.app.subscriptions.delete(visit.access.actor(), id).await?;
+    visit.app.forget(&deleted).await;
+    Ok(Next::done("subscriptions", format!("The subscription {} is deleted.", name(&deleted))))
+}

@@ -1,0 +1,108 @@
+// Keys, and the pause of live updates. No key does anything while somebody types.
+
+/** Where `g` and a letter lead: the ends of the links in the navigation. @type {Record<string, string>} */
+const PLACES = {
+    o: '', d: 'deliveries', l: 'dead-letters', s: 'subscriptions', e: 'events', r: 'replays', w: 'lanes', a: 'audit',
+};
+/** For how long `g` waits for its letter, in milliseconds. */
+const CHORD_MS = 1200;
+
+let chord = 0;
+let isPaused = false;
+const live = document.getElementById('live');
+const pause = document.getElementById('live-toggle');
+
+/** @param {Element | null} element */
+function isTyping(element) {
+    return element instanceof HTMLElement
+        && (element.isContentEditable || ['INPUT', 'TEXTAREA', 'SELECT'].includes(element.tagName));
+}
+
+function rows() {
+    return [...document.querySelectorAll('tbody tr')].filter(row => row.querySelector('a.open'));
+}
+
+/** @param {number} step */
+function choose(step) {
+    const all = rows();
+    const now = all.findIndex(row => row.classList.contains('chosen'));
+    const next = all[Math.min(Math.max(now + step, 0), all.length - 1)];
+    if (!next) return;
+    all[now]?.classList.remove('chosen');
+    next.classList.add('chosen');
+    next.querySelector('a.open')?.focus({ preventScroll: true });
+    next.scrollIntoView({ block: 'nearest' });
+}
+
+/** @param {string} letter */
+function go(letter) {
+    const end = PLACES[letter];
+    const links = [...document.querySelectorAll('nav.side li a')];
+    const link = links.find(link => (link.getAttribute('href') ?? '').replace(/^[./]*/, '') === end);
+    if (link instanceof HTMLElement) link.click();
+}
+
+function togglePause() {
+    isPaused = !isPaused;
+    pause?.setAttribute('aria-pressed', String(isPaused));
+    const word = pause?.querySelector('span');
+    if (word) word.textContent = isPaused ? 'Paused' : 'Live';
+    const announcer = document.getElementById('announcer');
+    if (announcer) announcer.textContent = isPaused ? 'Live updates are paused' : 'Live updates go on';
+}
+
+function close() {
+    for (const open of document.querySelectorAll('.menu[open], .sure[open]')) {
+        open.removeAttribute('open');
+        open.querySelector('summary')?.focus();
+    }
+}
+
+document.addEventListener('keydown', event => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === 'Escape') {
+        close();
+        if (isTyping(document.activeElement)) document.activeElement?.blur();
+        return;
+    }
+    if (isTyping(document.activeElement)) return;
+    if (Date.now() - chord < CHORD_MS) {
+        chord = 0;
+        if (event.key in PLACES) go(event.key);
+        return;
+    }
+    switch (event.key) {
+        case '/': document.getElementById('q')?.focus(); break;
+        case 'g': chord = Date.now(); break;
+        case 'j': choose(1); break;
+        case 'k': choose(-1); break;
+        case 'p': if (live) togglePause(); break;
+        case 'z': document.getElementById('zone')?.click(); break;
+        default: return;
+    }
+    event.preventDefault();
+});
+
+// An open menu closes when something beside it is clicked.
+document.addEventListener('click', event => {
+    for (const open of document.querySelectorAll('.menu[open], .sure[open]')) {
+        if (event.target instanceof Node && !open.contains(event.target)) open.removeAttribute('open');
+    }
+});
+
+pause?.addEventListener('click', togglePause);
+if (!live?.hasAttribute('hx-get') && pause instanceof HTMLElement) pause.hidden = true;
+
+// Nothing is replaced under somebody's hands, and nothing is asked for that nobody sees.
+document.addEventListener('htmx:before:request', event => {
+    const part = document.getElementById('live');
+    const isInUse = part?.contains(document.activeElement) || part?.querySelector('.sure[open]');
+    if (isPaused || document.hidden || isInUse) event.preventDefault();
+});
+
+// An answer that is no page, such as the end of the session, is not put into one.
+document.addEventListener('htmx:before:swap', event => {
+    const status = event.detail?.ctx?.response?.raw?.status ?? event.detail?.ctx?.response?.status ?? 200;
+    if (status === 401) location.reload();
+    if (status >= 400) event.preventDefault();
+});

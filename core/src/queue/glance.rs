@@ -1,0 +1,50 @@
+//! What a glance at the queue tells, for people who want to know whether deliveries flow. Nothing is counted that could
+//! be many: sizes are those that a worker measured some time ago.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use crate::Result;
+
+/// A lane is neglected when it has been due for so many seconds and nobody has visited it. A worker with free places
+/// visits a lane within milliseconds.
+pub const NEGLECTED_SECONDS: f64 = 5.0;
+/// Neglected lanes that are counted, at most.
+pub const COUNTED_MAX: i64 = 100;
+
+/// What a glance tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance {
+    /// Lanes with deliveries that are due and that no worker has visited for [`NEGLECTED_SECONDS`]; at most
+    /// [`COUNTED_MAX`], which then means "at least".
+    pub neglected: i64,
+    /// Since when the first of them is due.
+    pub neglected_since: Option<DateTime<Utc>>,
+    /// Deliveries that were not finished when they were counted.
+    pub queue_depth: i64,
+    /// Dead letters that nobody had resolved when they were counted.
+    pub dead_letters: i64,
+    /// When they were counted; `None` where no worker has counted them yet.
+    pub measured_at: Option<DateTime<Utc>>,
+}
+
+/// Glances at the queue of the whole installation.
+///
+/// # Errors
+/// When the database is away.
+pub async fn glance(pool: &PgPool) -> Result<Glance> {
+    let glance = sqlx::query_as!(
+        Glance,
+        r#"SELECT l.count AS "neglected!", l.since AS neglected_since, s.queue_depth, s.dead_letters,
+                  nullif(s.measured_at, '-infinity') AS measured_at
+             FROM queue_size s
+            CROSS JOIN (SELECT count(*) AS count, min(x.due_at) AS since
+                          FROM (SELECT y.id, y.due_at FROM lanes y
+                                 WHERE y.due_at <= now() - make_interval(secs => $1)
+                                 ORDER BY y.due_at LIMIT $2) x
+                         WHERE EXISTS (SELECT FROM queue q WHERE q.lane_id = x.id AND q.due_at <= now())) l"#,
+        NEGLECTED_SECONDS,
+        COUNTED_MAX
+    );
+    Ok(glance.fetch_one(pool).await?)
+}
