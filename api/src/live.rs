@@ -45,7 +45,7 @@ const FAMILIES: [&str; 4] = ["delivery", "circuit", "metrics", "audit"];
 /// The route of `/live`.
 pub struct LiveApi(pub App);
 
-/// A message of the feed. Which fields it has depends on its topic; the name of the server-sent event is the topic, too.
+/// A message of the feed. Its topic is also the name of the server-sent event, and says which fields it has.
 #[derive(Clone, Debug, Default, Object)]
 #[oai(skip_serializing_if_is_none)]
 pub struct LiveMessage {
@@ -116,8 +116,8 @@ pub struct SecondView {
 impl LiveApi {
     /// Watch what happens
     ///
-    /// Server-sent events, for as long as the connection lasts: what happens to deliveries, to circuits and in the audit
-    /// log, and once a second the numbers of that second. Of deliveries it is a sample, at most 20 a second from each
+    /// Server-sent events, for as long as the connection lasts: what happens to deliveries, to circuits and in the
+    /// audit log, and once a second the numbers of that second. Of deliveries it is a sample, at most 20 a second from each
     /// process, failures first; the numbers count all of them. A stream that is read too slowly skips to the newest
     /// second and says so (`gap`). A key may have 4 streams at a time, an api 64.
     #[oai(path = "/live", method = "get", operation_id = "watch")]
@@ -139,10 +139,7 @@ impl LiveApi {
         let wanted = Wanted::parse(topics.0.as_deref(), &key)?;
         let viewer =
             self.0.viewer(&key, tenant_id.0.as_deref(), subscription_id.0.as_deref(), last_event_id.0.as_deref());
-        let stream = messages(viewer.await?, wanted).boxed();
-        Ok(EventStream::new(stream)
-            .keep_alive(HEARTBEAT)
-            .to_event(|message| Event::message(message.to_json_string()).id(message.id).event_type(message.topic)))
+        Ok(stream(viewer.await?, wanted, Naming::ByTopic))
     }
 }
 
@@ -210,8 +207,27 @@ impl Wanted {
     }
 }
 
+/// Whether messages carry their topic as the name of the server-sent event. A browser takes messages without a name by
+/// one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    ByTopic,
+    None,
+}
+
+/// The answer that shows a viewer its messages.
+pub(crate) fn stream(viewer: Viewer, wanted: Wanted, naming: Naming) -> EventStream<BoxStream<'static, LiveMessage>> {
+    EventStream::new(messages(viewer, wanted).boxed()).keep_alive(HEARTBEAT).to_event(move |message| {
+        let event = Event::message(message.to_json_string()).id(message.id);
+        match naming {
+            Naming::ByTopic => event.event_type(message.topic),
+            Naming::None => event,
+        }
+    })
+}
+
 /// The messages that a viewer gets.
-pub(crate) fn messages(viewer: Viewer, wanted: Wanted) -> impl Stream<Item = LiveMessage> + Send + use<> {
+fn messages(viewer: Viewer, wanted: Wanted) -> impl Stream<Item = LiveMessage> + Send + use<> {
     stream::unfold((viewer, wanted), |(mut viewer, wanted)| async {
         let shown = viewer.next().await?;
         let (missed, seconds) = match shown {

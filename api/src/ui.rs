@@ -17,6 +17,7 @@ mod find;
 mod keys;
 mod lanes;
 mod layout;
+mod live;
 mod overview;
 mod page;
 mod parts;
@@ -168,6 +169,7 @@ impl Dashboard {
             query: Fields::parse(query.as_bytes()),
             root: root(&path),
             address: session::address(request),
+            last_event_id: request.header("Last-Event-ID").map(str::to_owned),
             theme: session::theme(request),
             note: session::told(&self.0, request),
             now: Utc::now(),

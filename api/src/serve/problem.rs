@@ -112,8 +112,8 @@ pub enum ApiError {
     /// A field, a parameter or a header breaks a rule; `errors` names each.
     #[oai(status = 422)]
     Unprocessable(ProblemJson),
-    /// The API key or the subscription has used up its requests of this second, and `RateLimit` says what is left; or the
-    /// key has as many streams as it may have.
+    /// The API key or the subscription has used up its requests of this second, and `RateLimit` says what is left; or
+    /// the key has as many streams as it may have.
     #[oai(status = 429)]
     TooManyRequests(
         ProblemJson,

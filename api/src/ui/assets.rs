@@ -52,17 +52,18 @@ impl Assets {
 
     fn load() -> Self {
         let (script, style) = ("text/javascript; charset=utf-8", "text/css; charset=utf-8");
-        let files: [(&'static str, &'static str, Option<Cow<'static, [u8]>>); 6] = [
+        let files: [(&'static str, &'static str, Option<Cow<'static, [u8]>>); 7] = [
             ("style.css", style, file!("style.css")),
             ("copy.js", script, file!("copy.js")),
             ("time.js", script, file!("time.js")),
             ("keys.js", script, file!("keys.js")),
+            ("live.js", script, file!("live.js")),
             ("htmx.js", script, file!("node_modules/htmx.org/dist/htmx.min.js")),
             ("icons.svg", "image/svg+xml", icons()),
         ];
         let assets: Vec<_> =
             files.into_iter().filter_map(|(name, kind, bytes)| Some(Asset::new(name, kind, &bytes?))).collect();
-        if assets.len() < 6 {
+        if assets.len() < 7 {
             tracing::warn!("the dashboard has no icons and no live updates: run `npm ci --ignore-scripts` in api/ui");
         }
         Self(assets)

@@ -14,13 +14,14 @@ const HTMX: &str = r#"{"includeIndicatorCSS": false, "history": false, "morphIgn
 struct Entry(Section, &'static str, &'static str, &'static str);
 
 /// What everybody sees, in the order in which one looks for trouble.
-const ENTRIES: [Entry; 7] = [
+const ENTRIES: [Entry; 8] = [
     Entry(Section::Overview, "", "Overview", "layout-dashboard"),
     Entry(Section::Deliveries, "deliveries", "Deliveries", "send"),
     Entry(Section::DeadLetters, "dead-letters", "Dead letters", "mail-x"),
     Entry(Section::Subscriptions, "subscriptions", "Subscriptions", "webhook"),
     Entry(Section::Events, "events", "Events", "radio-tower"),
     Entry(Section::Replays, "replays", "Replays", "history"),
+    Entry(Section::Live, "live", "Live", "activity"),
     Entry(Section::Lanes, "lanes", "Workers, lanes", "route"),
 ];
 
@@ -78,7 +79,7 @@ fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
                 link rel="icon" href="data:,";
                 @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }
                 @if let Some(htmx) = link("htmx.js") { script src=(htmx) defer {} }
-                @for name in ["copy.js", "time.js", "keys.js"] {
+                @for name in ["copy.js", "time.js", "keys.js", "live.js"] {
                     @if let Some(script) = link(name) { script type="module" src=(script) {} }
                 }
             }

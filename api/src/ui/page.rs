@@ -34,6 +34,8 @@ pub(crate) struct Visit {
     pub(crate) root: String,
     /// The address of this server as the browser sees it.
     pub(crate) address: String,
+    /// The last message of the feed that the browser has seen before its connection broke.
+    pub(crate) last_event_id: Option<String>,
     pub(crate) theme: Theme,
     /// What the form did that led to this page.
     pub(crate) note: Option<Note>,
@@ -124,6 +126,7 @@ pub(crate) enum Section {
     Subscriptions,
     DeadLetters,
     Replays,
+    Live,
     Lanes,
     Keys,
     Audit,

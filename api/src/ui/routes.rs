@@ -7,14 +7,14 @@ use crate::{
     ui::{
         about, audit, dead_letters, deliveries, delivery, event, events,
         fields::Fields,
-        find, keys, lanes, overview,
+        find, keys, lanes, live, overview,
         page::{Next, Page, Visit},
         replays, subscription, subscriptions,
     },
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 42] = [
+pub const ROUTES: [(&str, &str); 43] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/deliveries"),
@@ -48,6 +48,7 @@ pub const ROUTES: [(&str, &str); 42] = [
     ("GET", "/ui/replays"),
     ("GET", "/ui/replays/:id"),
     ("POST", "/ui/replays/:id/cancel"),
+    ("GET", "/ui/live"),
     ("GET", "/ui/lanes"),
     ("GET", "/ui/keys"),
     ("POST", "/ui/keys"),
@@ -71,6 +72,7 @@ fn no_page<T>() -> Result<T, ApiError> {
 pub(crate) async fn file(visit: &Visit) -> Option<Result<Response, ApiError>> {
     match segments(visit)[..] {
         ["events", id, "payload"] => Some(event::payload(visit, id).await),
+        ["live", "stream"] => Some(live::feed(visit).await),
         _ => None,
     }
 }
@@ -93,6 +95,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["events", id] => event::page(visit, id).await,
         ["replays"] => replays::page(visit).await,
         ["replays", id] => replays::one(visit, id).await,
+        ["live"] => live::page(visit).await,
         ["lanes"] => lanes::page(visit).await,
         ["keys"] => keys::page(visit).await,
         ["audit"] => audit::page(visit).await,

@@ -115,6 +115,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),
         ("replays", "/ui/replays".to_owned()),
         ("replay", format!("/ui/replays/{replay}")),
+        ("live", "/ui/live".to_owned()),
         ("lanes", "/ui/lanes".to_owned()),
         ("keys", "/ui/keys".to_owned()),
         ("audit", "/ui/audit".to_owned()),
