@@ -35,7 +35,7 @@ use crate::{
         problem::ApiError,
     },
     stats::StatsApi,
-    subscriptions::{SubscriptionsApi, secrets::SecretsApi},
+    subscriptions::{SubscriptionsApi, sample::SamplesApi, secrets::SecretsApi},
     ui,
 };
 
@@ -48,6 +48,7 @@ type Apis = (
     IngestApi,
     SubscriptionsApi,
     SecretsApi,
+    SamplesApi,
     EventsApi,
     DeliveriesApi,
     DeadLettersApi,
@@ -67,6 +68,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         IngestApi(app.clone()),
         SubscriptionsApi(app.clone()),
         SecretsApi(app.clone()),
+        SamplesApi(app.clone()),
         EventsApi(app.clone()),
         DeliveriesApi(app.clone()),
         DeadLettersApi(app.clone()),

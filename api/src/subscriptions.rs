@@ -4,6 +4,7 @@ pub mod body;
 pub mod flow_body;
 pub mod health_view;
 pub mod retry_policy_body;
+pub mod sample;
 pub mod secrets;
 pub mod signature_body;
 pub mod view;

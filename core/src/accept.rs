@@ -10,6 +10,7 @@ pub mod event_input;
 pub mod ingest;
 pub mod inline;
 pub mod publish;
+pub mod sample;
 
 use sqlx::PgPool;
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 43] = [
+pub const ROUTES: [(&str, &str); 45] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/deliveries"),
@@ -33,6 +33,8 @@ pub const ROUTES: [(&str, &str); 43] = [
     ("GET", "/ui/subscriptions/:id/settings"),
     ("POST", "/ui/subscriptions/:id/settings"),
     ("GET", "/ui/subscriptions/:id/signing"),
+    ("GET", "/ui/subscriptions/:id/try"),
+    ("POST", "/ui/subscriptions/:id/test"),
     ("POST", "/ui/subscriptions/:id/reveal"),
     ("POST", "/ui/subscriptions/:id/rotate"),
     ("POST", "/ui/subscriptions/:id/pause"),
@@ -91,6 +93,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["subscriptions", id, "deliveries"] => subscription::deliveries(visit, id).await,
         ["subscriptions", id, "settings"] => subscription::settings::page(visit, id).await,
         ["subscriptions", id, "signing"] => subscription::signing::page(visit, id).await,
+        ["subscriptions", id, "try"] => subscription::sample::page(visit, id).await,
         ["events"] => events::page(visit).await,
         ["events", id] => event::page(visit, id).await,
         ["replays"] => replays::page(visit).await,
@@ -117,6 +120,7 @@ pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiErro
         ["subscriptions", id, "settings"] => subscription::settings::change(visit, id, form).await,
         ["subscriptions", id, "reveal"] => subscription::signing::reveal(visit, id).await,
         ["subscriptions", id, "rotate"] => subscription::signing::rotate(visit, id, form).await,
+        ["subscriptions", id, "test"] => subscription::sample::send(visit, id, form).await,
         ["subscriptions", id, "replay"] => replays::begin(visit, id, form).await,
         ["subscriptions", id, "delete"] => subscription::delete(visit, id).await,
         ["subscriptions", id, change] => subscription::set_state(visit, id, change, form).await,

@@ -1,5 +1,6 @@
 //! One subscription: how its receiver fares, its deliveries, its settings, its secrets, and what can be done with it.
 
+pub(crate) mod sample;
 pub(crate) mod settings;
 pub(crate) mod signing;
 
@@ -25,8 +26,13 @@ use crate::{
 };
 
 /// The tabs of a subscription's pages: the end of the path, and the word.
-const TABS: [(&str, &str); 4] =
-    [("", "Overview"), ("/deliveries", "Deliveries"), ("/settings", "Settings"), ("/signing", "Signing")];
+const TABS: [(&str, &str); 5] = [
+    ("", "Overview"),
+    ("/deliveries", "Deliveries"),
+    ("/settings", "Settings"),
+    ("/signing", "Signing"),
+    ("/try", "Try"),
+];
 
 /// Reads the subscription whose id stands in the path.
 async fn read(visit: &Visit, id: &str) -> Result<Subscription, ApiError> {

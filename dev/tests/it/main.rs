@@ -54,6 +54,7 @@ mod raw;
 mod replays;
 mod retention;
 mod retry_decisions;
+mod samples;
 mod schema;
 mod sealing;
 mod signatures;

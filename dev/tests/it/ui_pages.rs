@@ -110,6 +110,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("subscription-deliveries", format!("/ui/subscriptions/{subscription}/deliveries")),
         ("subscription-settings", format!("/ui/subscriptions/{subscription}/settings")),
         ("subscription-signing", format!("/ui/subscriptions/{subscription}/signing")),
+        ("subscription-try", format!("/ui/subscriptions/{subscription}/try")),
         ("events", "/ui/events".to_owned()),
         ("event", format!("/ui/events/{event}")),
         ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),

@@ -6,12 +6,13 @@ use crate::serve::document::each_operation;
 
 /// Operations that can answer 409 because the state of a thing forbids them. Operations that take an idempotency key
 /// can answer 409 as well, and are not listed here.
-const CONFLICTING: [&str; 8] = [
+const CONFLICTING: [&str; 9] = [
     "replace_subscription",
     "change_subscription",
     "pause_subscription",
     "resume_subscription",
     "enable_subscription",
+    "test_subscription",
     "retry_delivery",
     "cancel_delivery",
     "retry_dead_letter",
