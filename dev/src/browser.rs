@@ -1,4 +1,4 @@
-//! A browser for tests: Chromium without a window, driven over its DevTools protocol. It speaks through two pipes, so
+//! A browser for tests: Chromium without a window, driven over its `DevTools` protocol. It speaks through two pipes, so
 //! nothing but this process can reach it, and no WebSocket is needed. Each page has a profile of its own, so cookies of
 //! one test never meet those of another.
 

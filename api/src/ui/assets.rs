@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, io::Write, sync::OnceLock};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use poem::{
@@ -40,6 +41,9 @@ struct Asset {
     packed: Bytes,
 }
 
+/// A file before it is prepared: its name, its type, and what is in it where it was found.
+type File = (&'static str, &'static str, Option<Cow<'static, [u8]>>);
+
 /// All files that pages load. Without npm, those of the libraries are missing.
 pub(crate) struct Assets(Vec<Asset>);
 
@@ -52,7 +56,7 @@ impl Assets {
 
     fn load() -> Self {
         let (script, style) = ("text/javascript; charset=utf-8", "text/css; charset=utf-8");
-        let files: [(&'static str, &'static str, Option<Cow<'static, [u8]>>); 7] = [
+        let files: [File; 7] = [
             ("style.css", style, file!("style.css")),
             ("copy.js", script, file!("copy.js")),
             ("time.js", script, file!("time.js")),
@@ -91,7 +95,7 @@ impl Assets {
 
 impl Asset {
     fn new(name: &'static str, content_type: &'static str, bytes: &[u8]) -> Self {
-        let digest = hex(&Sha256::digest(bytes));
+        let digest = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(bytes));
         let (stem, extension) = name.split_once('.').expect("the names above have one");
         let file = format!("{stem}.{}.{extension}", &digest[..DIGEST_CHARACTERS]);
         let packed = gzip(bytes, Compression::best());
@@ -108,10 +112,6 @@ fn icons() -> Option<Cow<'static, [u8]>> {
 fn icons() -> Option<Cow<'static, [u8]>> {
     let modules = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/ui/node_modules"));
     super::sprite::make(&modules.join(super::sprite::FOLDER)).ok().map(|sprite| Cow::Owned(sprite.into_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {

@@ -45,11 +45,13 @@ pub(crate) struct Visit {
 
 impl Visit {
     /// Connections for reading what pages show. A statement on them may take two seconds.
+    #[expect(clippy::misnamed_getters, reason = "pages read over connections of their own")]
     pub(crate) fn pool(&self) -> &PgPool {
         &self.app.pages
     }
 
     /// Subscriptions, read over the connections of pages.
+    #[expect(clippy::misnamed_getters, reason = "pages read over connections of their own")]
     pub(crate) fn subscriptions(&self) -> &Subscriptions {
         &self.app.page_subscriptions
     }

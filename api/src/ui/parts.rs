@@ -142,12 +142,10 @@ pub(crate) fn maybe_time(visit: &Visit, at: Option<DateTime<Utc>>) -> Markup {
 
 /// A distance in time, such as `3 min ago` or `in 2 h`.
 pub(crate) fn distance(distance: TimeDelta) -> String {
-    if distance.num_seconds() < 0 {
-        format!("{} ago", span(-distance))
-    } else if distance.num_seconds() == 0 {
-        "now".to_owned()
-    } else {
-        format!("in {}", span(distance))
+    match distance.num_seconds() {
+        ..0 => format!("{} ago", span(-distance)),
+        0 => "now".to_owned(),
+        1.. => format!("in {}", span(distance)),
     }
 }
 

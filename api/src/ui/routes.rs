@@ -111,10 +111,9 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
 /// Does what a form asks for. The visitor's key has the scope `manage`.
 pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
     match segments(visit)[..] {
-        ["deliveries", id, "retry"] => delivery::retry(visit, id, form).await,
+        ["deliveries" | "dead-letters", id, "retry"] => delivery::retry(visit, id, form).await,
         ["deliveries", id, "cancel"] => delivery::cancel(visit, id, form).await,
         ["deliveries", id, "replay"] => delivery::replay(visit, id).await,
-        ["dead-letters", id, "retry"] => delivery::retry(visit, id, form).await,
         ["dead-letters", id, "resolve"] => dead_letters::resolve(visit, id, form).await,
         ["subscriptions", "new"] => subscription::settings::create(visit, form).await,
         ["subscriptions", id, "settings"] => subscription::settings::change(visit, id, form).await,

@@ -6,6 +6,10 @@ use std::{fs, io, path::Path};
 /// The folder of the icons below `node_modules`.
 pub const FOLDER: &str = "lucide-static/icons";
 
+/// What every symbol says behind its name: how the package draws its lines.
+const SYMBOL: &str = "\" viewBox=\"0 0 24 24\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\" \
+                      stroke-linecap=\"round\" stroke-linejoin=\"round\">";
+
 /// The names of the icons that pages use, in the alphabet's order.
 pub const ICONS: [&str; 50] = [
     "activity",
@@ -71,12 +75,13 @@ pub fn make(folder: &Path) -> io::Result<String> {
         let drawing = file.split_once("<svg").and_then(|(_, rest)| rest.split_once('>'));
         let drawing = drawing.and_then(|(_, rest)| rest.split_once("</svg>"));
         let (drawing, _) = drawing.ok_or_else(|| io::Error::other(format!("{name}.svg is no icon")))?;
-        let lines: Vec<_> = drawing.lines().map(str::trim).collect();
-        sprite.push_str(&format!(
-            "<symbol id=\"{name}\" viewBox=\"0 0 24 24\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\" \
-             stroke-linecap=\"round\" stroke-linejoin=\"round\">{}</symbol>",
-            lines.concat()
-        ));
+        sprite.push_str("<symbol id=\"");
+        sprite.push_str(name);
+        sprite.push_str(SYMBOL);
+        for line in drawing.lines() {
+            sprite.push_str(line.trim());
+        }
+        sprite.push_str("</symbol>");
     }
     sprite.push_str("</svg>\n");
     Ok(sprite)

@@ -155,19 +155,16 @@ fn show(visit: &Visit, subscription: &Subscription, health: &Health) -> Markup {
     }
     pairs.push(("Held by", holds(visit, &health.held_by)));
     pairs.push(("Last success", parts::maybe_time(visit, health.last_success_at)));
-    pairs.push((
-        "Last failure",
-        match &health.last_failure {
-            Some(failure) => html! {
-                (parts::time(visit, failure.at)) " "
-                @match failure.status_code {
-                    Some(code) => { span.code data-class=(code / 100) { (code) } }
-                    None => { code { (failure.error_kind) } }
-                }
-            },
-            None => html! { span.none { "–" } },
-        },
-    ));
+    let last_failure = health.last_failure.as_ref().map(|failure| {
+        html! {
+            (parts::time(visit, failure.at)) " "
+            @match failure.status_code {
+                Some(code) => { span.code data-class=(code / 100) { (code) } }
+                None => { code { (failure.error_kind) } }
+            }
+        }
+    });
+    pairs.push(("Last failure", last_failure.unwrap_or_else(|| html! { span.none { "–" } })));
     if let Some(since) = health.failing_since {
         pairs.push(("Failing", html! {
             (parts::badge(visit, Tone::Bad, "circle-x", "Every attempt fails")) " since " (parts::time(visit, since))

@@ -10,7 +10,7 @@ use postrider_core::{
         inline,
         request_headers::{self, Header, Sent, Source},
     },
-    event::{self, Event, Payload},
+    event::{self, Event, Payload, content_encoding::ContentEncoding},
     id::EventId,
     queue::attempt::Attempt,
     subscription::settings::REDACTED,
@@ -82,7 +82,7 @@ async fn made(
         event_type: &event.event_type,
         attempt_number,
         content_type: &payload.content_type,
-        content_encoding: payload.content_encoding.as_ref().map(|encoding| encoding.as_str()),
+        content_encoding: payload.content_encoding.as_ref().map(ContentEncoding::as_str),
         payload: &payload.bytes,
     };
     let at = last.map_or(visit.now, |last| last.started_at);
@@ -165,13 +165,14 @@ fn command(visit: &Visit, url: &str, headers: &[Header], payload: &Payload) -> S
         if *source == Source::Signature && !visit.may_manage() {
             continue;
         }
-        command.push_str(&format!(" \\\n  -H {}", quoted(&format!("{name}: {value}"))));
+        command.push_str(" \\\n  -H ");
+        command.push_str(&quoted(&format!("{name}: {value}")));
     }
     let text = std::str::from_utf8(&payload.bytes).ok().filter(|text| text.len() <= COMMAND_BYTES_MAX);
-    match text.filter(|text| !text.contains('\0') && !text.starts_with('@')) {
-        Some(text) => command.push_str(&format!(" \\\n  --data-binary {}", quoted(text))),
-        None => command.push_str(" \\\n  --data-binary @payload"),
-    }
+    // A file with the payload is meant where the text cannot stand in a command.
+    let body = text.filter(|text| !text.contains('\0') && !text.starts_with('@'));
+    command.push_str(" \\\n  --data-binary ");
+    command.push_str(&body.map_or_else(|| "@payload".to_owned(), quoted));
     command
 }
 

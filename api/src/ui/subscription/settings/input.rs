@@ -4,7 +4,11 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use poem_openapi::types::{MaybeUndefined, ParseFromParameter, ToJSON};
-use postrider_core::validation::Problems;
+use postrider_core::{
+    queue::retry_policy::RetryPolicy,
+    subscription::{circuit::CircuitSettings, settings::TIMEOUT_MS_DEFAULT},
+    validation::Problems,
+};
 use serde_json::Value;
 
 use crate::{
@@ -31,10 +35,10 @@ pub(super) const CIRCUIT: [&str; 8] = [
 /// The fields of a subscription that does not exist yet: the defaults.
 pub(super) fn fresh() -> Fields {
     fields(&SubscriptionInput {
-        circuit: MaybeUndefined::Value(CircuitBody::of(&Default::default())),
-        retry_policy: Some(RetryPolicyBody::of(&Default::default())),
+        circuit: MaybeUndefined::Value(CircuitBody::of(&CircuitSettings::default())),
+        retry_policy: Some(RetryPolicyBody::of(&RetryPolicy::default())),
         disable_after_days: MaybeUndefined::Value(5),
-        timeout_ms: Some(postrider_core::subscription::settings::TIMEOUT_MS_DEFAULT),
+        timeout_ms: Some(TIMEOUT_MS_DEFAULT),
         ..SubscriptionInput::default()
     })
 }
