@@ -166,6 +166,7 @@ CREATE VIEW partitions AS
       JOIN pg_class c ON c.oid = i.inhrelid
       JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = current_schema()
       JOIN partitioned_tables t ON t.parent = p.relname
-     CROSS JOIN LATERAL (SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day) d
+     CROSS JOIN LATERAL (SELECT CASE WHEN c.relname ~ '_[0-9]{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') END
+                                    AS day) d
      WHERE c.relkind = 'r'
      ORDER BY d.day, parent;

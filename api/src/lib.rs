@@ -113,18 +113,11 @@ pub async fn serve(
     });
     let used = app.keys.clone();
     beside.spawn(revived("writing down uses of keys", move || write_down_key_uses(used.clone())));
-    let (pool, tally) = (app.pool.clone(), Arc::clone(&app.tally));
-    beside.spawn(revived("statistics", move || {
-        let (pool, tally) = (pool.clone(), Arc::clone(&tally));
-        async move { tally.run(&pool).await }
-    }));
-    let heartbeat = Heartbeat::new(app.pool.clone(), ProcessKind::Api);
-    let beating = heartbeat.clone();
-    beside.spawn(revived("the heartbeat", move || {
-        let heartbeat = beating.clone();
-        async move { heartbeat.run(|| None).await }
-    }));
-    let (keys, pool, tally) = (app.keys.clone(), app.pool.clone(), Arc::clone(&app.tally));
+    // These two write something at the end.
+    let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
+    closing.spawn(Arc::clone(&app.tally).run(app.pool.clone(), ended.clone()));
+    closing.spawn(Heartbeat::new(app.pool.clone(), ProcessKind::Api).run(|| None, ended.clone()));
+    let keys = app.keys.clone();
     let routes = routes::routes(&app);
     drop(app);
     tokio::select! {
@@ -135,10 +128,11 @@ pub async fn serve(
     let _ = keys.write_down_uses().await;
     // Events that were still waiting are stored and answered before the process ends.
     let _ = tokio::time::timeout(config.shutdown_timeout, writer).await;
-    if let Err(error) = tally.flush(&pool).await {
-        tracing::warn!(%error, "the last statistics could not be written");
+    ended.cancel();
+    let closed = async { while closing.join_next().await.is_some() {} };
+    if tokio::time::timeout(config.shutdown_timeout, closed).await.is_err() {
+        tracing::warn!("the last statistics could not be written");
     }
-    heartbeat.end().await;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! Counting for the statistics: a process adds up in memory what it has accepted and recorded, by minute, and writes the
-//! sums now and then. So counting costs the hot paths no statement. A process that is killed loses the sums that it has
-//! not written, [`FLUSH_EVERY`] of them or a little more; they can be counted again from attempts and events.
+//! Counting for the statistics: a process adds up in memory what it has accepted and recorded, by minute, and writes
+//! the sums now and then. So counting costs the hot paths no statement. A process that is killed loses the sums that it
+//! has not written, of [`FLUSH_EVERY`] or a little more; they can be counted again from attempts and events.
 //!
 //! Each outcome is counted three times: for its subscription, for its tenant, and for all tenants. What is kept in
 //! memory is bounded: where too many subscriptions are at work, only the sums of tenants and of all tenants go on.

@@ -140,12 +140,12 @@ impl Worker {
         let wake = Arc::new(Wake::default());
         let (outcomes, mut recorder) = self.start_recorder(&wake);
         let mut beside = self.start_beside(&wake);
+        // These two write something at the end.
+        let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
+        closing.spawn(Arc::clone(&self.observers.tally).run(self.general.clone(), ended.clone()));
         let heartbeat = Heartbeat::new(self.general.clone(), ProcessKind::Worker);
-        let (beating, busy) = (heartbeat.clone(), Arc::clone(&places));
-        beside.spawn(revived("the heartbeat", move || {
-            let (heartbeat, places) = (beating.clone(), Arc::clone(&busy));
-            async move { heartbeat.run(|| Some(places.load())).await }
-        }));
+        let busy = Arc::clone(&places);
+        closing.spawn(heartbeat.run(move || Some(busy.load()), ended.clone()));
 
         let tasks = TaskTracker::new();
         let dispatcher = Dispatcher {
@@ -177,10 +177,11 @@ impl Worker {
             tracing::error!("the last outcomes could not be recorded; their deliveries will be made again");
         }
         beside.shutdown().await;
-        if let Err(error) = self.observers.tally.flush(&self.general).await {
-            tracing::warn!(%error, "the last statistics could not be written");
+        ended.cancel();
+        let closed = async { while closing.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.config.shutdown_timeout, closed).await.is_err() {
+            tracing::warn!("the last statistics could not be written");
         }
-        heartbeat.end().await;
         Ok(())
     }
 
@@ -227,11 +228,6 @@ impl Worker {
         beside.spawn(revived("reporting", move || {
             let (pool, reporter, channel) = (pool.clone(), Arc::clone(&reporter), channel.clone());
             async move { reporter.run(pool, channel).await }
-        }));
-        let (pool, tally) = (self.general.clone(), Arc::clone(&self.observers.tally));
-        beside.spawn(revived("statistics", move || {
-            let (pool, tally) = (pool.clone(), Arc::clone(&tally));
-            async move { tally.run(&pool).await }
         }));
         let (pool, config) = (self.general.clone(), self.config.clone());
         beside.spawn(revived("the janitor", move || janitor::run(pool.clone(), config.clone())));

@@ -1,5 +1,5 @@
-//! The `worker` binary. Without arguments it works; `worker doctor` checks the database instead, `worker rekey` seals all
-//! secrets with the first encryption key, and `worker rebuild-stats` counts statistics again.
+//! The `worker` binary. Without arguments it works; `worker doctor` checks the database instead, `worker rekey` seals
+//! all secrets with the first encryption key, and `worker rebuild-stats` counts statistics again.
 
 use std::process::ExitCode;
 

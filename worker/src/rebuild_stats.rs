@@ -10,8 +10,9 @@ use postrider_core::{
 
 use crate::config::Config;
 
-/// Running processes write their sums within this time. Before that, what they have in memory would be counted twice.
-const WRITTEN_AFTER: TimeDelta = TimeDelta::minutes(5);
+/// Running processes have written their sums after this time, which is longer than they ever wait. Before that, what
+/// they have in memory would be counted twice.
+const WRITTEN_AFTER: TimeDelta = TimeDelta::minutes(10);
 
 /// The span that is counted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub async fn rebuild_stats(config: Config, Span { from, until }: Span) -> anyhow
     let (from, until) = whole_hours(from, until);
     anyhow::ensure!(
         until + WRITTEN_AFTER <= Utc::now(),
-        "whole hours are counted, and the last one is not over for five minutes: running processes still count it"
+        "whole hours are counted, and the last one is not over for ten minutes: running processes still count it"
     );
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
     let pool = config.database.pool(Session::Queue, 1);

@@ -1,12 +1,13 @@
-//! The processes that are running: each writes a row now and then, by which people see that it lives, what it does, and
-//! what went wrong last. A process that ends as it should removes its row. A row that nobody writes any more is shown as
-//! gone, and is removed after a day.
+//! The processes that are running: each writes a row now and then, by which people see that it lives, what it does,
+//! and what went wrong last. A process that ends as it should removes its row. A row that nobody writes any more is
+//! shown as gone, and is removed after a day.
 
 use std::{fs, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -103,9 +104,9 @@ impl Heartbeat {
         Self { pool, id: Uuid::now_v7(), kind, host: host() }
     }
 
-    /// Writes the row at once, and then again and again for as long as the task lives. `load` tells what a worker is
-    /// busy with.
-    pub async fn run(&self, load: impl Fn() -> Option<Load>) {
+    /// Writes the row at once, and then again and again until `ended` is canceled; then it removes the row. `load`
+    /// tells what a worker is busy with.
+    pub async fn run(self, load: impl Fn() -> Option<Load>, ended: CancellationToken) {
         let mut before = (Instant::now(), load());
         loop {
             let now = (Instant::now(), load());
@@ -113,7 +114,9 @@ impl Heartbeat {
                 tracing::warn!(%error, "the row of this process was not written");
             }
             before = now;
-            tokio::time::sleep(BEAT_EVERY).await;
+            if tokio::time::timeout(BEAT_EVERY, ended.cancelled()).await.is_ok() {
+                return self.end().await;
+            }
         }
     }
 
@@ -126,7 +129,8 @@ impl Heartbeat {
                                     claims_per_second, last_error, last_error_at)
              VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp(), $5, $6, $7, $8, $9)
                  ON CONFLICT (id) DO UPDATE
-                SET seen_at = EXCLUDED.seen_at, places_used = EXCLUDED.places_used, places_free = EXCLUDED.places_free,
+                SET seen_at = EXCLUDED.seen_at,
+                    places_used = EXCLUDED.places_used, places_free = EXCLUDED.places_free,
                     claims_per_second = EXCLUDED.claims_per_second, last_error = EXCLUDED.last_error,
                     last_error_at = EXCLUDED.last_error_at",
             self.id,
@@ -144,7 +148,7 @@ impl Heartbeat {
     }
 
     /// Removes the row, because the process ends as it should.
-    pub async fn end(&self) {
+    async fn end(&self) {
         let remove = sqlx::query!("DELETE FROM processes WHERE id = $1", self.id);
         let removed = in_time(ANSWER_TIMEOUT, async { Ok(remove.execute(&self.pool).await?) }).await;
         if let Err(error) = removed {

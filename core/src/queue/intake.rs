@@ -132,8 +132,8 @@ impl Intake {
 }
 
 impl Intake {
-    /// Counts an event that was stored outside the intake, and tells the waker about its deliveries: the lanes that were
-    /// armed, and those that were left alone.
+    /// Counts an event that was stored outside the intake, and tells the waker about its deliveries: the lanes that
+    /// were armed, and those that were left alone.
     pub fn note_stored(&self, event: &NewEvent, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
         self.waker.note_stored(armed, took, left_alone);
         self.tally.accept_all([facts(event)]);

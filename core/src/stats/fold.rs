@@ -60,7 +60,8 @@ async fn fold_late(connection: &mut PgConnection) -> Result<usize> {
         sqlx::query!("DELETE FROM stats_late_hours WHERE hour = $1", hour).execute(&mut *transaction).await?;
         sqlx::query!(
             "SELECT fold_stats($1)
-              WHERE $1 >= (SELECT min(day)::timestamp AT TIME ZONE 'UTC' FROM partitions WHERE parent = 'stats_minute')",
+              WHERE $1 >= (SELECT min(day)::timestamp AT TIME ZONE 'UTC' FROM partitions
+                            WHERE parent = 'stats_minute')",
             hour
         )
         .fetch_optional(&mut *transaction)

@@ -173,7 +173,7 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
                   to_date(right(c.relname, 8), 'YYYYMMDD') AS "day!"
              FROM pg_class c JOIN partitioned_tables t ON c.relname ~ ('^' || t.parent || '_[0-9]{8}$') AND t.is_by_id
             WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
-              AND to_date(right(c.relname, 8), 'YYYYMMDD') < $1"#,
+              AND CASE WHEN c.relname ~ '_[0-9]{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') < $1 END"#,
         oldest
     );
     for orphan in orphans.fetch_all(&mut *connection).await? {

@@ -24,7 +24,9 @@ const SECRETS: [&str; 2] = ["whsec_Zmlyc3RzZWNyZXRmaXJzdHNlY3JldDEx", "whsec_c2V
 /// The scope that an operation needs.
 fn scope(operation: &Operation) -> &'static str {
     match (operation.method.as_str(), operation.template.as_str()) {
-        (_, template) if template.starts_with("/api-keys") || template.starts_with("/audit-log") => "admin",
+        (_, template) if ["/api-keys", "/audit-log", "/processes"].iter().any(|path| template.starts_with(path)) => {
+            "admin"
+        }
         ("GET", "/subscriptions/{id}/secret") => "manage",
         ("GET", _) => "read",
         ("POST", "/events" | "/events/batch" | "/deliveries" | "/webhooks/ingest/{subscription_id}") => "ingest",
