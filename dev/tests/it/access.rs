@@ -193,7 +193,10 @@ impl Operation {
         self.takes_body.then(|| match (self.method.as_str(), self.template.as_str()) {
             (
                 "POST",
-                "/webhooks/ingest/{subscription_id}" | "/events/{id}/replay" | "/subscriptions/{id}/rotate-secret",
+                "/webhooks/ingest/{subscription_id}"
+                | "/events/{id}/replay"
+                | "/subscriptions/{id}/rotate-secret"
+                | "/subscriptions/{id}/test",
             ) => {
                 json!({})
             }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::world::{KEY, World};
 
 /// Pages without examples, because they are not about using Postrider.
-const WITHOUT_EXAMPLES: [&str; 1] = ["STYLE.md"];
+const WITHOUT_EXAMPLES: [&str; 2] = ["STYLE.md", "dashboard.md"];
 /// How long the examples of one page may take.
 const PAGE_TIME: Duration = Duration::from_secs(120);
 
