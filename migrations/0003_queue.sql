@@ -192,5 +192,12 @@ CREATE TYPE outcome AS (
     error              text,
     response_headers   jsonb,
     response_body      bytea,
-    response_truncated boolean
+    response_truncated boolean,
+    dns_us             integer,                  -- of the attempt's phases: see the table attempts
+    connect_us         integer,
+    tls_us             integer,
+    first_byte_us      integer,
+    total_us           integer,
+    peer_address       text,
+    is_reused          boolean
 );

@@ -349,6 +349,7 @@ fn outcome_row(report: &Report) -> OutcomeRow<'_> {
     let outcome = report.outcome.as_ref();
     let response = outcome.and_then(|outcome| outcome.response.as_ref());
     let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+    let phases = outcome.map(|outcome| outcome.phases).unwrap_or_default();
     let (status, delay_ms, rest_ms, is_excused) = match report.disposition {
         Disposition::Succeeded => ("succeeded", None, None, false),
         Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
@@ -377,7 +378,19 @@ fn outcome_row(report: &Report) -> OutcomeRow<'_> {
         response_headers: response.map(|response| Json(response.headers.as_slice())),
         response_body: response.map(|response| response.body.as_slice()),
         response_truncated: response.is_some_and(|response| response.truncated),
+        dns_us: phases.dns.map(micros),
+        connect_us: phases.connect.map(micros),
+        tls_us: phases.tls.map(micros),
+        first_byte_us: phases.first_byte.map(micros),
+        total_us: outcome.map(|outcome| micros(outcome.duration)),
+        peer_address: phases.peer.map(|peer| peer.to_string()),
+        is_reused: phases.is_reused,
     }
+}
+
+/// Microseconds, at most those of some 35 minutes, which is longer than any attempt.
+fn micros(duration: Duration) -> i32 {
+    i32::try_from(duration.as_micros()).unwrap_or(i32::MAX)
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -16,6 +16,7 @@ pub mod janitor;
 pub mod observers;
 pub mod pacer;
 pub mod payloads;
+pub mod phases;
 pub mod places;
 pub mod rebuild_stats;
 pub mod recorder;

@@ -155,5 +155,12 @@ pub(crate) struct OutcomeRow<'a> {
     pub(crate) response_headers: Option<Json<&'a [(String, String)]>>,
     pub(crate) response_body: Option<&'a [u8]>,
     pub(crate) response_truncated: bool,
+    pub(crate) dns_us: Option<i32>,
+    pub(crate) connect_us: Option<i32>,
+    pub(crate) tls_us: Option<i32>,
+    pub(crate) first_byte_us: Option<i32>,
+    pub(crate) total_us: Option<i32>,
+    pub(crate) peer_address: Option<String>,
+    pub(crate) is_reused: Option<bool>,
 }
 composite!(OutcomeRow, "outcome");

@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod attempts;
 mod bystanders;
 mod clients;
 mod configuration;
