@@ -120,8 +120,8 @@ impl Connections {
     }
 }
 
-/// Tells the phases of an attempt, as far as it came; `carrier` is the connection that carried its request. A connection
-/// that was opened for another attempt is a reused one.
+/// Tells the phases of an attempt, as far as it came; `carrier` is the connection that carried its request. A
+/// connection that was opened for another attempt is a reused one.
 pub fn add_phases(phases: &mut Phases, connecting: &Connecting, carrier: &CaptureConnection) {
     let meter = carrier.connection_metadata().as_ref().and_then(Meter::of);
     match meter {

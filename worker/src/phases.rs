@@ -1,5 +1,5 @@
-//! How long each phase of connecting took, for the log of attempts. A connection is opened on behalf of one attempt; that
-//! attempt reads here how far it came. This module opens nothing.
+//! How long each phase of connecting took, for the log of attempts. A connection is opened on behalf of one attempt;
+//! that attempt reads here how far it came. This module opens nothing.
 
 use std::{
     net::IpAddr,

@@ -129,8 +129,8 @@ pub struct AttemptView {
     response_truncated: bool,
 }
 
-/// How long the phases of an attempt took, in microseconds. A phase that the attempt did not come to, or did not need, is
-/// absent; the phase in which it failed lasts until it failed.
+/// How long the phases of an attempt took, in microseconds. A phase that the attempt did not come to, or did not need,
+/// is absent; the phase in which it failed lasts until it failed.
 #[derive(Debug, Object)]
 #[oai(skip_serializing_if_is_none, rename = "AttemptPhases")]
 pub struct PhasesView {

@@ -43,6 +43,7 @@ mod live;
 #[cfg(target_os = "linux")]
 mod machine;
 mod metrics;
+mod observability;
 mod operational_events;
 mod ordering;
 mod outages;
@@ -64,3 +65,4 @@ mod subscriptions;
 mod targets;
 mod ui;
 mod ui_pages;
+mod waits;
