@@ -76,6 +76,13 @@ CREATE TABLE attempts (
     response_headers   jsonb,
     response_body      bytea,                    -- only its beginning
     response_truncated boolean NOT NULL DEFAULT false,
+    dns_us             integer,                  -- microseconds of its phases; NULL where it did not come to one
+    connect_us         integer,
+    tls_us             integer,
+    first_byte_us      integer,                  -- from the beginning until the head of the answer had arrived
+    total_us           integer,                  -- duration_ms, but finer
+    peer_address       inet,                     -- NULL where no connection was made
+    is_reused          boolean,                  -- whether the connection was opened for an earlier attempt
     PRIMARY KEY (delivery_id, number)
 ) PARTITION BY RANGE (delivery_id);
 

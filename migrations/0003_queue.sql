@@ -126,11 +126,19 @@ CREATE TABLE dead_letter_notices (
     first_at        timestamptz NOT NULL         -- when the first of them became a dead letter
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
--- The sizes that metrics show. Counting reads whole tables, so one worker counts from time to time, for all of them.
+-- What metrics show of the database. One worker counts from time to time, for all of them, with measure_queue(): no
+-- count goes beyond 100,000.
 CREATE TABLE queue_size (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    queue_depth  bigint NOT NULL DEFAULT 0,
+    due          bigint NOT NULL DEFAULT 0,      -- due, and nothing holds their lane
+    scheduled    bigint NOT NULL DEFAULT 0,      -- due later, or after another of their ordering key
+    held         bigint NOT NULL DEFAULT 0,      -- due, but their lane is held
+    in_flight    bigint NOT NULL DEFAULT 0,      -- leased
     dead_letters bigint NOT NULL DEFAULT 0,      -- those that nobody has resolved
+    circuits_open bigint NOT NULL DEFAULT 0,
+    circuits_half_open bigint NOT NULL DEFAULT 0,
+    subscriptions jsonb NOT NULL DEFAULT '{}',   -- {"active": {"ok": 3, "failing": 1}}, by state and health
+    partitions_until timestamptz,                -- there are partitions before it
     measured_at  timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO queue_size DEFAULT VALUES;
@@ -192,5 +200,12 @@ CREATE TYPE outcome AS (
     error              text,
     response_headers   jsonb,
     response_body      bytea,
-    response_truncated boolean
+    response_truncated boolean,
+    dns_us             integer,                  -- of the attempt's phases: see the table attempts
+    connect_us         integer,
+    tls_us             integer,
+    first_byte_us      integer,
+    total_us           integer,
+    peer_address       text,
+    is_reused          boolean
 );

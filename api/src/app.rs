@@ -57,6 +57,8 @@ pub struct App {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) dashboard: Dashboard,
+    ingest: PgPool,
+    wake: PgPool,
 }
 
 /// Chapters of the `OpenAPI` document. Their order is told in [`crate::serve::document`].
@@ -103,7 +105,8 @@ impl App {
         let reporter = Arc::<Reporter>::default();
         let tally = Arc::<Tally>::default();
         let ttl = config.idempotency_key_ttl_seconds;
-        let (intake, writer) = Intake::start(ingest, wake, ttl, Arc::clone(&tally), Arc::clone(&reporter));
+        let (intake, writer) =
+            Intake::start(ingest.clone(), wake.clone(), ttl, Arc::clone(&tally), Arc::clone(&reporter));
         let cache = SubscriptionCache::new(subscriptions.clone());
         let acceptor = Acceptor {
             pool: pool.clone(),
@@ -134,12 +137,21 @@ impl App {
             live: Arc::default(),
             reporter,
             tally,
+            ingest,
+            wake,
         };
         (app, writer)
     }
 }
 
 impl App {
+    /// All connections of this process, by what they are for.
+    pub(crate) fn pools(&self) -> Vec<(&'static str, PgPool)> {
+        let Self { pool, acceptor, ingest, wake, .. } = self;
+        let pools = [("general", pool), ("inline", &acceptor.inline), ("ingest", ingest), ("wake", wake)];
+        pools.into_iter().map(|(name, pool)| (name, pool.clone())).collect()
+    }
+
     /// Drops what this process remembers of a subscription that it has just changed, so that the caller who changed it
     /// sees the change at once. Other processes learn of the change by its announcement.
     pub(crate) async fn forget(&self, subscription: &Subscription) {

@@ -8,6 +8,7 @@ pub mod api_keys;
 pub mod app;
 pub mod audit_log;
 pub mod config;
+pub mod counts;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod events;
@@ -33,6 +34,7 @@ use postrider_core::{
     },
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
     process::{
+        gauges,
         heartbeat::{Heartbeat, ProcessKind},
         run::revived,
     },
@@ -52,6 +54,7 @@ const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 /// When the database cannot be brought up to date, the address is taken, or the writer of events breaks down.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
+    counts::begin();
     let listener = TcpListener::bind(&config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     println!("api ready on http://{}", listener.local_addr()?);
@@ -118,6 +121,8 @@ pub async fn serve(
     closing.spawn(Arc::clone(&app.tally).run(app.pool.clone(), ended.clone()));
     closing.spawn(Heartbeat::new(app.pool.clone(), ProcessKind::Api).run(|| None, ended.clone()));
     let keys = app.keys.clone();
+    let pools = app.pools();
+    beside.spawn(revived("showing gauges", move || gauges::show(pools.clone())));
     let routes = routes::routes(&app);
     drop(app);
     tokio::select! {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use poem::{
@@ -21,6 +21,7 @@ use crate::{
     app::App,
     audit_log::AuditLogApi,
     config::Dashboard,
+    counts,
     dead_letters::DeadLettersApi,
     deliveries::DeliveriesApi,
     events::{EventsApi, ingest::IngestApi},
@@ -117,6 +118,7 @@ async fn around<E: Endpoint<Output = Response>>(
     mut request: Request,
     allowed: Arc<Allowed>,
 ) -> poem::Result<Response> {
+    let began = Instant::now();
     if let Some(path) = without_trailing_slash(request.uri().path()).map(str::to_owned) {
         replace_path(&mut request, &path);
     }
@@ -125,7 +127,7 @@ async fn around<E: Endpoint<Output = Response>>(
         let octets = HeaderValue::from_static("application/octet-stream");
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
-    let path = request.uri().path().to_owned();
+    let (path, method) = (request.uri().path().to_owned(), request.method().clone());
     let (limit_states, body) = (LimitStates::default(), BodyProgress::default());
     request.set_data(limit_states.clone());
     request.set_data(body.clone());
@@ -139,6 +141,7 @@ async fn around<E: Endpoint<Output = Response>>(
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
     limit_states.tell(response.headers_mut());
     pages::secure(response.headers_mut());
+    counts::answered(allowed.route(&path), &method, response.status(), began);
     Ok(response)
 }
 
@@ -211,8 +214,9 @@ fn response_of(error: poem::Error, path: &str, allowed: &Allowed) -> Response {
     poem::Error::from(ApiError::from_status(error.status(), error.to_string())).into_response()
 }
 
-/// The methods of each path, for the `Allow` header of a 405 (RFC 9110 §15.5.6).
-struct Allowed(Vec<(Vec<String>, String)>);
+/// Every path that is served, as the document writes it, with its methods: for the `Allow` header of a 405 (RFC 9110
+/// §15.5.6), and for the metrics.
+struct Allowed(Vec<(&'static str, String)>);
 
 impl Allowed {
     fn from_spec(spec: &str) -> Self {
@@ -222,25 +226,36 @@ impl Allowed {
             .iter()
             .map(|(path, operations)| {
                 let methods = operations.as_object().into_iter().flatten().map(|(name, _)| name.to_ascii_uppercase());
-                (segments(path), methods.collect::<Vec<_>>().join(", "))
+                // The labels of metrics live as long as the process, and so does this list.
+                (&*path.clone().leak(), methods.collect::<Vec<_>>().join(", "))
             })
             .collect();
-        allowed.extend(
-            ["/", "/swagger", "/swagger/{file}", "/openapi.json"].map(|path| (segments(path), "GET".to_owned())),
-        );
+        allowed.extend(["/", "/swagger", "/swagger/{file}", "/openapi.json"].map(|path| (path, "GET".to_owned())));
         Self(allowed)
     }
 
     fn methods(&self, path: &str) -> Option<String> {
-        let asked = segments(path);
-        let fits = |known: &[String]| {
-            known.len() == asked.len()
-                && known.iter().zip(&asked).all(|(known, asked)| known.starts_with('{') || known == asked)
-        };
-        self.0.iter().find(|(known, _)| fits(known)).map(|(_, methods)| methods.clone())
+        self.0.iter().find(|(known, _)| fits(known, path)).map(|(_, methods)| methods.clone())
+    }
+
+    /// The path as the document writes it; `other` where there is no such route, so that callers cannot make up labels.
+    fn route(&self, path: &str) -> &'static str {
+        self.0.iter().find(|(known, _)| fits(known, path)).map_or("other", |(known, _)| known)
     }
 }
 
-fn segments(path: &str) -> Vec<String> {
-    path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
+/// Whether a path is one of those that the document writes so.
+fn fits(known: &str, path: &str) -> bool {
+    let (mut known, mut asked) = (segments(known), segments(path));
+    loop {
+        match (known.next(), asked.next()) {
+            (None, None) => return true,
+            (Some(known), Some(asked)) if known.starts_with('{') || known == asked => {}
+            (_, _) => return false,
+        }
+    }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }

@@ -58,6 +58,27 @@ pub struct RequestKey<'a> {
     pub asked: &'a [u8],
 }
 
+/// The way by which an event came to the api, a label of the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// It was posted to one subscription.
+    Ingest,
+    /// It was published.
+    Events,
+    /// It was meant for one URL.
+    Inline,
+}
+
+impl Source {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Events => "events",
+            Self::Inline => "inline",
+        }
+    }
+}
+
 /// The answer to a producer whose event was accepted. It is the same when the event is sent again with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedEvent {
@@ -79,10 +100,10 @@ impl AcceptedEvent {
     }
 
     /// The answer to the producer, now that it is known whether the event was new or repeated.
-    fn told(self, accepted: Accepted) -> Self {
+    fn told(self, accepted: Accepted, source: Source) -> Self {
         match accepted {
             Accepted::New => {
-                metrics::counter!("postrider_events_accepted_total").increment(1);
+                metrics::counter!("postrider_events_accepted_total", "source" => source.as_str()).increment(1);
                 self
             }
             Accepted::Repeated { event_id, answer: KeptAnswer { verdict, delivery_ids } } => {

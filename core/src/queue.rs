@@ -22,17 +22,13 @@ use std::{
 
 use chrono::{DateTime, Utc};
 pub(crate) use lane_changes::{end_rest, go_on, make_due};
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
     Error, Result,
     database::bounded,
-    queue::{
-        attempt::Outcome,
-        observed::Subject,
-        rows::{OutcomeRow, StatusWord},
-    },
+    queue::{attempt::Outcome, observed::Subject, rows::OutcomeRow},
 };
 
 /// Notes in `lanes_to_arm` that one call of [`arm_noted_lanes`] handles, at most.
@@ -66,6 +62,9 @@ pub struct Claimed {
     pub is_awaited: bool,
     /// When the attempt may begin, by the lane's rate limit; `None` means at once.
     pub not_before: Option<Instant>,
+    /// For how long it had been due when it was claimed; `None` in a lane with limits, where deliveries wait on
+    /// purpose.
+    pub late: Option<Duration>,
 }
 
 impl Claimed {
@@ -255,6 +254,7 @@ struct ClaimRow {
     /// The wait of the lane's first delivery, and how much longer each further one waits.
     wait_us: Option<i64>,
     step_us: Option<i64>,
+    late_us: Option<i64>,
     looked_at: Option<DateTime<Utc>>,
     next_due_at: Option<DateTime<Utc>>,
 }
@@ -273,6 +273,7 @@ impl ClaimRow {
             lease_ms: self.lease_ms?,
             is_awaited: self.is_awaited.unwrap_or_default(),
             not_before,
+            late: self.late_us.map(|late_us| Duration::from_micros(late_us.unsigned_abs())),
         })
     }
 }
@@ -339,47 +340,7 @@ pub async fn next_due(pool: &PgPool, skip: &[Uuid], lanes_from: Option<DateTime<
 /// Writes outcomes down in one durable transaction; returns the deliveries that were changed. An outcome whose lease
 /// was lost meanwhile changes nothing. A delivery may occur in `reports` only once.
 pub async fn record(pool: &PgPool, reports: &[Report]) -> Result<Vec<Uuid>> {
-    let outcomes: Vec<_> = reports.iter().map(outcome_row).collect();
+    let outcomes: Vec<_> = reports.iter().map(OutcomeRow::of).collect();
     let applied = sqlx::query_scalar!(r#"SELECT record_outcomes($1) AS "applied!""#, outcomes as _);
     Ok(bounded!(pool, applied.fetch_one)?)
-}
-
-/// The row that `record_outcomes` takes for this report.
-fn outcome_row(report: &Report) -> OutcomeRow<'_> {
-    let outcome = report.outcome.as_ref();
-    let response = outcome.and_then(|outcome| outcome.response.as_ref());
-    let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
-    let (status, delay_ms, rest_ms, is_excused) = match report.disposition {
-        Disposition::Succeeded => ("succeeded", None, None, false),
-        Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
-        Disposition::Canceled => ("canceled", None, None, false),
-        Disposition::Retry { after, lane_rests, counts } => {
-            // Where no attempt was made its number is given back, so there is nothing to excuse.
-            let is_excused = counts == Counts::No && outcome.is_some();
-            ("pending", Some(millis(after)), lane_rests.map(millis), is_excused)
-        }
-    };
-    OutcomeRow {
-        delivery_id: report.delivery_id,
-        lease_token: report.lease_token,
-        subscription_id: report.subscription_id,
-        status: StatusWord(status),
-        delay_ms,
-        rest_ms,
-        is_excused,
-        is_awaited: report.is_awaited,
-        number: report.attempt_number,
-        started_at: outcome.map(|outcome| outcome.started_at),
-        duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),
-        status_code: response.map(|response| i16::try_from(response.status_code).unwrap_or(i16::MAX)),
-        error_kind: failure.map(|failure| failure.kind.as_str()),
-        error: failure.map(|failure| failure.message.replace('\0', "\u{fffd}")),
-        response_headers: response.map(|response| Json(response.headers.as_slice())),
-        response_body: response.map(|response| response.body.as_slice()),
-        response_truncated: response.is_some_and(|response| response.truncated),
-    }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -4,6 +4,7 @@
 pub mod invariants;
 pub mod maintenance;
 pub mod partition;
+pub mod queue_size;
 
 use crate::database::{DatabaseConfig, MigrationError, Session};
 

@@ -24,6 +24,8 @@ pub enum Tool {
     Npm,
     /// Makes and checks signatures in the examples of the documentation.
     Openssl,
+    /// Checks the metrics, and tests the rules of alerts in `deploy/prometheus`.
+    Promtool,
     /// Talks to the database in the examples of the documentation.
     Psql,
     /// Runs Python scripts; version 3.10 or later, with the `venv` module.
@@ -32,8 +34,17 @@ pub enum Tool {
 
 impl Tool {
     /// All programs.
-    pub const ALL: [Self; 8] =
-        [Self::Bash, Self::Chromium, Self::Curl, Self::Node, Self::Npm, Self::Openssl, Self::Psql, Self::Python];
+    pub const ALL: [Self; 9] = [
+        Self::Bash,
+        Self::Chromium,
+        Self::Curl,
+        Self::Node,
+        Self::Npm,
+        Self::Openssl,
+        Self::Promtool,
+        Self::Psql,
+        Self::Python,
+    ];
 
     /// The name of the program, as it is started.
     #[must_use]
@@ -45,6 +56,7 @@ impl Tool {
             Self::Node => "node",
             Self::Npm => "npm",
             Self::Openssl => "openssl",
+            Self::Promtool => "promtool",
             Self::Psql => "psql",
             Self::Python => "python3",
         }
@@ -64,6 +76,7 @@ impl Tool {
                  `dnf install nodejs`"
             }
             Self::Openssl => "openssl is needed: install it with your package manager",
+            Self::Promtool => "promtool is needed: `apt-get install prometheus` or `brew install prometheus`",
             Self::Psql => {
                 "psql is needed: `apt-get install postgresql-client`, `brew install libpq` or `dnf install postgresql`"
             }
@@ -82,7 +95,9 @@ impl Tool {
             // environment.
             Self::Python => &["-c", "import venv, ensurepip"],
             Self::Openssl => &["version"],
-            Self::Bash | Self::Chromium | Self::Curl | Self::Node | Self::Npm | Self::Psql => &["--version"],
+            Self::Bash | Self::Chromium | Self::Curl | Self::Node | Self::Npm | Self::Promtool | Self::Psql => {
+                &["--version"]
+            }
         };
         let mut command = Command::new(self.name());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

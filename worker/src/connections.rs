@@ -8,7 +8,7 @@
 use std::{
     error::Error as StdError,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -24,11 +24,14 @@ use hyper::{Request, Response, Uri, body::Incoming, http::Extensions, http::resp
 use hyper_util::{
     client::legacy::{
         Client, Error,
-        connect::{CaptureConnection, Connected, Connection, HttpConnector, capture_connection, dns::Name},
+        connect::{CaptureConnection, Connected, Connection, HttpConnector, dns::Name},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use postrider_core::trust::target_policy::{TargetPolicy, Unreachable};
+use postrider_core::{
+    queue::attempt::Phases,
+    trust::target_policy::{TargetPolicy, Unreachable},
+};
 use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName},
@@ -37,6 +40,8 @@ use rustls_platform_verifier::Verifier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
+
+use crate::phases::Connecting;
 
 /// How long connecting may take, TLS included; it counts towards the timeout of the attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,22 +90,45 @@ impl Connections {
 
     /// Sends a request and waits for the head of its answer. If a kept connection is closed before a byte of the answer
     /// has come, because the server had ended it as idle, the request is sent once more on a new connection.
-    pub async fn send(&self, request: Request<Body>) -> Result<Answer, Error> {
-        let answered = match self.send_over_any(request.clone()).await {
+    /// `carrier` is that of the request; `connecting` is told what opening a connection takes.
+    pub async fn send(
+        &self,
+        request: Request<Body>,
+        carrier: &CaptureConnection,
+        connecting: &Connecting,
+    ) -> Result<Answer, Error> {
+        let answered = match connecting.during(self.send_over_any(request.clone(), carrier)).await {
             Err(error) if was_closed_unanswered(&error) => {
                 let host = request.uri().host();
                 tracing::debug!(%error, host, "a kept connection was closed unanswered; the request is sent once more");
                 metrics::counter!("postrider_requests_resent_total").increment(1);
-                self.fresh.request(request).await
+                connecting.begins_again();
+                connecting.during(self.fresh.request(request)).await
             }
             answered => answered,
         };
         answered.map(Answer::new)
     }
 
-    async fn send_over_any(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let _retires = Retires { connection: capture_connection(&mut request), age_max: self.age_max };
+    async fn send_over_any(
+        &self,
+        request: Request<Body>,
+        carrier: &CaptureConnection,
+    ) -> Result<Response<Incoming>, Error> {
+        let _retires = Retires { connection: carrier.clone(), age_max: self.age_max };
         self.kept.request(request).await
+    }
+}
+
+/// Tells the phases of an attempt, as far as it came; `carrier` is the connection that carried its request. A
+/// connection that was opened for another attempt is a reused one.
+pub fn add_phases(phases: &mut Phases, connecting: &Connecting, carrier: &CaptureConnection) {
+    let meter = carrier.connection_metadata().as_ref().and_then(Meter::of);
+    match meter {
+        Some(meter) if !meter.0.opened_for.is(connecting) && !connecting.is_resent() => {
+            (phases.peer, phases.is_reused) = (meter.0.peer, Some(true));
+        }
+        Some(_) | None => connecting.add_to(phases),
     }
 }
 
@@ -181,6 +209,8 @@ struct Meter(Arc<Counts>);
 
 struct Counts {
     opened_at: Instant,
+    opened_for: Connecting,
+    peer: Option<IpAddr>,
     /// Bytes received so far, after decryption.
     read: AtomicU64,
     /// The value of `read` when the last answer had ended.
@@ -188,8 +218,9 @@ struct Counts {
 }
 
 impl Meter {
-    fn new() -> Self {
-        Self(Arc::new(Counts { opened_at: Instant::now(), read: AtomicU64::new(0), answered: AtomicU64::new(0) }))
+    fn new(opened_for: Connecting, peer: Option<IpAddr>) -> Self {
+        let (read, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Counts { opened_at: Instant::now(), opened_for, peer, read, answered }))
     }
 
     fn of(connected: &Connected) -> Option<Self> {
@@ -230,19 +261,23 @@ impl Connector {
         Ok(Self { tcp, tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    async fn connect(mut self, target: Uri) -> Result<Metered, BoxError> {
+    async fn connect(mut self, target: Uri, connecting: Connecting) -> Result<Metered, BoxError> {
         let is_https = target.scheme_str() == Some("https");
         let host = target.host().unwrap_or_default().trim_matches(['[', ']']);
         let server_name = ServerName::try_from(host.to_owned());
         let tcp = self.tcp.call(target).await?.into_inner();
+        let peer = tcp.peer_addr().ok().map(|peer| peer.ip().to_canonical());
+        connecting.is_connected(peer);
         let (stream, is_h2): (Box<dyn Stream>, _) = if is_https {
+            connecting.begins_tls();
             let tls = self.tls.connect(server_name?, tcp).await?;
+            connecting.is_secured();
             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
             (Box::new(tls), is_h2)
         } else {
             (Box::new(tcp), false)
         };
-        Ok(Metered { stream, is_h2, meter: Meter::new() })
+        Ok(Metered { stream, is_h2, meter: Meter::new(connecting, peer) })
     }
 }
 
@@ -256,9 +291,12 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.clone().connect(target));
+        let connecting = Connecting::present();
+        connecting.begins();
+        let connect = self.clone().connect(target, connecting.clone());
         Box::pin(async move {
-            let in_time = connecting.await.map_err(|_| {
+            // If a connection gets free meanwhile, the client goes on with this in a task of its own.
+            let in_time = connecting.during(tokio::time::timeout(CONNECT_TIMEOUT, connect)).await.map_err(|_| {
                 io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_TIMEOUT:?}"))
             })?;
             in_time.map(TokioIo::new)
@@ -283,7 +321,10 @@ impl Service<Name> for VettedResolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let policy = self.0.clone();
         Box::pin(async move {
+            let connecting = Connecting::present();
+            connecting.asks_dns();
             let vetted = policy.resolve(name.as_str()).await?;
+            connecting.is_resolved();
             Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect::<Vec<_>>().into_iter())
         })
     }

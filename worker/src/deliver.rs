@@ -30,6 +30,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    counts,
     observers::Observers,
     pacer::Pacer,
     payloads::{HeldEvent, Payload, Payloads},
@@ -116,6 +117,7 @@ impl Courier {
                 () = self.cut_off.cancelled() => return claimed.report(None, released(&claimed, Duration::ZERO)),
             }
         }
+        counts::begins(&claimed, claimed_at);
         self.observers.begins(&claimed, subject.as_ref());
         let outcome = tokio::select! {
             biased;
@@ -132,7 +134,10 @@ impl Courier {
             self.disable(subscription, reason).await;
         }
         let disposition = match next {
-            Next::Done => Disposition::Succeeded,
+            Next::Done => {
+                counts::succeeded(&claimed, event);
+                Disposition::Succeeded
+            }
             Next::Retry { after, lane_rests } => {
                 // If the event expires before the next attempt, the delivery is due at that time, and is canceled then.
                 let left = expires_at.map(|expires_at| expires_at.saturating_duration_since(Instant::now()));
@@ -174,9 +179,7 @@ impl Courier {
             return Outcome { started_at: chrono::Utc::now(), failure: Some(failure), ..Outcome::default() };
         };
         let outcome = self.sender.send(destination, claimed, event).await;
-        let result = outcome.failure.as_ref().map_or("success", |failure| failure.kind.as_str());
-        metrics::counter!("postrider_delivery_attempts_total", "result" => result).increment(1);
-        metrics::histogram!("postrider_delivery_attempt_duration_seconds").record(outcome.duration);
+        counts::attempted(&outcome);
         outcome
     }
 

@@ -98,7 +98,7 @@ impl FanOut {
         progress.came_to(from, &step);
         step.accepted.iter().for_each(|event| self.tally.accept(event));
         if step.events > 0 {
-            metrics::counter!("postrider_events_published_total").increment(step.events as u64);
+            metrics::counter!("postrider_events_accepted_total", "source" => "sql").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
             // This worker is woken directly; the others are woken by the database.
             self.wake.ring(started.elapsed());

@@ -15,7 +15,7 @@ use postrider_core::{
     queue,
     stats::fold,
     subscription::{previous_secret, store::Subscriptions},
-    upkeep::{maintenance, partition},
+    upkeep::{maintenance, partition, queue_size},
 };
 use sqlx::PgPool;
 
@@ -64,9 +64,11 @@ pub async fn run(pool: PgPool, config: Config) {
             .repeat(|_| async { subscriptions.look_after_failing().await.map(drop) }),
         statistics.repeat(|pool| async { fold::fold(pool).await.map(drop) }),
         duty("processes", PROCESSES_EVERY).repeat(|pool| async { heartbeat::forget(pool).await.map(drop) }),
-        duty("measuring", MEASURE_EVERY).repeat(maintenance::measure),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),
-        every(MEASURE_EVERY, || show_size(&pool)),
+        every(MEASURE_EVERY, || async {
+            duty("measuring", MEASURE_EVERY).once(queue_size::measure(&pool)).await;
+            show_size(&pool).await;
+        }),
         retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
     );
 }
@@ -124,7 +126,7 @@ async fn arm_noted_lanes(pool: &PgPool) {
 
 /// This takes no lock, because every worker shows the same gauges.
 async fn show_size(pool: &PgPool) {
-    if let Err(error) = in_time(ANSWER_TIMEOUT, maintenance::show_size(pool)).await {
+    if let Err(error) = in_time(ANSWER_TIMEOUT, queue_size::show(pool)).await {
         tracing::warn!(?error, "the size of the queue could not be read");
     }
 }

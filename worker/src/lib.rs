@@ -8,6 +8,7 @@
 pub mod claims;
 pub mod config;
 pub mod connections;
+pub mod counts;
 pub mod deliver;
 pub mod dispatcher;
 pub mod fan_out;
@@ -16,6 +17,7 @@ pub mod janitor;
 pub mod observers;
 pub mod pacer;
 pub mod payloads;
+pub mod phases;
 pub mod places;
 pub mod rebuild_stats;
 pub mod recorder;
@@ -40,6 +42,7 @@ use postrider_core::{
     delivery::{outbox, replay_walk},
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
     process::{
+        gauges,
         heartbeat::{Heartbeat, ProcessKind},
         run::revived,
     },
@@ -139,7 +142,7 @@ impl Worker {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
         let wake = Arc::new(Wake::default());
         let (outcomes, mut recorder) = self.start_recorder(&wake);
-        let mut beside = self.start_beside(&wake);
+        let mut beside = self.start_beside(&wake, &places);
         // These two write something at the end.
         let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
         closing.spawn(Arc::clone(&self.observers.tally).run(self.general.clone(), ended.clone()));
@@ -192,7 +195,7 @@ impl Worker {
         (outcomes, tokio::spawn(recorder::run(self.records.clone(), received, Arc::clone(wake), observers)))
     }
 
-    fn start_beside(&self, wake: &Arc<Wake>) -> JoinSet<()> {
+    fn start_beside(&self, wake: &Arc<Wake>, places: &Arc<Places>) -> JoinSet<()> {
         let database = &self.config.database;
         let mut beside = JoinSet::new();
         let fan_out = FanOut {
@@ -229,9 +232,20 @@ impl Worker {
             let (pool, reporter, channel) = (pool.clone(), Arc::clone(&reporter), channel.clone());
             async move { reporter.run(pool, channel).await }
         }));
+        let pools = self.pools();
+        beside.spawn(revived("showing gauges", move || gauges::show(pools.clone())));
+        let places = Arc::clone(places);
+        beside.spawn(revived("showing places", move || places::show(Arc::clone(&places))));
         let (pool, config) = (self.general.clone(), self.config.clone());
         beside.spawn(revived("the janitor", move || janitor::run(pool.clone(), config.clone())));
         beside
+    }
+
+    fn pools(&self) -> Vec<(&'static str, PgPool)> {
+        let Self { general, claims, records, fan_outs, courier, .. } = self;
+        let pools = [("general", general), ("claims", claims), ("records", records), ("fan_outs", fan_outs)];
+        let payloads = ("payloads", courier.payloads.connections());
+        pools.into_iter().chain([payloads]).map(|(name, pool)| (name, pool.clone())).collect()
     }
 
     /// Makes all deliveries that are due now, in the same steps as [`Self::run`] but in batches: it fans out published
@@ -310,6 +324,7 @@ impl Worker {
 /// When the process cannot start, or the recorder panics.
 pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: CancellationToken) -> anyhow::Result<()> {
     upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
+    counts::begin();
     let listen = config.listen.clone();
     let worker = Worker::new(config)?;
     let routes = health::routes(worker.general.clone(), metrics);

@@ -56,6 +56,12 @@ impl Payloads {
         Self { together, apart, room: Arc::new(Semaphore::new(bytes_max)) }
     }
 
+    /// The connections that read for single deliveries.
+    #[must_use]
+    pub fn connections(&self) -> &PgPool {
+        &self.apart
+    }
+
     /// Reads the events of a claim, as many as there is room for now; it does not wait for more room.
     pub async fn read(&self, claimed: &[Claimed]) -> HashMap<Uuid, Payload> {
         let mut ids: Vec<_> = claimed.iter().map(|claimed| claimed.event_id).collect();

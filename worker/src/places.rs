@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use postrider_core::process::heartbeat::Load;
+use postrider_core::process::{gauges, heartbeat::Load};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -93,6 +93,17 @@ impl Places {
     /// Waits until a place has been given back since the last call.
     pub async fn freed(&self) {
         self.freed.notified().await;
+    }
+}
+
+/// Shows how many places are taken and free, for as long as the task lives.
+pub async fn show(places: Arc<Places>) {
+    loop {
+        let load = places.load();
+        for (state, count) in [("used", load.places_used), ("free", load.places_free)] {
+            metrics::gauge!("postrider_worker_places", "state" => state).set(gauges::number(count));
+        }
+        tokio::time::sleep(gauges::SHOW_EVERY).await;
     }
 }
 

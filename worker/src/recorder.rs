@@ -11,12 +11,12 @@ use chrono::Utc;
 use postrider_core::{
     Error, Result,
     id::DeliveryId,
-    queue::{self, Disposition, Report, observed::Recorded},
+    queue::{self, Report, observed::Recorded},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use crate::{observers::Observers, places::Place, wake::Wake};
+use crate::{counts, observers::Observers, places::Place, wake::Wake};
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
@@ -89,7 +89,9 @@ async fn persist(pool: &PgPool, batch: &[Report], observers: &Observers) {
 
 /// Writes a batch, tells the observers, and counts its results as metrics.
 pub(crate) async fn record(pool: &PgPool, batch: &[Report], observers: &Observers) -> Result<()> {
+    let started = Instant::now();
     let applied: HashSet<_> = queue::record(pool, batch).await?.into_iter().collect();
+    metrics::histogram!("postrider_record_duration_seconds").record(started.elapsed());
     metrics::histogram!("postrider_record_batch_deliveries").record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
     let now = Utc::now();
     for record in batch {
@@ -101,13 +103,7 @@ pub(crate) async fn record(pool: &PgPool, batch: &[Report], observers: &Observer
             tracing::warn!(%delivery_id, attempt = record.attempt_number, "lease lost: this outcome changes nothing");
             continue;
         }
-        let status = match record.disposition {
-            Disposition::Succeeded => "succeeded",
-            Disposition::DeadLetter { .. } => "dead_letter",
-            Disposition::Canceled => "canceled",
-            Disposition::Retry { .. } => "retry",
-        };
-        metrics::counter!("postrider_deliveries_total", "status" => status).increment(1);
+        let status = counts::recorded(record);
         tracing::debug!(%delivery_id, attempt = record.attempt_number, status, "recorded");
     }
     Ok(())

@@ -12,7 +12,10 @@ use hyper::{
     HeaderMap, Request, Uri,
     header::{HeaderName, HeaderValue, RETRY_AFTER},
 };
-use hyper_util::client::legacy::{self, connect::capture_connection};
+use hyper_util::client::legacy::{
+    self,
+    connect::{CaptureConnection, capture_connection},
+};
 use postrider_core::{
     delivery::{
         destination::Destination,
@@ -33,7 +36,10 @@ use postrider_core::{
 };
 use rustls::pki_types::CertificateDer;
 
-use crate::connections::{Body, Connections, causes};
+use crate::{
+    connections::{Body, Connections, add_phases, causes},
+    phases::Connecting,
+};
 
 /// The header of an answer by which a receiver asks for something besides.
 const DIRECTIVE: &str = "webhook-delivery";
@@ -64,7 +70,7 @@ impl Sender {
         let started_at = Utc::now();
         let clock = Instant::now();
         let mut outcome = Outcome { started_at, ..Outcome::default() };
-        if let Err(failure) = self.attempt(destination, claimed, event, &mut outcome).await {
+        if let Err(failure) = self.attempt(destination, claimed, event, clock, &mut outcome).await {
             outcome.failure = Some(failure);
         }
         if outcome.directive == Some(Directive::Abort) {
@@ -80,6 +86,7 @@ impl Sender {
         destination: Destination<'_>,
         claimed: &Claimed,
         event: &ClaimedEvent,
+        clock: Instant,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let target = destination.target_url;
@@ -96,9 +103,11 @@ impl Sender {
         let timeout = Duration::from_millis(destination.timeout_ms.into());
         // The exchange is in a box, because each delivery in flight is a task, which would hold all of its memory from
         // the start.
-        let exchange = Box::pin(self.exchange(request, outcome));
+        let connecting = Connecting::default();
+        let exchange = Box::pin(self.exchange(request, &connection, &connecting, clock, outcome));
         hop!("sending", [claimed.event_id]);
         let in_time = tokio::time::timeout(timeout, exchange).await;
+        add_phases(&mut outcome.phases, &connecting, &connection);
         in_time.unwrap_or_else(|_| {
             let host = target.as_url().host_str().unwrap_or_default();
             let is_unconnected = connection.connection_metadata().is_none();
@@ -110,8 +119,17 @@ impl Sender {
         })
     }
 
-    async fn exchange(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<(), Failure> {
-        let mut answer = self.connections.send(request).await.map_err(|error| failure_of(&error))?;
+    async fn exchange(
+        &self,
+        request: Request<Body>,
+        carrier: &CaptureConnection,
+        connecting: &Connecting,
+        clock: Instant,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let mut answer =
+            self.connections.send(request, carrier, connecting).await.map_err(|error| failure_of(&error))?;
+        outcome.phases.first_byte = Some(clock.elapsed());
         let status = answer.head.status;
         let response = outcome.response.insert(Response {
             status_code: status.as_u16(),

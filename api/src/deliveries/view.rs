@@ -104,6 +104,13 @@ pub struct AttemptView {
     started_at: DateTime<Utc>,
     /// Milliseconds until the answer was read or the attempt failed; absent where the worker died meanwhile.
     duration_ms: Option<u32>,
+    /// What that time was spent on, as far as the attempt came.
+    phases: Option<PhasesView>,
+    /// The IP address to which the connection was made, such as `203.0.113.7`; absent where none was made.
+    peer_address: Option<String>,
+    /// Whether the request went over a connection that had been opened for an earlier attempt, so that it needed no
+    /// look-up, connecting or TLS handshake; absent where no connection was made.
+    connection_reused: Option<bool>,
     /// The HTTP status, such as 200; absent where no answer arrived.
     status_code: Option<u16>,
     /// Why it failed: `http_status`, `timeout`, `dns`, `connect`, `tls`, `blocked_target`, `protocol`, `aborted` (the
@@ -120,6 +127,24 @@ pub struct AttemptView {
     response_body_base64: Option<String>,
     /// Whether the response body was longer than what is shown.
     response_truncated: bool,
+}
+
+/// How long the phases of an attempt took, in microseconds. A phase that the attempt did not come to, or did not need,
+/// is absent; the phase in which it failed lasts until it failed.
+#[derive(Debug, Object)]
+#[oai(skip_serializing_if_is_none, rename = "AttemptPhases")]
+pub struct PhasesView {
+    /// Microseconds of looking up the host's name. Absent where the target's host is an address.
+    dns_us: Option<u32>,
+    /// Microseconds of opening the TCP connection.
+    connect_us: Option<u32>,
+    /// Microseconds of the TLS handshake.
+    tls_us: Option<u32>,
+    /// Microseconds from the beginning of the attempt until the status and the headers of the answer had arrived. The
+    /// phases above are part of it.
+    first_byte_us: Option<u32>,
+    /// Microseconds from the beginning of the attempt to its end: `duration_ms`, but finer.
+    total_us: u32,
 }
 
 /// All attempts of a delivery.
@@ -168,6 +193,15 @@ pub(crate) fn attempt_view(attempt: Attempt) -> AttemptView {
         number: attempt.number.unsigned_abs(),
         started_at: attempt.started_at,
         duration_ms: attempt.duration_ms.map(i32::unsigned_abs),
+        phases: attempt.total_us.map(|total_us| PhasesView {
+            dns_us: attempt.dns_us.map(i32::unsigned_abs),
+            connect_us: attempt.connect_us.map(i32::unsigned_abs),
+            tls_us: attempt.tls_us.map(i32::unsigned_abs),
+            first_byte_us: attempt.first_byte_us.map(i32::unsigned_abs),
+            total_us: total_us.unsigned_abs(),
+        }),
+        peer_address: attempt.peer_address,
+        connection_reused: attempt.is_reused,
         status_code: attempt.status_code.map(i16::unsigned_abs),
         error_kind: attempt.error_kind,
         error: attempt.error,

@@ -7,14 +7,15 @@
 -- The result has no payloads, because the visited lanes stay locked until its last row is sent. The last row has no
 -- delivery; it tells the database's time, and when the next lane is due that was not to be skipped. In a lane with a
 -- rate limit, the delivery number n of the lane, from 0, is to be attempted wait_us + n * step_us microseconds later.
--- is_awaited says that others of its lane wait for the outcome. Those of its ordering key do also where the lane is not
--- ordered at the moment, because it may be again before the outcome comes.
+-- late_us tells for how long the delivery had been due since its lane last rested; NULL in a lane with limits, where
+-- deliveries wait on purpose. is_awaited says that others of its lane wait for the outcome. Those of its ordering key
+-- do also where the lane is not ordered at the moment, because it may be again before the outcome comes.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
     delivery_id uuid, event_id uuid, lane_id uuid, subscription_id uuid,
     attempt_number integer, attempts_before integer, releases integer, lease_token bigint, lease_ms integer,
-    is_awaited boolean, wait_us bigint, step_us bigint, looked_at timestamptz, next_due_at timestamptz
+    is_awaited boolean, wait_us bigint, step_us bigint, late_us bigint, looked_at timestamptz, next_due_at timestamptz
 ) LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -25,7 +26,6 @@ DECLARE
     token    constant bigint := nextval('lease_tokens');
     visits   tid[];
     visit    record;
-    lane     lanes;
     found    record;
     quantum  integer;
     is_sweep boolean;
@@ -35,11 +35,11 @@ DECLARE
     awaited  boolean[] := '{}';
     waits    bigint[] := '{}';
     steps    bigint[] := '{}';
-    tids     tid[] := '{}';
+    rests    timestamptz[] := '{}';
+    tids     tid[] := '{}';          -- of the rows
 BEGIN
     -- If a crash of the database undoes a claim, the deliveries are only made again: it need not wait for the disk.
     PERFORM set_config('synchronous_commit', 'off', true);
-
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
          WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
@@ -49,29 +49,31 @@ BEGIN
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
     -- Locked rows do not move, so they are found by their ctid, however many dead versions they have.
-    FOR visit IN SELECT l.ctid AS tid, l AS lane FROM lanes l WHERE l.ctid = ANY (visits) LOOP
-        lane := visit.lane;
-        is_sweep := lane.swept_at < t - lane_resweep() OR lane.drained_at <= t - lane_linger();
-        SELECT * INTO found FROM visit_lane(visit.tid, lane, is_sweep, quantum, token, t);
+    FOR visit IN SELECT l.ctid AS tid, l AS lane, l.* FROM lanes l WHERE l.ctid = ANY (visits) LOOP
+        is_sweep := visit.swept_at < t - lane_resweep() OR visit.drained_at <= t - lane_linger();
+        SELECT * INTO found FROM visit_lane(visit.tid, visit.lane, is_sweep, quantum, token, t);
         tids := tids || found.tids;
-        lanes_ := lanes_ || lane.id;
-        subs := subs || lane.subscription_id;
-        leases := leases || lane.lease_ms;
+        lanes_ := lanes_ || visit.id;
+        subs := subs || visit.subscription_id;
+        leases := leases || visit.lease_ms;
         awaited := awaited || found.is_awaited;
         waits := waits || found.wait_us;
-        steps := steps || lane.rate_interval_us;
+        steps := steps || visit.rate_interval_us;
+        rests := rests || found.rested;
     END LOOP;
 
     RETURN QUERY
         UPDATE queue q
            SET lease_token = token, attempt_count = q.attempt_count + 1,
                due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
-         WHERE q.ctid = ANY (tids)
+          FROM (SELECT x.ctid AS tid, x.due_at FROM queue x WHERE x.ctid = ANY (tids) OFFSET 0) was
+         WHERE q.ctid = was.tid
         RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
                   q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
                   awaited[array_position(lanes_, q.lane_id)] OR q.ordering_key IS NOT NULL,
                   waits[array_position(lanes_, q.lane_id)], steps[array_position(lanes_, q.lane_id)],
-                  NULL::timestamptz, NULL::timestamptz;
+                  lateness(was.due_at, rests[array_position(lanes_, q.lane_id)], t), NULL::timestamptz,
+                  NULL::timestamptz;
 
     looked_at := t;
     SELECT l.due_at INTO next_due_at FROM lanes l

@@ -30,6 +30,7 @@ BEGIN
             lane.probe_successes := lane.probe_successes + 1;
             IF lane.probe_successes >= (circuit ->> 'successes_to_close')::integer THEN
                 lane := close_circuit(lane);
+                lane.rests_until := greatest(lane.rests_until, t);  -- What waited for it is not late.
             END IF;
         END IF;
     ELSE

@@ -46,9 +46,11 @@ BEGIN
     END IF;
 
     INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, error_kind, error,
-                          response_headers, response_body, response_truncated)
+                          response_headers, response_body, response_truncated,
+                          dns_us, connect_us, tls_us, first_byte_us, total_us, peer_address, is_reused)
     SELECT i.delivery_id, i.number, i.started_at, i.duration_ms, i.status_code, i.error_kind, i.error,
-           i.response_headers, i.response_body, i.response_truncated
+           i.response_headers, i.response_body, i.response_truncated,
+           i.dns_us, i.connect_us, i.tls_us, i.first_byte_us, i.total_us, i.peer_address::inet, i.is_reused
       FROM unnest(outcomes) i
      WHERE i.started_at IS NOT NULL
        AND (cardinality(applied) = cardinality(ids) OR i.delivery_id = ANY (applied))

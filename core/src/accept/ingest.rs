@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error, Result,
     accept::{
-        AcceptedEvent, Acceptor, KEY_FIELD,
+        AcceptedEvent, Acceptor, KEY_FIELD, Source,
         event_input::{EventInput, Rules},
     },
     event::{
@@ -86,7 +86,8 @@ impl Acceptor {
         }
         let if_new = AcceptedEvent::if_new(&event, verdict);
         let accepted = self.intake.accept(vec![event]).await?.into_iter().next();
-        accepted.map(|accepted| if_new.told(accepted)).ok_or_else(|| Error::internal("nothing was stored"))
+        let told = accepted.map(|accepted| if_new.told(accepted, Source::Ingest));
+        told.ok_or_else(|| Error::internal("nothing was stored"))
     }
 }
 

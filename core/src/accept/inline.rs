@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     Error, Result,
     accept::{
-        AcceptedEvent, Acceptor, KEY_FIELD, RequestKey,
+        AcceptedEvent, Acceptor, KEY_FIELD, RequestKey, Source,
         event_input::{EventInput, Rules},
     },
     delivery::inline::{self, InlineDelivery},
@@ -115,7 +115,7 @@ impl Acceptor {
             verdict: Verdict::Pending,
             delivery_ids: vec![id],
         };
-        Ok(if_new.told(stored.accepted))
+        Ok(if_new.told(stored.accepted, Source::Inline))
     }
 }
 

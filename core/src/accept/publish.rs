@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     Error, Result,
     accept::{
-        AcceptedEvent, Acceptor, KEY_FIELD, RequestKey,
+        AcceptedEvent, Acceptor, KEY_FIELD, RequestKey, Source,
         event_input::{EventInput, Rules},
     },
     event::{
@@ -125,7 +125,7 @@ impl Acceptor {
         }
         let if_new: Vec<_> = events.iter().map(|event| AcceptedEvent::if_new(event, Verdict::Pending)).collect();
         let accepted = self.intake.accept(events).await?;
-        Ok(if_new.into_iter().zip(accepted).map(|(if_new, accepted)| if_new.told(accepted)).collect())
+        Ok(if_new.into_iter().zip(accepted).map(|(if_new, accepted)| if_new.told(accepted, Source::Events)).collect())
     }
 }
 

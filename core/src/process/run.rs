@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{config::Environment, telemetry};
+use crate::process::{config::Environment, metrics, telemetry};
 
 /// The exit code of a process whose configuration is wrong.
 const EXIT_CONFIGURATION: u8 = 2;
@@ -39,7 +39,7 @@ pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
     };
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone()));
-    match work(config, Some(telemetry::init_metrics()), stop).await {
+    match work(config, Some(metrics::init()), stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -1,14 +1,10 @@
-//! Logs and metrics of a process, both started once in its main function.
+//! The logs of a process, started once in its main function.
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    process::{config::Environment, last_error::KeepLastError},
-    tally::buckets::DURATION_BUCKETS,
-};
+use crate::process::{config::Environment, last_error::KeepLastError};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +31,6 @@ macro_rules! hop {
     };
 }
 
-/// How often recorded metrics are condensed, so that they do not pile up in memory.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
 /// Starts logging to standard error, as `POSTRIDER_LOG` (a filter such as `info,worker=debug`) and
 /// `POSTRIDER_LOG_FORMAT` say.
 pub fn init_logs(env: &mut Environment) -> Option<()> {
@@ -57,27 +50,4 @@ pub fn init_logs(env: &mut Environment) -> Option<()> {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     Some(())
-}
-
-/// Starts recording metrics, and a task that condenses them even if nobody reads them. The handle renders the metrics
-/// in the Prometheus text format.
-///
-/// # Panics
-/// When the process records metrics already, or outside a runtime.
-#[must_use]
-pub fn init_metrics() -> PrometheusHandle {
-    let seconds = Matcher::Suffix("_seconds".to_owned());
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(seconds, &DURATION_BUCKETS)
-        .expect("there are buckets")
-        .install_recorder()
-        .expect("nothing has been recorded before");
-    let kept = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP_EVERY).await;
-            kept.run_upkeep();
-        }
-    });
-    handle
 }

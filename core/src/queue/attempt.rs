@@ -1,6 +1,6 @@
 //! One HTTP try of a delivery: its outcome, and the log of all attempts. A failure of the receiver is a value here.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -118,6 +118,23 @@ pub struct Response {
     pub truncated: bool,
 }
 
+/// How long the phases of an attempt took, as far as it came. The phase in which an attempt failed lasts until then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Looking up the host's name; `None` where the host is an address, and over a connection that was there already.
+    pub dns: Option<Duration>,
+    /// Opening the TCP connection; `None` over one that was there already.
+    pub connect: Option<Duration>,
+    /// The TLS handshake; `None` over a connection that was there already, and without TLS.
+    pub tls: Option<Duration>,
+    /// From the beginning of the attempt until the head of the answer had arrived, so it contains all of the above.
+    pub first_byte: Option<Duration>,
+    /// The address to which the connection was made; `None` where none was made.
+    pub peer: Option<IpAddr>,
+    /// Whether the connection was opened for an earlier attempt; `None` where none was made.
+    pub is_reused: Option<bool>,
+}
+
 /// The outcome of an attempt. `failure` is `None` exactly when the receiver sent a complete 2xx answer that does not
 /// ask to give the delivery up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,6 +143,8 @@ pub struct Outcome {
     pub started_at: DateTime<Utc>,
     /// How long it took until the answer was read or the attempt failed.
     pub duration: Duration,
+    /// What that time was spent on.
+    pub phases: Phases,
     /// The receiver's answer, if one arrived.
     pub response: Option<Response>,
     /// Why the attempt failed; `None` for a success.
@@ -171,6 +190,21 @@ pub struct Attempt {
     pub started_at: DateTime<Utc>,
     /// How long the attempt took in milliseconds; `None` where the worker died before it could measure.
     pub duration_ms: Option<i32>,
+    /// Microseconds of looking up the host's name; this and the next four are `None` where the attempt did not come to
+    /// it. See [`Phases`].
+    pub dns_us: Option<i32>,
+    /// Microseconds of opening the TCP connection.
+    pub connect_us: Option<i32>,
+    /// Microseconds of the TLS handshake.
+    pub tls_us: Option<i32>,
+    /// Microseconds from the beginning of the attempt until the head of the answer had arrived.
+    pub first_byte_us: Option<i32>,
+    /// Microseconds of the whole attempt: `duration_ms`, but finer.
+    pub total_us: Option<i32>,
+    /// The IP address to which the connection was made.
+    pub peer_address: Option<String>,
+    /// Whether the connection was opened for an earlier attempt.
+    pub is_reused: Option<bool>,
     /// The HTTP status; `None` where no answer arrived.
     pub status_code: Option<i16>,
     /// A word of [`ErrorKind`], or `lease_lost`; `None` for a success.
@@ -190,7 +224,8 @@ pub struct Attempt {
 pub async fn list(pool: &PgPool, delivery: DeliveryId) -> Result<Vec<Attempt>> {
     let attempts = sqlx::query_as!(
         Attempt,
-        r#"SELECT number, started_at, duration_ms, status_code, error_kind, error,
+        r#"SELECT number, started_at, duration_ms, dns_us, connect_us, tls_us, first_byte_us, total_us,
+                  host(peer_address) AS peer_address, is_reused, status_code, error_kind, error,
                   response_headers AS "response_headers: _", response_body, response_truncated
              FROM attempts
             WHERE delivery_id = $1

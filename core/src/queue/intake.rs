@@ -215,6 +215,7 @@ impl Writer {
         let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, ttl, notification))?;
         hop!("stored", events.iter().map(|event| event.id.0));
         let took = started.elapsed();
+        metrics::histogram!("postrider_store_duration_seconds").record(took);
         let left_alone = left_alone(&events, &stored.armed);
         // Workers that were notified late look behind the place where they usually begin only if they are told so.
         let is_notified = notification == Notification::WithCommit && took <= LATE;

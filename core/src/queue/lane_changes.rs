@@ -24,7 +24,7 @@ pub(crate) async fn end_rest(connection: &mut PgConnection, lanes: &[Uuid]) -> R
         .execute(&mut *connection)
         .await?;
     let ended = sqlx::query_scalar!(
-        "UPDATE lanes SET rests_until = '-infinity', open_until = NULL
+        "UPDATE lanes SET rests_until = clock_timestamp(), open_until = NULL
           WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM lanes l
                                    WHERE l.id = ANY ($1)
                                      AND greatest(l.rests_until, l.open_until) > clock_timestamp()

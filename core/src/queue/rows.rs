@@ -1,6 +1,8 @@
 //! The arguments of the hot SQL functions: rows of composite types, one array of each. The types are defined in
 //! `migrations/0003_queue.sql`; the fields of these structs have the same order.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{
     Encode, Postgres, Type,
@@ -19,6 +21,7 @@ use crate::{
         new_event::{KeptAnswer, NewDelivery, NewEvent},
     },
     id::DeliveryId,
+    queue::{Counts, Disposition, Report},
 };
 
 /// A row of the composite type `new_event`.
@@ -121,7 +124,7 @@ impl<'a> NewDeliveryRow<'a> {
 
 /// A word of the enum `delivery_status`.
 #[derive(Clone, Copy)]
-pub(crate) struct StatusWord(pub(crate) &'static str);
+struct StatusWord(&'static str);
 
 impl Type<Postgres> for StatusWord {
     fn type_info() -> PgTypeInfo {
@@ -138,22 +141,84 @@ impl Encode<'_, Postgres> for StatusWord {
 /// A row of the composite type `outcome`.
 #[derive(Encode)]
 pub(crate) struct OutcomeRow<'a> {
-    pub(crate) delivery_id: Uuid,
-    pub(crate) lease_token: i64,
-    pub(crate) subscription_id: Option<Uuid>,
-    pub(crate) status: StatusWord,
-    pub(crate) delay_ms: Option<i64>,
-    pub(crate) rest_ms: Option<i64>,
-    pub(crate) is_excused: bool,
-    pub(crate) is_awaited: bool,
-    pub(crate) number: i32,
-    pub(crate) started_at: Option<DateTime<Utc>>,
-    pub(crate) duration_ms: Option<i32>,
-    pub(crate) status_code: Option<i16>,
-    pub(crate) error_kind: Option<&'static str>,
-    pub(crate) error: Option<String>,
-    pub(crate) response_headers: Option<Json<&'a [(String, String)]>>,
-    pub(crate) response_body: Option<&'a [u8]>,
-    pub(crate) response_truncated: bool,
+    delivery_id: Uuid,
+    lease_token: i64,
+    subscription_id: Option<Uuid>,
+    status: StatusWord,
+    delay_ms: Option<i64>,
+    rest_ms: Option<i64>,
+    is_excused: bool,
+    is_awaited: bool,
+    number: i32,
+    started_at: Option<DateTime<Utc>>,
+    duration_ms: Option<i32>,
+    status_code: Option<i16>,
+    error_kind: Option<&'static str>,
+    error: Option<String>,
+    response_headers: Option<Json<&'a [(String, String)]>>,
+    response_body: Option<&'a [u8]>,
+    response_truncated: bool,
+    dns_us: Option<i32>,
+    connect_us: Option<i32>,
+    tls_us: Option<i32>,
+    first_byte_us: Option<i32>,
+    total_us: Option<i32>,
+    peer_address: Option<String>,
+    is_reused: Option<bool>,
 }
 composite!(OutcomeRow, "outcome");
+
+impl<'a> OutcomeRow<'a> {
+    /// The row that `record_outcomes` takes for this report.
+    pub(crate) fn of(report: &'a Report) -> Self {
+        let outcome = report.outcome.as_ref();
+        let response = outcome.and_then(|outcome| outcome.response.as_ref());
+        let failure = outcome.and_then(|outcome| outcome.failure.as_ref());
+        let phases = outcome.map(|outcome| outcome.phases).unwrap_or_default();
+        let (status, delay_ms, rest_ms, is_excused) = match report.disposition {
+            Disposition::Succeeded => ("succeeded", None, None, false),
+            Disposition::DeadLetter { lane_rests } => ("dead_letter", None, lane_rests.map(millis), false),
+            Disposition::Canceled => ("canceled", None, None, false),
+            Disposition::Retry { after, lane_rests, counts } => {
+                // Where no attempt was made its number is given back, so there is nothing to excuse.
+                let is_excused = counts == Counts::No && outcome.is_some();
+                ("pending", Some(millis(after)), lane_rests.map(millis), is_excused)
+            }
+        };
+        Self {
+            delivery_id: report.delivery_id,
+            lease_token: report.lease_token,
+            subscription_id: report.subscription_id,
+            status: StatusWord(status),
+            delay_ms,
+            rest_ms,
+            is_excused,
+            is_awaited: report.is_awaited,
+            number: report.attempt_number,
+            started_at: outcome.map(|outcome| outcome.started_at),
+            duration_ms: outcome.map(|outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX)),
+            status_code: response.map(|response| i16::try_from(response.status_code).unwrap_or(i16::MAX)),
+            error_kind: failure.map(|failure| failure.kind.as_str()),
+            error: failure.map(|failure| failure.message.replace('\0', "\u{fffd}")),
+            response_headers: response.map(|response| Json(response.headers.as_slice())),
+            response_body: response.map(|response| response.body.as_slice()),
+            response_truncated: response.is_some_and(|response| response.truncated),
+            dns_us: phases.dns.map(micros),
+            connect_us: phases.connect.map(micros),
+            tls_us: phases.tls.map(micros),
+            first_byte_us: phases.first_byte.map(micros),
+            total_us: outcome.map(|outcome| micros(outcome.duration)),
+            peer_address: phases.peer.map(|peer| peer.to_string()),
+            is_reused: phases.is_reused,
+        }
+    }
+}
+
+/// Microseconds, at most those of some 35 minutes, which is longer than any attempt.
+fn micros(duration: Duration) -> i32 {
+    i32::try_from(duration.as_micros()).unwrap_or(i32::MAX)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -152,9 +152,15 @@ pub async fn abandon(connection: &mut PgConnection, id: SubscriptionId) -> Resul
     resume(connection, id).await
 }
 
-/// Ends the hold of a pause. The lane is due as soon as its other holds allow.
+/// Ends the hold of a pause. The lane is due as soon as its other holds allow. What waited meanwhile is not late: it
+/// rested.
 async fn resume(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
-    sqlx::query!("UPDATE lanes SET is_paused = false WHERE id = $1", id.0).execute(&mut *connection).await?;
+    sqlx::query!(
+        "UPDATE lanes SET is_paused = false, rests_until = greatest(rests_until, clock_timestamp()) WHERE id = $1",
+        id.0
+    )
+    .execute(&mut *connection)
+    .await?;
     queue::make_due(connection, &[id.0]).await
 }
 

@@ -1,5 +1,5 @@
-//! Keeping the queue in order beside the processes that use it: vacuum, repair, measuring, and the lock by which
-//! several workers share these duties. Partitions are in [`super::partition`].
+//! Keeping the queue in order beside the processes that use it: vacuum, repair, and the lock by which several workers
+//! share these duties. Partitions are in [`super::partition`], what is counted in [`super::queue_size`].
 
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ const DEAD_ROWS_MAX: i64 = 1000;
 /// The small tables whose rows come and go, some of them with every delivery.
 const HOT_TABLES: [&str; 7] =
     ["queue", "lanes", "outbox", "lanes_to_arm", "lane_leases", "freed_keys", "dead_letter_notices"];
-/// How old the measured size of the queue may be before it is measured again, in seconds.
-const MEASURED_AGE_MAX_SECONDS: f64 = 10.0;
 
 /// Does a duty, unless another process of this schema is doing it; returns whether it was done here. A duty that takes
 /// longer than `limit`, or during which the database stops answering, is given up. The lock ends with its connection: a
@@ -113,36 +111,4 @@ pub async fn repair_lanes(pool: &PgPool) -> Result<u64> {
     .execute(pool)
     .await?;
     Ok(repaired)
-}
-
-/// Counts unfinished deliveries and dead letters, and stores the numbers for all processes; one counts for all, because
-/// that reads whole tables. Nothing is done where the numbers are fresh.
-pub async fn measure(pool: &PgPool) -> Result<()> {
-    sqlx::query!(
-        "UPDATE queue_size
-            SET queue_depth = (SELECT count(*) FROM queue),
-                dead_letters = (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL),
-                measured_at = clock_timestamp()
-          WHERE measured_at < clock_timestamp() - make_interval(secs => $1)",
-        MEASURED_AGE_MAX_SECONDS
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-/// Sets the gauges of unfinished deliveries, of dead letters, and of the longest time by which a lane is late.
-pub async fn show_size(pool: &PgPool) -> Result<()> {
-    let size = sqlx::query!(
-        r#"SELECT queue_depth, dead_letters,
-                  (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
-                     FROM lanes WHERE due_at <= clock_timestamp()) AS "lag!"
-             FROM queue_size"#
-    );
-    let size = size.fetch_one(pool).await?;
-    let gauge = |count: i64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    metrics::gauge!("postrider_queue_depth").set(gauge(size.queue_depth));
-    metrics::gauge!("postrider_dead_letters").set(gauge(size.dead_letters));
-    metrics::gauge!("postrider_lane_lag_seconds").set(size.lag);
-    Ok(())
 }

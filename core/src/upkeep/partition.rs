@@ -32,8 +32,7 @@ pub async fn ensure(pool: &PgPool) -> std::result::Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The number of days after today for which every partition exists; also set as a metric, and logged as an error where
-/// it is small.
+/// The number of days after today for which every partition exists; logged as an error where it is small.
 ///
 /// # Errors
 /// When the database is away.
@@ -44,7 +43,6 @@ pub async fn runway(pool: &PgPool) -> Result<i64> {
     );
     let last = last.fetch_one(pool).await?;
     let days = last.map_or(-1, |last| (last - Utc::now().date_naive()).num_days());
-    metrics::gauge!("postrider_partition_days_ahead").set(f64::from(i32::try_from(days).unwrap_or(i32::MAX)));
     if days < DAYS_AHEAD_ALARM {
         tracing::error!(days, "partitions run out: without one for its day, no event can be stored");
     }

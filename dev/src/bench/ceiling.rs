@@ -134,7 +134,8 @@ async fn cycle(pool: &PgPool) -> Result<u64> {
     sqlx::query(
         "SELECT record_outcomes(ARRAY(
                 SELECT ROW(i.id, i.token, $4, 'succeeded', NULL, NULL, false, false, i.number, now(), 2, 200, NULL,
-                           NULL, '[]', 'ok', false)::outcome
+                           NULL, '[]', 'ok', false, 150, 90, NULL, 1800, 2000, '127.0.0.1',
+                           false)::outcome
                   FROM unnest($1, $2, $3) AS i (id, token, number)))",
     )
     .bind(claimed.iter().map(|row| row.0).collect::<Vec<_>>())

@@ -61,7 +61,7 @@ pub async fn record(connection: &mut PgConnection, leased: &Leased, status: &str
     let applied: Vec<Uuid> = sqlx::query_scalar(
         "SELECT record_outcomes(ARRAY[ROW($1, $2, $3, $4::text::delivery_status, 0, NULL, false, $5, $6, now(), 1,
                 CASE WHEN $4 = 'succeeded' THEN 200 ELSE 500 END, CASE WHEN $4 <> 'succeeded' THEN 'http_status' END,
-                NULL, NULL, NULL, false)::outcome])",
+                NULL, NULL, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::outcome])",
     )
     .bind(leased.delivery_id)
     .bind(leased.lease_token)

@@ -36,13 +36,13 @@ use crate::{
 const ERROR_CHARACTERS_MAX: usize = 4096;
 
 /// A certificate authority of the test, which signs certificates.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = params(&[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,7 +52,7 @@ impl Authority {
     }
 
     /// A world whose worker trusts this authority, and the file from which the worker has read its certificate.
-    async fn world(&self) -> (World, CaFile) {
+    pub(crate) async fn world(&self) -> (World, CaFile) {
         let file = CaFile(std::env::temp_dir().join(format!("postrider-ca-{}.pem", Uuid::now_v7())));
         std::fs::write(&file.0, &self.pem).unwrap();
         let world = World::with(&[("POSTRIDER_CA_FILE", file.0.to_str().unwrap())]).await;
@@ -61,7 +61,7 @@ impl Authority {
 
     /// A TLS server with a certificate for these names, signed by this authority; `change` may alter the certificate
     /// first.
-    fn certifies(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
+    pub(crate) fn certifies(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = params(names);
         change(&mut params);
@@ -70,7 +70,7 @@ impl Authority {
 }
 
 /// A file that is removed when this is dropped.
-struct CaFile(PathBuf);
+pub(crate) struct CaFile(PathBuf);
 
 impl Drop for CaFile {
     fn drop(&mut self) {
@@ -95,7 +95,7 @@ fn acceptor(certificate: &Certificate, key: &KeyPair) -> TlsAcceptor {
 }
 
 /// A receiver that makes the handshake, reads one request, and then hands the connection to `behave`.
-fn secured<F, Fut>(acceptor: TlsAcceptor, behave: F) -> RawServer
+pub(crate) fn secured<F, Fut>(acceptor: TlsAcceptor, behave: F) -> RawServer
 where
     F: Fn(TlsStream<TcpStream>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -117,7 +117,7 @@ async fn send(stream: &mut TlsStream<TcpStream>, answer: &[u8]) {
     let _ = stream.flush().await;
 }
 
-fn https(server: &RawServer) -> String {
+pub(crate) fn https(server: &RawServer) -> String {
     server.url.replacen("http:", "https:", 1)
 }
 

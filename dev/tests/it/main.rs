@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod attempts;
 mod bystanders;
 mod clients;
 mod configuration;
@@ -42,6 +43,7 @@ mod live;
 #[cfg(target_os = "linux")]
 mod machine;
 mod metrics;
+mod observability;
 mod operational_events;
 mod ordering;
 mod outages;
@@ -66,3 +68,4 @@ mod subscriptions;
 mod targets;
 mod ui;
 mod ui_pages;
+mod waits;

@@ -23,8 +23,8 @@ pub async fn read(base: &str) -> BTreeMap<String, f64> {
 }
 
 /// The name of a metric without its labels and without what histograms and summaries append to it.
-fn family(sample: &str) -> &str {
-    let name = sample.split('{').next().unwrap_or_default();
+pub fn family(sample: &str) -> &str {
+    let name = sample.split(['{', ' ']).next().unwrap_or_default();
     ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 
@@ -58,16 +58,23 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
     world.queue_is_empty().await;
 
     let of_api = read(&base).await;
-    assert_eq!(of_api.get("postrider_events_accepted_total"), Some(&9.0), "{of_api:?}");
+    for (source, value) in [("events", 6.0), ("ingest", 3.0), ("inline", 0.0)] {
+        let sample = format!("postrider_events_accepted_total{{source=\"{source}\"}}");
+        assert_eq!(of_api.get(&sample), Some(&value), "{sample} in {of_api:?}");
+    }
+    let ingests = "postrider_http_request_duration_seconds_count{route=\"/webhooks/ingest/{subscription_id}\",\
+                   method=\"POST\",status_class=\"2xx\"}";
+    assert_eq!(of_api.get(ingests), Some(&3.0), "{of_api:?}");
     assert_eq!(of_api.get("postrider_ingest_event_types_missing_total"), Some(&1.0), "{of_api:?}");
     let counted = async {
         loop {
             let of_worker = read(&worker_base).await;
             let of = |name: &str| of_worker.get(name).copied().unwrap_or_default();
-            // The outcomes are counted a moment after they were written down.
+            // The outcomes are counted a moment after they were written down, and the database once it was measured.
             if of("postrider_deliveries_total{status=\"succeeded\"}")
                 + of("postrider_deliveries_total{status=\"dead_letter\"}")
                 >= 5.0
+                && of_worker.contains_key("postrider_partition_runway_seconds")
             {
                 return of_worker;
             }
@@ -78,14 +85,29 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
     for (sample, value) in [
         ("postrider_deliveries_total{status=\"succeeded\"}", 3.0),
         ("postrider_deliveries_total{status=\"dead_letter\"}", 2.0),
-        ("postrider_delivery_attempts_total{result=\"success\"}", 3.0),
-        ("postrider_delivery_attempts_total{result=\"http_status\"}", 2.0),
+        ("postrider_delivery_attempts_total{result=\"success\",status_class=\"2xx\"}", 3.0),
+        ("postrider_delivery_attempts_total{result=\"http_status\",status_class=\"5xx\"}", 2.0),
+        ("postrider_dead_letters_created_total{cause=\"http_status\"}", 2.0),
+        ("postrider_dead_letters_created_total{cause=\"timeout\"}", 0.0),
+        ("postrider_delivery_wait_seconds_count{attempt=\"first\"}", 5.0),
+        ("postrider_delivery_latency_seconds_count", 3.0),
         ("postrider_delivery_attempt_duration_seconds_count", 5.0),
     ] {
         assert_eq!(of_worker.get(sample), Some(&value), "{sample} in {of_worker:?}");
     }
-    for gauge in ["postrider_queue_depth", "postrider_dead_letters", "postrider_lane_lag_seconds"] {
+    for gauge in [
+        "postrider_queue_depth{state=\"due\"}",
+        "postrider_dead_letters",
+        "postrider_queue_oldest_due_seconds",
+        "postrider_subscriptions{state=\"active\",health=\"failing\"}",
+        "postrider_worker_places{state=\"free\"}",
+        "postrider_db_pool_connections{pool=\"claims\",state=\"idle\"}",
+    ] {
         assert!(of_worker.contains_key(gauge), "{gauge} in {of_worker:?}");
+    }
+    assert!(of_worker["postrider_partition_runway_seconds"] > 6.0 * 86_400.0, "{of_worker:?}");
+    for samples in [&of_api, &of_worker] {
+        assert_eq!(samples.get("postrider_build_info{version=\"0.1.0\"}"), Some(&1.0), "{samples:?}");
     }
 
     let documented = std::fs::read_to_string(workspace().join("docs/operating.md")).unwrap();

@@ -76,8 +76,10 @@ async fn fill(world: &World, subscription: Uuid) -> [Uuid; 2] {
 /// The hot statements, each with the range of rows that it may read.
 fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, String, std::ops::Range<i64>)> {
     let outcome = |id: Uuid, end: &str| format!("ROW('{id}', 7, '{subscription}', {end})::outcome");
-    let succeeded = "'succeeded', NULL, NULL, false, false, 1, now(), 1, 200, NULL, NULL, '[]', 'x', false";
-    let retried = "'pending', 1000, NULL, false, false, 1, now(), 1, 500, 'timeout', '', '[]', 'x', false";
+    let succeeded = "'succeeded', NULL, NULL, false, false, 1, now(), 1, 200, NULL, NULL, '[]', 'x', false, \
+                     NULL, 1, NULL, 2, 3, '127.0.0.1', false";
+    let retried = "'pending', 1000, NULL, false, false, 1, now(), 1, 500, 'timeout', '', '[]', 'x', false, \
+                   NULL, NULL, NULL, NULL, 3, '127.0.0.1', true";
     let id = "uuid_floor(now() - interval '1 hour' - n * interval '1 second')";
     let accept = |keys: &str| {
         format!(

@@ -6,7 +6,7 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use postrider_core::{
     Error,
     database::Session,
-    upkeep::{invariants, maintenance, partition},
+    upkeep::{invariants, maintenance, partition, queue_size},
 };
 use uuid::Uuid;
 
@@ -168,8 +168,8 @@ async fn the_queue_is_counted_once_for_all_workers() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
     let depth = async || -> i64 {
-        maintenance::measure(&world.pool).await.unwrap();
-        sqlx::query_scalar("SELECT queue_depth FROM queue_size").fetch_one(&world.pool).await.unwrap()
+        queue_size::measure(&world.pool).await.unwrap();
+        sqlx::query_scalar("SELECT due FROM queue_size").fetch_one(&world.pool).await.unwrap()
     };
     world.ingest(&subscription, "1").await;
     assert_eq!(depth().await, 1);
