@@ -117,9 +117,9 @@ impl LiveApi {
     /// Watch what happens
     ///
     /// Server-sent events, for as long as the connection lasts: what happens to deliveries, to circuits and in the
-    /// audit log, and once a second the numbers of that second. Of deliveries it is a sample, at most 20 a second from each
-    /// process, failures first; the numbers count all of them. A stream that is read too slowly skips to the newest
-    /// second and says so (`gap`). A key may have 4 streams at a time, an api 64.
+    /// audit log, and once a second the numbers of that second. Of deliveries it is a sample, at most 20 a second from
+    /// each process, failures first; the numbers count all of them. A stream that is read too slowly skips to the
+    /// newest second and says so (`gap`). A key may have 4 streams at a time, an api 64.
     #[oai(path = "/live", method = "get", operation_id = "watch")]
     async fn watch(
         &self,

@@ -28,8 +28,8 @@ pub struct SamplesApi(pub App);
 #[serde(deny_unknown_fields)]
 #[oai(deny_unknown_fields)]
 pub struct SampleInput {
-    /// The type of the event, such as `order.created`. Where absent, the first one that the subscription names whole, or
-    /// else `postrider.sample`.
+    /// The type of the event, such as `order.created`. Where absent, the first one that the subscription names, where
+    /// it names whole types only; otherwise `postrider.sample`.
     event_type: Option<String>,
     /// The payload, any JSON; one that says what it is where absent.
     payload: Option<Value>,
@@ -52,9 +52,10 @@ pub enum SampleResponse {
 impl SamplesApi {
     /// Send a sample
     ///
-    /// Sends an event to this subscription now, whatever its patterns and filters say, and answers the delivery: see what
-    /// came of it with `GET /deliveries/{id}/attempts`. It is delivered, retried and logged like any other; its event has
-    /// the metadata `postrider_sample:true`. While the subscription is paused it waits; 409 where it is disabled.
+    /// Sends an event to this subscription now, whatever its patterns and filters say, and answers the delivery: see
+    /// what came of it with `GET /deliveries/{id}/attempts`. It is delivered, retried and logged like any other; its
+    /// event has the metadata `postrider_sample:true`. While the subscription is paused it waits; 409 where it is
+    /// disabled.
     #[oai(path = "/subscriptions/:id/test", method = "post", operation_id = "test_subscription")]
     async fn send(
         &self,

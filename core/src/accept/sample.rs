@@ -27,8 +27,8 @@ pub const SAMPLE_METADATA: (&str, &str) = ("postrider_sample", "true");
 /// What somebody wants to send as a sample.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
-    /// The event's type; where absent, the first one that the subscription names, where it names whole types only, or else
-    /// [`SAMPLE_TYPE_DEFAULT`].
+    /// The event's type; where absent, the first one that the subscription names, where it names whole types only, or
+    /// else [`SAMPLE_TYPE_DEFAULT`].
     pub event_type: Option<String>,
     /// The payload, which is JSON; one that says what it is where absent.
     pub payload: Option<Bytes>,

@@ -38,8 +38,8 @@ fn fields(visit: &Visit, subscription: &Subscription, form: &Fields, wrong: &[(S
     let mistake = |field: &str| wrong.iter().find(|(name, _)| name == field).map(|(_, why)| why.as_str());
     html! {
         p {
-            "An event is sent to this receiver now, whatever patterns and filters say. It is signed, retried and logged "
-            "like any other, and the next page shows what comes of it."
+            "An event is sent to this receiver now, whatever patterns and filters say. It is signed, retried and "
+            "logged like any other, and the next page shows what comes of it."
             @if subscription.state == State::Paused { " While the subscription is paused, it waits." }
         }
         form.stack method="post" action=(visit.to(format!("subscriptions/{}/test", subscription.id))) {
