@@ -9,7 +9,7 @@ const CHORD_MS = 1200;
 
 let chord = 0;
 let isPaused = false;
-const live = document.getElementById('live');
+const live = document.getElementById('live') ?? document.getElementById('feed');
 const pause = document.getElementById('live-toggle');
 
 /** @param {Element | null} element */
@@ -91,7 +91,7 @@ document.addEventListener('click', event => {
 });
 
 pause?.addEventListener('click', togglePause);
-if (!live?.hasAttribute('hx-get') && pause instanceof HTMLElement) pause.hidden = true;
+if (!live?.hasAttribute('hx-get') && !live?.dataset.source && pause instanceof HTMLElement) pause.hidden = true;
 
 // Nothing is replaced under somebody's hands, and nothing is asked for that nobody sees.
 document.addEventListener('htmx:before:request', event => {

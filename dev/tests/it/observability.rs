@@ -80,6 +80,14 @@ fn alerts_and_the_dashboard_point_to_what_is_there() {
         assert!(ids.contains(&panel.parse().unwrap()), "{url}");
     }
     assert_eq!(dashboard["uid"], "postrider");
+    let text = read(DASHBOARD);
+    let links: BTreeSet<_> = text.split("${ui}/").skip(1).filter_map(|rest| rest.split(['"', '?']).next()).collect();
+    assert!(links.len() >= 5, "{links:?}");
+    for link in links {
+        let page = format!("/ui/{link}");
+        let is_there = api::ui::routes::ROUTES.iter().any(|(method, path)| *method == "GET" && *path == page);
+        assert!(is_there, "there is no page {page}");
+    }
 }
 
 #[tokio::test]

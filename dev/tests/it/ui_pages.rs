@@ -16,6 +16,9 @@ use crate::{
     world::{KEY, World},
 };
 
+/// The pages that the README shows. With `UPDATE_SNAPSHOTS`, their pictures are renewed.
+const IN_README: [&str; 3] = ["overview", "delivery-dead", "subscription"];
+
 /// Where the pictures of all pages are kept.
 fn pictures() -> PathBuf {
     workspace().join("target/screenshots")
@@ -140,7 +143,11 @@ async fn every_page_is_sound_in_both_themes_and_on_a_phone() {
             page.prefer(scheme).await.unwrap();
             page.resize(width, if width < 700 { 844 } else { 900 }).await.unwrap();
             page.open(&format!("{}{path}", world.base)).await.unwrap();
-            page.screenshot(&pictures().join(format!("{name}-{kind}.png"))).await.unwrap();
+            let picture = pictures().join(format!("{name}-{kind}.png"));
+            page.screenshot(&picture).await.unwrap();
+            if kind == "light" && IN_README.contains(&name) && std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+                fs::copy(&picture, workspace().join(format!("docs/images/{name}.png"))).unwrap();
+            }
             found.extend(findings(&page).await.into_iter().map(|finding| format!("{name} {kind}: {finding}")));
             let script = format!("document.documentElement.scrollWidth <= {width}");
             if page.evaluate(&script).await.unwrap() != true {
