@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The filters, by their names in the API.
+const FILTERS: [&str; 5] = ["actor", "action", "target_id", "since", "until"];
+
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     visit.require(Scope::Admin)?;
@@ -143,9 +146,9 @@ fn fields_of(value: Option<&Value>) -> Vec<(&str, &Value)> {
 fn filters(visit: &Visit) -> Markup {
     let fields = &visit.query;
     let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
-    let is_used = ["actor", "action", "target_id", "since", "until"].iter().any(|name| fields.has(name));
     html! {
-        details.filters open[is_used] {
+        (parts::in_use(visit, &FILTERS))
+        details.filters {
             summary { (visit.icon("list-filter")) "Filters" }
             form method="get" action=(visit.to("audit")) {
                 (field("actor", "Who", "text", "admin_key, postrider or key_…"))
@@ -155,7 +158,7 @@ fn filters(visit: &Visit) -> Markup {
                 (field("until", "Until (UTC)", "datetime-local", ""))
                 div.do {
                     button.button.main type="submit" { "Apply" }
-                    @if is_used { a.button href=(visit.to("audit")) { "Clear" } }
+                    a.button href=(visit.to("audit")) { "Clear" }
                 }
             }
         }

@@ -25,6 +25,10 @@ use crate::{
     },
 };
 
+/// The filters besides the status, by their names in the API.
+const FILTERS: [&str; 8] =
+    ["event_type", "subscription_id", "event_id", "replay_id", "tenant_id", "metadata", "since", "until"];
+
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let list = match list(visit, None).await {
@@ -225,10 +229,9 @@ pub(crate) fn chips(visit: &Visit, path: &str) -> Markup {
 fn filters(visit: &Visit) -> Markup {
     let fields = &visit.query;
     let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
-    let others = ["event_type", "subscription_id", "event_id", "replay_id", "tenant_id", "metadata", "since", "until"];
-    let is_used = others.iter().any(|name| fields.has(name));
     html! {
-        details.filters open[is_used] {
+        (parts::in_use(visit, &FILTERS))
+        details.filters {
             summary { (visit.icon("list-filter")) "Filters" }
             form method="get" action=(visit.to("deliveries")) {
                 @if let Some(status) = fields.get("status") { input type="hidden" name="status" value=(status); }
@@ -242,10 +245,8 @@ fn filters(visit: &Visit) -> Markup {
                 (field("until", "Until (UTC)", "datetime-local", ""))
                 div.do {
                     button.button.main type="submit" { "Apply" }
-                    @if is_used {
-                        a.button href=(visit.to(format!("deliveries{}", query([("status", fields.text("status"))])))) {
-                            "Clear"
-                        }
+                    a.button href=(visit.to(format!("deliveries{}", query([("status", fields.text("status"))])))) {
+                        "Clear"
                     }
                 }
             }

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// The filters, by their names in the API.
+const FILTERS: [&str; 6] = ["event_type", "subscription_id", "tenant_id", "metadata", "since", "until"];
+
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let list = match list(visit).await {
@@ -120,10 +123,9 @@ pub(crate) fn posted_to(event: &Event) -> Markup {
 fn filters(visit: &Visit) -> Markup {
     let fields = &visit.query;
     let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
-    let is_used = ["event_type", "subscription_id", "tenant_id", "metadata", "since", "until"];
-    let is_used = is_used.iter().any(|name| fields.has(name));
     html! {
-        details.filters open[is_used] {
+        (parts::in_use(visit, &FILTERS))
+        details.filters {
             summary { (visit.icon("list-filter")) "Filters" }
             form method="get" action=(visit.to("events")) {
                 (field("event_type", "Event type", "text", "order.created"))
@@ -134,7 +136,7 @@ fn filters(visit: &Visit) -> Markup {
                 (field("until", "Until (UTC)", "datetime-local", ""))
                 div.do {
                     button.button.main type="submit" { "Apply" }
-                    @if is_used { a.button href=(visit.to("events")) { "Clear" } }
+                    a.button href=(visit.to("events")) { "Clear" }
                 }
             }
         }

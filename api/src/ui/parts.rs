@@ -12,6 +12,9 @@ use crate::{
     ui::{fields::Fields, page::Visit},
 };
 
+/// Bytes of an id's text: its prefix and 32 digits.
+const ID_BYTES: usize = 36;
+
 /// What a state means for whoever looks at it; it decides the colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -284,6 +287,25 @@ pub(crate) fn filter(fields: &Fields, name: &str, label: &str, kind: &str, hint:
             label for=(name) { (label) }
             input id=(name) name=(name) type=(kind) value=(fields.text(name)) placeholder=(hint) autocomplete="off"
                 spellcheck="false";
+        }
+    }
+}
+
+/// The filters that are in use, each with a link that drops it.
+pub(crate) fn in_use(visit: &Visit, names: &[&str]) -> Markup {
+    let fields = visit.query.with("cursor", None);
+    let used = names.iter().filter_map(|name| Some((*name, fields.get(name)?)));
+    let used: Vec<_> = used.map(|(name, value)| (name, value, fields.with(name, None).query())).collect();
+    let shown = |value: &str| if value.len() == ID_BYTES { short(value) } else { value.to_owned() };
+    html! {
+        @if !used.is_empty() {
+            nav.chips aria-label="Filters in use" {
+                @for (name, value, without) in &used {
+                    a.used href=(visit.to(format!("{}{without}", visit.path))) title="Drop this filter" {
+                        (name.replace('_', " ")) ": " strong { (shown(value)) } (visit.icon("x"))
+                    }
+                }
+            }
         }
     }
 }

@@ -156,9 +156,18 @@ impl Page {
             }})()",
             selector = json!(selector)
         );
-        self.until(&format!("({script}) !== null")).await.with_context(|| format!("nothing to click: {selector}"))?;
-        let place = self.evaluate(&script).await?;
-        ensure!(place["free"] == true, "something lies above {selector}");
+        let is_free = format!("({script})?.free === true");
+        let place = async {
+            loop {
+                self.until(&is_free).await.with_context(|| format!("nothing to click, or covered: {selector}"))?;
+                // A page that was just left meanwhile has to be looked at again.
+                match self.evaluate(&script).await {
+                    Ok(place) if place["free"] == true => return anyhow::Ok(place),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        let place = place.await?;
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
             let event = json!({"type": kind, "x": place["x"], "y": place["y"], "button": "left", "clickCount": 1});
             self.call("Input.dispatchMouseEvent", event).await?;

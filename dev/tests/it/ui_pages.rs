@@ -215,6 +215,7 @@ async fn a_failed_delivery_is_found_and_retried_and_succeeds() {
     let (_browser, page) = signed_in(&world).await;
     page.shows("1 dead letter waits for a decision").await.unwrap();
     page.click("nav.side a[href$='dead-letters']").await.unwrap();
+    page.until(&heading("Dead letters")).await.unwrap();
     page.click("a.open").await.unwrap();
     page.shows("answered 500").await.unwrap();
     page.shows("recomputed").await.unwrap();
@@ -272,9 +273,11 @@ async fn everything_works_without_scripts_on_a_phone() {
     page.resize(390, 844).await.unwrap();
     sign_in(&page, &world).await;
     page.click("nav.side a[href$='dead-letters']").await.unwrap();
+    page.until(&heading("Dead letters")).await.unwrap();
     page.click("form[action$='/resolve'] button").await.unwrap();
     page.shows("marked as resolved").await.unwrap();
     page.click("nav.side a[href$='subscriptions']").await.unwrap();
+    page.until(&heading("Subscriptions")).await.unwrap();
     page.click("a.open").await.unwrap();
     page.click("form[action$='/pause'] button").await.unwrap();
     page.until("document.querySelector('h1 .badge')?.textContent === 'Paused'").await.unwrap();
