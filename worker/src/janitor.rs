@@ -18,8 +18,9 @@ use postrider_core::{
     upkeep::{maintenance, partition, queue_size},
 };
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
-use crate::config::Config;
+use crate::{GENERAL_CONNECTIONS_MAX, config::Config};
 
 /// How often missing partitions are created.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
@@ -43,14 +44,23 @@ const STATISTICS_EVERY: Duration = Duration::from_secs(60);
 const PROCESSES_EVERY: Duration = Duration::from_secs(600);
 /// How long a duty of short statements may take.
 const DUTY_TIME_MAX: Duration = Duration::from_secs(90);
-/// How long vacuuming and retention may take.
+/// How long a long duty may take.
 const LONG_DUTY_TIME_MAX: Duration = Duration::from_secs(3600);
+/// The number of long duties: vacuuming, folding statistics, and retention. They wait for no other duty.
+const LONG_DUTIES: usize = 3;
+
+/// Duties of short statements that are done at the same time, at most. A duty keeps one connection for its lock and
+/// needs others for its work, so all duties together must leave connections free, or they would wait for each other.
+const DUTIES_AT_ONCE_MAX: usize = 4;
+/// Besides the locks of duties, one connection listens and one does the work.
+const _: () = assert!(DUTIES_AT_ONCE_MAX + LONG_DUTIES + 2 <= GENERAL_CONNECTIONS_MAX as usize);
 
 /// Does all duties, for as long as the task lives.
 pub async fn run(pool: PgPool, config: Config) {
-    let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX };
-    let vacuum = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("vacuum", VACUUM_EVERY) };
-    let statistics = Duty { time_max: LONG_DUTY_TIME_MAX, ..duty("statistics", STATISTICS_EVERY) };
+    let (turns, long_turns) = (Semaphore::new(DUTIES_AT_ONCE_MAX), Semaphore::new(LONG_DUTIES));
+    let duty = |name, period| Duty { pool: &pool, name, period, time_max: DUTY_TIME_MAX, turns: &turns };
+    let long = |name, period| Duty { time_max: LONG_DUTY_TIME_MAX, turns: &long_turns, ..duty(name, period) };
+    let (vacuum, statistics) = (long("vacuum", VACUUM_EVERY), long("statistics", STATISTICS_EVERY));
     let subscriptions = &Subscriptions::new(pool.clone(), config.keyring.clone());
     tokio::join!(
         duty("partitions", PARTITIONS_EVERY).repeat(look_after_partitions),
@@ -69,7 +79,7 @@ pub async fn run(pool: PgPool, config: Config) {
             duty("measuring", MEASURE_EVERY).once(queue_size::measure(&pool)).await;
             show_size(&pool).await;
         }),
-        retire_on_schedule(&pool, &config.retention_cron, config.retention_days),
+        retire_on_schedule(long("retention", Duration::ZERO), &config.retention_cron, config.retention_days),
     );
 }
 
@@ -83,6 +93,8 @@ struct Duty<'p> {
     period: Duration,
     /// How long it may take before it is given up.
     time_max: Duration,
+    /// How many duties of this kind are done at the same time.
+    turns: &'p Semaphore,
 }
 
 impl<'p> Duty<'p> {
@@ -94,6 +106,7 @@ impl<'p> Duty<'p> {
     /// Does the duty, unless another worker is doing it. If it fails, that is logged, and it is done again the next
     /// time.
     async fn once(self, work: impl Future<Output = Result<()>>) {
+        let _turn = self.turns.acquire().await.expect("nobody closes it");
         if let Err(error) = maintenance::exclusively(self.pool, self.name, self.time_max, work).await {
             tracing::warn!(?error, duty = self.name, "a background duty failed; it is tried again later");
         }
@@ -132,15 +145,14 @@ async fn show_size(pool: &PgPool) {
 }
 
 /// Waits for each time in the schedule (UTC), and then drops the partitions that are older than the retention.
-async fn retire_on_schedule(pool: &PgPool, schedule: &Cron, days: u32) {
+async fn retire_on_schedule(duty: Duty<'_>, schedule: &Cron, days: u32) {
     loop {
         let Ok(next) = schedule.find_next_occurrence(&Utc::now(), false) else {
             tracing::error!(%schedule, "the retention schedule has no future time");
             return std::future::pending().await;
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
-        let duty = Duty { pool, name: "retention", period: Duration::ZERO, time_max: LONG_DUTY_TIME_MAX };
-        Box::pin(duty.once(Box::pin(async { retire(pool, days).await.map(drop) }))).await;
+        Box::pin(duty.once(Box::pin(async { retire(duty.pool, days).await.map(drop) }))).await;
     }
 }
 

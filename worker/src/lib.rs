@@ -73,7 +73,7 @@ use crate::{
 };
 
 /// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
-const GENERAL_CONNECTIONS_MAX: u32 = 10;
+pub(crate) const GENERAL_CONNECTIONS_MAX: u32 = 10;
 
 /// Connections that make deliveries: one for published events, one for replays, one for wake-ups.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
