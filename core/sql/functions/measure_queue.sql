@@ -53,7 +53,7 @@ BEGIN
       FROM lanes l WHERE l.circuit_state IS NOT NULL AND l.subscription_id IS NOT NULL;
     size.subscriptions := (SELECT jsonb_object_agg(s.state, s.counts) FROM count_subscriptions(counted_max) s);
     size.partitions_until := (SELECT (min(p.last) + 1)::timestamp AT TIME ZONE 'UTC'
-                                FROM (SELECT max(day) AS last FROM partitions GROUP BY parent) p);
+                                FROM (SELECT max(last_day) AS last FROM partitions GROUP BY parent) p);
 
     UPDATE queue_size
        SET due = size.due, scheduled = size.scheduled, held = size.held, in_flight = size.in_flight,
