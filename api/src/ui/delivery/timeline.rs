@@ -1,5 +1,7 @@
 //! The attempts of a delivery as a line of time, the latest first, each with the receiver's answer.
 
+mod phases;
+
 use maud::{Markup, html};
 use postrider_core::{
     delivery::{Delivery, Status},
@@ -58,6 +60,7 @@ fn one(visit: &Visit, attempt: &Attempt, is_last: bool) -> Markup {
                     " · " span.when { (parts::time(visit, attempt.started_at)) }
                 }
                 @if let Some(error) = &attempt.error { p.why { (error) } }
+                (phases::show(attempt))
                 @if attempt.response_body.is_some() || attempt.response_headers.is_some() {
                     (answer(visit, attempt, is_last))
                 }
