@@ -66,6 +66,7 @@ pub fn succeeded(claimed: &Claimed, event: Option<&ClaimedEvent>) {
 }
 
 /// An outcome has been written down; returns its word.
+#[must_use]
 pub fn recorded(report: &Report) -> &'static str {
     let status = match report.disposition {
         Disposition::Succeeded => "succeeded",

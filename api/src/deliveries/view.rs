@@ -133,6 +133,7 @@ pub struct AttemptView {
 /// is absent; the phase in which it failed lasts until it failed.
 #[derive(Debug, Object)]
 #[oai(skip_serializing_if_is_none, rename = "AttemptPhases")]
+#[expect(clippy::struct_field_names, reason = "each field names its unit")]
 pub struct PhasesView {
     /// Microseconds of looking up the host's name. Absent where the target's host is an address.
     dns_us: Option<u32>,

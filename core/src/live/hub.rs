@@ -211,6 +211,7 @@ impl Hub {
         Instant::now()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a viewer is told the time of this process")]
     fn close_second(&self, changed: &[Change]) {
         let number = *self.ticks.borrow() + 1;
         let at = Utc::now();

@@ -191,7 +191,8 @@ mod tests {
         assert_eq!(reporter.messages(), Vec::<String>::new(), "nothing has happened since");
         see(&reporter, "a");
         see(&reporter, "b");
-        let told: Vec<Report> = reporter.messages().iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        let told: Vec<Report> =
+            reporter.messages().iter().map(|text| serde_json::from_str(text).expect("a report")).collect();
         let counts: Vec<_> = told.iter().map(|report| (report.scope.as_str(), report.sample.seen())).collect();
         assert_eq!(counts, [("*", 2), ("t a", 1)]);
         assert_eq!(reporter.messages(), Vec::<String>::new(), "it is told once");
@@ -206,7 +207,7 @@ mod tests {
         }
         let [message] = &reporter.messages()[..] else { panic!("one scope") };
         assert!(message.len() <= MESSAGE_BYTES_MAX, "{}", message.len());
-        let report: Report = serde_json::from_str(message).unwrap();
+        let report: Report = serde_json::from_str(message).expect("a report");
         assert_eq!(report.sample.seen(), 50);
         assert!(!report.sample.rows.is_empty());
     }
@@ -215,7 +216,7 @@ mod tests {
     fn scopes_are_bounded() {
         let reporter = Reporter::default();
         let scopes: Vec<_> = (0..2 * SCOPES_MAX).map(|number| format!("t {number}")).collect();
-        reporter.hear(&Notice::Notification(&serde_json::to_string(&Question { scopes }).unwrap()));
-        assert_eq!(reporter.scopes.lock().unwrap().len(), SCOPES_MAX);
+        reporter.hear(&Notice::Notification(&serde_json::to_string(&Question { scopes }).expect("JSON")));
+        assert_eq!(reporter.scopes.lock().expect("nobody panics").len(), SCOPES_MAX);
     }
 }

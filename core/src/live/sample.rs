@@ -76,6 +76,7 @@ pub struct Row {
 }
 
 impl Row {
+    #[expect(clippy::disallowed_methods, reason = "a viewer is told the time of the process that saw it")]
     fn of(seen: &Sighting<'_>) -> Self {
         Self {
             topic: seen.topic.as_str().to_owned(),
@@ -232,8 +233,8 @@ mod tests {
         assert_eq!(sample.rows.len(), ROWS_MAX);
         assert_eq!(sample.rows.iter().filter(|row| row.topic == "delivery.failed").count(), 3);
         assert!(sample.rows.iter().all(|row| row.topic != "delivery.queued"), "there were enough of more interest");
-        let text = serde_json::to_string(&sample).unwrap();
-        assert_eq!(serde_json::from_str::<Sample>(&text).unwrap(), sample);
+        let text = serde_json::to_string(&sample).expect("JSON");
+        assert_eq!(serde_json::from_str::<Sample>(&text).expect("a sample"), sample);
     }
 
     #[test]
@@ -243,7 +244,7 @@ mod tests {
         for _ in 0..99 {
             sample.add(&seen(Topic::Succeeded));
         }
-        assert!((25.0..=50.0).contains(&sample.percentile_ms(0.5).unwrap()));
+        assert!((25.0..=50.0).contains(&sample.percentile_ms(0.5).expect("some ended")));
     }
 
     #[test]

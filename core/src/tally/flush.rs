@@ -43,12 +43,17 @@ pub(super) fn any_slot() -> i16 {
     rand::random::<u16>().cast_signed().rem_euclid(SLOTS)
 }
 
+/// The tenant, the type and the time of accepted events that are summed up.
+type AcceptedKey = (String, String, DateTime<Utc>);
+/// The tenant, the subscription, the time and the class of failures that are summed up.
+type CauseKey = (String, Uuid, DateTime<Utc>, &'static str);
+
 /// A part of the sums that one statement writes, in the order of their keys.
 #[derive(Default)]
 struct Part {
     outcomes: Vec<(String, Uuid, DateTime<Utc>, Counts)>,
-    accepted: Vec<((String, String, DateTime<Utc>), Accepted)>,
-    causes: Vec<((String, Uuid, DateTime<Utc>, &'static str), Cause)>,
+    accepted: Vec<(AcceptedKey, Accepted)>,
+    causes: Vec<(CauseKey, Cause)>,
 }
 
 impl Tally {

@@ -82,6 +82,19 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
         }
     };
     let of_worker = tokio::time::timeout(SOON, counted).await.expect("all are counted");
+    the_worker_tells(&of_worker);
+    for samples in [&of_api, &of_worker] {
+        assert_eq!(samples.get("postrider_build_info{version=\"0.1.0\"}"), Some(&1.0), "{samples:?}");
+    }
+
+    each_is_documented(of_api.keys().chain(of_worker.keys()));
+    api.stop().await.unwrap();
+    worker.stop().await.unwrap();
+    world.finish().await;
+}
+
+/// Asserts the numbers of a worker that made five deliveries, of which three succeeded.
+fn the_worker_tells(of_worker: &BTreeMap<String, f64>) {
     for (sample, value) in [
         ("postrider_deliveries_total{status=\"succeeded\"}", 3.0),
         ("postrider_deliveries_total{status=\"dead_letter\"}", 2.0),
@@ -106,17 +119,14 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
         assert!(of_worker.contains_key(gauge), "{gauge} in {of_worker:?}");
     }
     assert!(of_worker["postrider_partition_runway_seconds"] > 6.0 * 86_400.0, "{of_worker:?}");
-    for samples in [&of_api, &of_worker] {
-        assert_eq!(samples.get("postrider_build_info{version=\"0.1.0\"}"), Some(&1.0), "{samples:?}");
-    }
+}
 
+/// Asserts that the manual lists each metric.
+fn each_is_documented<'s>(samples: impl Iterator<Item = &'s String>) {
     let documented = std::fs::read_to_string(workspace().join("docs/operating.md")).unwrap();
-    for sample in of_api.keys().chain(of_worker.keys()) {
+    for sample in samples {
         let family = family(sample);
         let is_listed = documented.contains(&format!("| `{family}`")) || documented.contains(&format!("| `{family}{{"));
         assert!(is_listed, "docs/operating.md does not list {family}");
     }
-    api.stop().await.unwrap();
-    worker.stop().await.unwrap();
-    world.finish().await;
 }
