@@ -35,7 +35,8 @@ pub struct Glance {
 pub async fn glance(pool: &PgPool) -> Result<Glance> {
     let glance = sqlx::query_as!(
         Glance,
-        r#"SELECT l.count AS "neglected!", l.since AS neglected_since, s.queue_depth, s.dead_letters,
+        r#"SELECT l.count AS "neglected!", l.since AS neglected_since,
+                  s.due + s.scheduled + s.held + s.in_flight AS "queue_depth!", s.dead_letters,
                   nullif(s.measured_at, '-infinity') AS measured_at
              FROM queue_size s
             CROSS JOIN (SELECT count(*) AS count, min(x.due_at) AS since
