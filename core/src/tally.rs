@@ -42,7 +42,7 @@ pub(crate) const OTHER_TYPES: &str = "*";
 
 /// Sums in memory from which on no further subscription gets sums of its own until they are written.
 const SUMS_MAX: usize = 100_000;
-/// Event types of a tenant that get sums of their own from one process, at most, within [`TYPES_FORGOTTEN_AFTER`].
+/// Event types of a tenant that get sums of their own from one process, at most, within an hour.
 pub const TYPES_PER_TENANT_MAX: usize = 200;
 /// How long an event type is known that a tenant does not use any more.
 const TYPES_FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(1);
