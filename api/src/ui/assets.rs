@@ -30,6 +30,15 @@ macro_rules! file {
     }};
 }
 
+/// How many files pages load.
+const FILES: usize = 7;
+
+/// Whether the libraries can be loaded: they are embedded, or their folder is there.
+fn are_libraries_there() -> bool {
+    cfg!(not(debug_assertions))
+        || std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/ui/node_modules")).exists()
+}
+
 /// A file that pages load.
 struct Asset {
     /// What pages call it, such as `style.css`.
@@ -48,15 +57,32 @@ type File = (&'static str, &'static str, Option<Cow<'static, [u8]>>);
 pub(crate) struct Assets(Vec<Asset>);
 
 impl Assets {
-    /// The files of this process, which are read once.
+    /// The files of this process, which are read once. Where a debug build does not find the libraries, it looks again
+    /// until they have been fetched.
     pub(crate) fn get() -> &'static Self {
-        static ASSETS: OnceLock<Assets> = OnceLock::new();
-        ASSETS.get_or_init(Self::load)
+        static WHOLE: OnceLock<Assets> = OnceLock::new();
+        static WITHOUT_LIBRARIES: OnceLock<Assets> = OnceLock::new();
+        if let Some(whole) = WHOLE.get() {
+            return whole;
+        }
+        if let Some(part) = WITHOUT_LIBRARIES.get()
+            && !are_libraries_there()
+        {
+            return part;
+        }
+        let loaded = Self::load();
+        if loaded.0.len() == FILES {
+            return WHOLE.get_or_init(|| loaded);
+        }
+        WITHOUT_LIBRARIES.get_or_init(|| {
+            tracing::warn!("the dashboard has no icons and no live updates: run `npm ci --ignore-scripts` in api/ui");
+            loaded
+        })
     }
 
     fn load() -> Self {
         let (script, style) = ("text/javascript; charset=utf-8", "text/css; charset=utf-8");
-        let files: [File; 7] = [
+        let files: [File; FILES] = [
             ("style.css", style, file!("style.css")),
             ("copy.js", script, file!("copy.js")),
             ("time.js", script, file!("time.js")),
@@ -67,9 +93,6 @@ impl Assets {
         ];
         let assets: Vec<_> =
             files.into_iter().filter_map(|(name, kind, bytes)| Some(Asset::new(name, kind, &bytes?))).collect();
-        if assets.len() < 7 {
-            tracing::warn!("the dashboard has no icons and no live updates: run `npm ci --ignore-scripts` in api/ui");
-        }
         Self(assets)
     }
 
