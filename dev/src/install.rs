@@ -27,7 +27,9 @@ pub(crate) async fn install_once(
     fs::create_dir_all(&folder)?;
     // The lock stands below `target` also where the folder does not.
     let name = folder.strip_prefix(workspace())?.to_string_lossy().replace('/', "-");
-    let lock = fs::File::create(workspace().join("target").join(format!("{name}.lock")))?;
+    let locks = workspace().join("target");
+    fs::create_dir_all(&locks)?;
+    let lock = fs::File::create(locks.join(format!("{name}.lock")))?;
     while lock.try_lock().is_err() {
         tokio::time::sleep(ASK_EVERY).await;
     }
