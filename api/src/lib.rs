@@ -29,7 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{
     access::api_key::ApiKeyCache,
     announce::{
-        changes,
+        changes::{self, Change},
         notify::{Channel, Notice, listen},
     },
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
@@ -80,12 +80,16 @@ pub async fn serve(
     beside.spawn(revived("listening", move || {
         let (cache, keys) = (cache.clone(), keys.clone());
         let (live, told, reporter) = (Arc::clone(&live), Arc::clone(&live), Arc::clone(&reporter));
+        let ending = Arc::clone(&live);
         let [changes, watch, reports] = names.clone();
         let (changes, tell) = changes::follow(changes, move |change| {
-            let (cache, keys) = (cache.clone(), keys.clone());
+            let (cache, keys, ending) = (cache.clone(), keys.clone(), Arc::clone(&ending));
             async move {
                 cache.invalidate(&change).await;
                 keys.invalidate(&change).await;
+                if let Change::ApiKey(_) | Change::Anything = change {
+                    ending.end_views();
+                }
             }
         });
         let hear = move |notice: &Notice<'_>| {

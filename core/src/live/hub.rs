@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     announce::notify::Notice,
@@ -84,11 +85,13 @@ pub struct Hub {
     state: Mutex<State>,
     ticks: watch::Sender<u64>,
     came: Notify,
-    is_closed: tokio_util::sync::CancellationToken,
+    is_closed: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
+    /// Ends the views that there are; later views have another one.
+    ends: CancellationToken,
     scopes: HashMap<Scope, Watched>,
     viewers: HashMap<String, usize>,
     asked_at: Option<Instant>,
@@ -112,7 +115,7 @@ impl Default for Hub {
             state: Mutex::default(),
             ticks: watch::Sender::new(0),
             came: Notify::new(),
-            is_closed: tokio_util::sync::CancellationToken::new(),
+            is_closed: CancellationToken::new(),
         }
     }
 }
@@ -144,10 +147,16 @@ impl Hub {
             None => Seen::Until(*ticks.borrow()),
         };
         self.came.notify_one();
-        Ok(Viewer { hub: Arc::clone(self), who: who.to_owned(), scope, ticks, seen })
+        let ends = state.ends.clone();
+        Ok(Viewer { hub: Arc::clone(self), who: who.to_owned(), scope, ticks, seen, ends })
     }
 
-    /// Ends all views; call it when the process stops.
+    /// Ends all views that there are: call it when a key may have been revoked. Who still may look comes back.
+    pub fn end_views(&self) {
+        std::mem::take(&mut self.state().ends).cancel();
+    }
+
+    /// Ends all views for good; call it when the process stops.
     pub fn close(&self) {
         self.is_closed.cancel();
     }
@@ -290,10 +299,11 @@ pub struct Viewer {
     scope: Scope,
     ticks: watch::Receiver<u64>,
     seen: Seen,
+    ends: CancellationToken,
 }
 
 impl Viewer {
-    /// Waits for what is next; `None` when the process stops. A viewer that asks too seldom gets the newest second and
+    /// Waits for what is next; `None` when the view ends. A viewer that asks too seldom gets the newest second and
     /// is told what it has missed, so nothing queues up for it.
     pub async fn next(&mut self) -> Option<Shown> {
         loop {
@@ -304,6 +314,7 @@ impl Viewer {
             tokio::select! {
                 biased;
                 () = self.hub.is_closed.cancelled() => return None,
+                () = self.ends.cancelled() => return None,
                 changed = self.ticks.changed() => changed.ok()?,
             }
         }

@@ -57,6 +57,15 @@ impl Stream {
         }
     }
 
+    /// Reads until there was a message of each of two topics. Api and worker report by themselves, so either may be told
+    /// first.
+    async fn both(&mut self, topics: [&str; 2]) -> [Message; 2] {
+        let one = self.until(|message| topics.contains(&message.event.as_str())).await;
+        let missing = if one.event == topics[0] { topics[1] } else { topics[0] };
+        let other = self.until(|message| message.event == missing).await;
+        if one.event == topics[0] { [one, other] } else { [other, one] }
+    }
+
     /// Reads until a message fits; answers it.
     async fn until(&mut self, fits: impl Fn(&Message) -> bool) -> Message {
         loop {
@@ -100,20 +109,15 @@ async fn a_viewer_sees_deliveries_circuits_and_the_audit_log_as_they_change() {
     stream.until(|message| message.event == "metrics.second").await;
 
     let delivery = world.ingest(&well, "x").await;
-    let queued = stream.until(|message| message.event == "delivery.queued").await;
+    let [queued, done] = stream.both(["delivery.queued", "delivery.succeeded"]).await;
     assert_eq!((&queued.data["delivery_id"], &queued.data["topic"]), (&json!(delivery), &json!("delivery.queued")));
-    let done = stream.until(|message| message.event == "delivery.succeeded").await;
     assert_eq!(done.data["delivery_id"], delivery);
     assert_eq!((&done.data["status_code"], &done.data["attempt"]), (&json!(200), &json!(1)));
     assert_eq!((&done.data["subscription_id"], &done.data["tenant_id"]), (&json!(well), &json!("default")));
     assert!(done.data["duration_ms"].is_u64(), "{done:?}");
 
     world.ingest(&failing, "x").await;
-    // The api reads circuits, and the worker reports attempts, so either may come first.
-    let one = stream.until(|message| ["delivery.failed", "circuit.opened"].contains(&message.event.as_str())).await;
-    let missing = if one.event == "circuit.opened" { "delivery.failed" } else { "circuit.opened" };
-    let other = stream.until(|message| message.event == missing).await;
-    let (failed, opened) = if one.event == "circuit.opened" { (other, one) } else { (one, other) };
+    let [failed, opened] = stream.both(["delivery.failed", "circuit.opened"]).await;
     assert_eq!((&failed.data["status_code"], &failed.data["error_kind"]), (&json!(503), &json!("http_status")));
     assert_eq!(opened.data["subscription_id"], failing);
     assert!(opened.data["next_probe_at"].is_string(), "{opened:?}");
@@ -216,6 +220,21 @@ async fn a_viewer_that_comes_back_goes_on_where_it_was() {
         let mut stream = Stream::open(watch(&world, &query).header("Last-Event-ID", stranger)).await;
         assert_eq!(stream.next().await.unwrap().event, "gap", "{stranger:?}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_is_revoked() {
+    let world = World::new().await;
+    let body = json!({"name": "viewer", "scopes": ["read"]});
+    let made = world.call(Method::POST, "/api-keys", Some(body)).await.expect(201);
+    let watched = || world.anonymous(Method::GET, "/live").bearer_auth(made["key"].as_str().unwrap());
+    let mut stream = Stream::open(watched()).await;
+    stream.next().await;
+    world.call(Method::DELETE, &format!("/api-keys/{}", id(&made)), None).await;
+    let ended = async { while stream.next().await.is_some() {} };
+    tokio::time::timeout(SOON, ended).await.expect("it ends");
+    refused(watched()).await.problem(401);
     world.finish().await;
 }
 
