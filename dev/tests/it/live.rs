@@ -57,8 +57,8 @@ impl Stream {
         }
     }
 
-    /// Reads until there was a message of each of two topics. Api and worker report by themselves, so either may be told
-    /// first.
+    /// Reads until there was a message of each of two topics. Api and worker report by themselves, so either may be
+    /// told first.
     async fn both(&mut self, topics: [&str; 2]) -> [Message; 2] {
         let one = self.until(|message| topics.contains(&message.event.as_str())).await;
         let missing = if one.event == topics[0] { topics[1] } else { topics[0] };
