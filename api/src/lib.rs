@@ -24,7 +24,7 @@ pub mod ui;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{
     access::api_key::ApiKeyCache,
@@ -36,7 +36,7 @@ use postrider_core::{
     process::{
         gauges,
         heartbeat::{Heartbeat, ProcessKind},
-        run::revived,
+        run::{revived, work_with},
     },
     upkeep,
 };
@@ -129,10 +129,8 @@ pub async fn serve(
     beside.spawn(revived("showing gauges", move || gauges::show(pools.clone())));
     let routes = routes::routes(&app);
     drop(app);
-    tokio::select! {
-        () = server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout) => {}
-        ended = &mut writer => bail!("the writer of events broke down, without which nothing is accepted: {ended:?}"),
-    }
+    let serving = server::serve(listener, routes, config.connections_max, stop, config.shutdown_timeout);
+    work_with("the writer of events", &mut writer, serving).await?;
     beside.shutdown().await;
     let _ = keys.write_down_uses().await;
     // Events that were still waiting are stored and answered before the process ends.

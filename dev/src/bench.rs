@@ -11,8 +11,10 @@
 mod ceiling;
 mod events;
 mod fairness;
+mod history;
 mod lists;
 mod load;
+mod pages;
 mod trace;
 mod usage;
 
@@ -56,7 +58,7 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements but `trace`, `lists` and `fairness`, or only those that are named.
+/// Runs all measurements but `trace`, `lists`, `pages` and `fairness`, or only those that are named.
 ///
 /// # Errors
 /// When something does not start, or a measurement fails.
@@ -111,8 +113,15 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
         all["trace"] = trace::trace(server).await?;
     }
     // Filling the database takes minutes and gigabytes, so these are measured only where they are asked for.
-    if only.contains(&"lists") {
-        all["lists"] = lists::lists(server).await?;
+    if only.contains(&"lists") || only.contains(&"pages") {
+        let history = history::History::start(server).await?;
+        if only.contains(&"lists") {
+            all["lists"] = lists::lists(&history).await?;
+        }
+        if only.contains(&"pages") {
+            all["pages"] = pages::pages(&history).await?;
+        }
+        history.system.stop().await?;
     }
     for (name, size) in [("fairness", fairness::FULL), ("fairness_small", fairness::SMALL)] {
         if only.contains(&name) {

@@ -1,6 +1,6 @@
 //! `cargo dev check`: all checks, ordered so that a failure shows early. CI runs this and nothing else.
 
-use std::{num::NonZero, thread::available_parallelism};
+use std::{num::NonZero, thread::available_parallelism, time::Instant};
 
 use anyhow::{Result, ensure};
 use tokio::process::Command;
@@ -51,6 +51,8 @@ async fn cargo(name: &str, arguments: &[&str], env: &[(&str, &str)]) -> Result<(
     println!("== {name}: cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo");
     cargo.args(arguments).envs(env.iter().copied()).current_dir(workspace());
+    let started = Instant::now();
     ensure!(status(&mut cargo).await?.success(), "{name} failed");
+    println!("== {name}: passed after {:.0?}", started.elapsed());
     Ok(())
 }

@@ -4,7 +4,11 @@
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response,
+    client::conn::http1,
+    header::{self, HeaderName},
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -37,16 +41,31 @@ impl Client<'_> {
     }
 
     async fn call(&self, method: Method, path: &str, body: &str) -> Result<Value> {
+        let key = format!("Bearer {}", self.key);
+        let answer = self.send(method, path, &[(header::AUTHORIZATION, &key)], body).await?.into_body();
+        serde_json::from_slice(&answer).with_context(|| format!("{path} does not answer with JSON: {answer:?}"))
+    }
+
+    /// Sends a request with these headers, and without the key unless it is among them.
+    ///
+    /// # Errors
+    /// When no answer arrives.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: &str,
+    ) -> Result<Response<Bytes>> {
         let stream = TcpStream::connect(&self.address).await.with_context(|| format!("nobody at {}", self.address))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.address)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.key))
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
-        let answer = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&answer).with_context(|| format!("{path} does not answer with JSON: {answer:?}"))
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     }
 }

@@ -44,7 +44,7 @@ use postrider_core::{
     process::{
         gauges,
         heartbeat::{Heartbeat, ProcessKind},
-        run::revived,
+        run::{revived, work_with},
     },
     queue::{ClaimRequest, Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
@@ -137,7 +137,7 @@ impl Worker {
     /// back to the queue, and this returns when everything is recorded.
     ///
     /// # Errors
-    /// When the recorder panics: without it, every delivery would be made again and again.
+    /// When the recorder ends: without it, every delivery would be made again and again.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let places = Arc::new(Places::new(self.config.concurrency as usize));
         let wake = Arc::new(Wake::default());
@@ -160,10 +160,7 @@ impl Worker {
             tasks: tasks.clone(),
             stop,
         };
-        tokio::select! {
-            () = dispatcher.run() => {}
-            ended = &mut recorder => anyhow::bail!("the recorder broke down, and nothing works without it: {ended:?}"),
-        }
+        work_with("the recorder", &mut recorder, Box::pin(dispatcher.run())).await?;
 
         tasks.close();
         tracing::info!(in_flight = tasks.len(), "stopping: waiting for what is in flight");

@@ -5,7 +5,7 @@ use std::{fmt::Display, process::ExitCode, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,33 @@ async fn cancel_on_signal(stop: CancellationToken) {
     stop.cancel();
 }
 
+/// A task without which a process does nothing useful has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} broke down, and nothing works without it: {how}")]
+pub struct BrokenDown {
+    name: &'static str,
+    how: String,
+}
+
+/// Works as long as the task `essential` does. Whoever ends it on purpose does so after the work.
+///
+/// # Errors
+/// When the task ends before the work, panicked or not. The process must end then, so that whoever watches over it
+/// starts it anew: the task's memory may be broken, so it is not simply started again.
+pub async fn work_with<T>(
+    name: &'static str,
+    essential: &mut JoinHandle<()>,
+    work: impl Future<Output = T>,
+) -> Result<T, BrokenDown> {
+    tokio::select! {
+        done = work => Ok(done),
+        ended = essential => {
+            let how = ended.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+            Err(BrokenDown { name, how })
+        }
+    }
+}
+
 /// Runs a duty that should never end. If it panics, that is logged as an error, and it is started again after a pause.
 pub async fn revived<F: Future<Output = ()> + Send + 'static>(name: &'static str, duty: impl Fn() -> F) {
     loop {
@@ -94,5 +121,22 @@ mod tests {
         });
         assert!(tokio::time::timeout(REVIVAL_PAUSE * 3 / 2, duty).await.is_err(), "it never ends");
         assert_eq!(starts.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_an_error_when_its_essential_task_panics_or_just_ends() {
+        let mut panicking = tokio::spawn(async { panic!("as the test wants") });
+        let error =
+            work_with("the recorder", &mut panicking, std::future::pending::<()>()).await.expect_err("it ended");
+        let text = error.to_string();
+        assert!(text.contains("the recorder broke down") && text.contains("as the test wants"), "{text}");
+
+        let mut ending = tokio::spawn(async {});
+        let error = work_with("the writer", &mut ending, std::future::pending::<()>()).await.expect_err("it ended");
+        assert_eq!(error.to_string(), "the writer broke down, and nothing works without it: it ended");
+
+        let mut living = tokio::spawn(std::future::pending());
+        assert_eq!(work_with("the recorder", &mut living, async { 7 }).await.expect("it lives"), 7);
+        living.abort();
     }
 }
