@@ -108,8 +108,8 @@ pub struct SecondView {
     /// How many messages it would have, if there were no bound.
     seen: u64,
     /// `live`, or `rollups` where notifications of the database do not reach this api, as behind a pooler in
-    /// transaction mode. Then the counts are what was added to the statistics, in steps of up to 15 seconds at once, and
-    /// no single deliveries are shown.
+    /// transaction mode. Then the counts are what was added to the statistics, in steps of up to 15 seconds at once,
+    /// and no single deliveries are shown.
     source: String,
 }
 

@@ -47,8 +47,8 @@ pub(super) struct Rollups {
 }
 
 impl Rollups {
-    /// What was added since the last call, by scope; empty where it is not yet time to read again. Where a scope is read
-    /// for the first time, nothing was added.
+    /// What was added since the last call, by scope; empty where it is not yet time to read again. Where a scope is
+    /// read for the first time, nothing was added.
     pub(super) async fn since_last(
         &mut self,
         pool: &PgPool,
