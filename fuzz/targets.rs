@@ -10,7 +10,7 @@ use postrider_core::{
         filter::PayloadFilter,
         json::{self, Json, Unreadable},
     },
-    id::{DeliveryId, EventId, KeyId, JobId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
     queue::attempt::parse_retry_after,
     trust::{
         inbound_signature::Refused,

@@ -1,6 +1,6 @@
-//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, and the steps of jobs.
-//! Every worker does both; row locks prevent two workers from taking the same event or job. The steps themselves are in
-//! the core.
+//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, and the steps of
+//! jobs. Every worker does both; row locks prevent two workers from taking the same event or job. The steps themselves
+//! are in the core.
 
 use std::{
     sync::Arc,

@@ -82,8 +82,8 @@ pub struct JobFilter {
 #[oai(deny_unknown_fields)]
 pub struct JobInput {
     /// What is done with each delivery. `retry` makes a pending one due now, and gives a finished one a fresh round of
-    /// attempts; `cancel` calls a pending one off; `replay` delivers its event again, as a new delivery; `resolve` marks
-    /// a dead letter resolved; `purge` takes it off the list.
+    /// attempts; `cancel` calls a pending one off; `replay` delivers its event again, as a new delivery; `resolve`
+    /// marks a dead letter resolved; `purge` takes it off the list.
     pub(crate) action: String,
     /// Which deliveries are meant.
     #[serde(deserialize_with = "object")]
@@ -197,8 +197,12 @@ impl JobFilter {
     ) -> Result<Filter, ApiError> {
         let mut filter = Filter::all(action, self.until.map_or(now, |until| until.min(now)));
         let mut own = Problems::default();
-        let times =
-            [("since", self.since), ("until", self.until), ("dead_since", self.dead_since), ("dead_until", self.dead_until)];
+        let times = [
+            ("since", self.since),
+            ("until", self.until),
+            ("dead_since", self.dead_since),
+            ("dead_until", self.dead_until),
+        ];
         for (field, time) in times {
             own.take(field, time.map_or(Ok(()), moment));
         }

@@ -107,7 +107,9 @@ fn chips(visit: &Visit) -> Markup {
         nav.chips aria-label="Filters" {
             a href=(place(fields.with("view", None))) aria-current=[(!list).then_some("true")] { "Grouped" }
             a href=(place(fields.with("view", Some("list")))) aria-current=[list.then_some("true")] { "Each one" }
-            a href=(place(fields.with("include_resolved", None))) aria-current=[(!all).then_some("true")] { "To decide" }
+            a href=(place(fields.with("include_resolved", None))) aria-current=[(!all).then_some("true")] {
+                "To decide"
+            }
             a href=(place(fields.with("include_resolved", Some("true")))) aria-current=[all.then_some("true")] {
                 "Resolved ones too"
             }

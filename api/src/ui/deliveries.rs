@@ -54,7 +54,9 @@ fn actions(visit: &Visit) -> Markup {
     }
     let status = visit.query.get("status").map(str::parse::<Status>);
     let of_status: &[(Action, &str, &str)] = match status {
-        None => &[(Action::Retry, "dead_letter", "Retry dead letters"), (Action::Cancel, "pending", "Cancel pending ones")],
+        None => {
+            &[(Action::Retry, "dead_letter", "Retry dead letters"), (Action::Cancel, "pending", "Cancel pending ones")]
+        }
         Some(Ok(Status::Pending)) => {
             &[(Action::Retry, "pending", "Attempt all now"), (Action::Cancel, "pending", "Cancel all")]
         }
@@ -82,9 +84,10 @@ fn actions(visit: &Visit) -> Markup {
 
 /// The fields of this page as fields of a job's filter.
 fn for_job(fields: &Fields, action: Action, status: &str) -> Fields {
-    let own = FILTERS.into_iter().filter(|name| *name != "event_type").flat_map(|name| {
-        fields.all(name).map(move |value| (name.to_owned(), value.to_owned()))
-    });
+    let own = FILTERS
+        .into_iter()
+        .filter(|name| *name != "event_type")
+        .flat_map(|name| fields.all(name).map(move |value| (name.to_owned(), value.to_owned())));
     let types = fields.all("event_type").map(|value| ("event_types".to_owned(), value.to_owned()));
     let mut all: Vec<_> = [("statuses".to_owned(), status.to_owned())].into_iter().chain(types).chain(own).collect();
     // This list shows resolved dead letters, too.

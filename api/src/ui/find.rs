@@ -2,7 +2,7 @@
 
 use postrider_core::{
     event::event_type::EventType,
-    id::{DeliveryId, EventId, KeyId, JobId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
 };
 
 use crate::{

@@ -36,8 +36,8 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     };
     let body = html! {
         (parts::head(&parts::text("Jobs"), &html! {
-            "What is done with many deliveries at once: retries, cancellations, replays, and dead letters that are dealt "
-            "with."
+            "What is done with many deliveries at once: retries, cancellations, replays, and dead letters that are "
+            "dealt with."
         }, &actions))
         section.panel #list { (list) }
     };
@@ -223,12 +223,8 @@ pub(crate) async fn filter_facts(visit: &Visit, filter: &Filter) -> Vec<(&'stati
 pub(crate) async fn one(visit: &Visit, id: &str) -> Result<Page, ApiError> {
     let job = job::get(visit.pool(), visit.find::<JobId>(id).await?).await?;
     let is_running = job.state == State::Running;
-    let cancel = Button {
-        action: format!("jobs/{}/cancel", job.id),
-        icon: "ban",
-        word: "Stop the job",
-        weight: Weight::Usual,
-    };
+    let cancel =
+        Button { action: format!("jobs/{}/cancel", job.id), icon: "ban", word: "Stop the job", weight: Weight::Usual };
     let warning = match job.action {
         Action::Replay => "No further delivery is made, and those of it that wait are canceled.",
         Action::Retry | Action::Cancel | Action::Resolve | Action::Purge => {
@@ -249,16 +245,19 @@ pub(crate) async fn one(visit: &Visit, id: &str) -> Result<Page, ApiError> {
     if let Some(at) = job.finished_at {
         pairs.push(("Ended", parts::time(visit, at)));
     }
+    let title = html! { (word(job.action)) " " (state(visit, job.state)) };
     let body = html! {
         div #live hx-get=[is_running.then(|| visit.to(&visit.path))] hx-trigger=[is_running.then_some("every 2s")]
             hx-select="#live" hx-swap="outerMorph" {
-            (parts::head(&html! { (word(job.action)) " " (state(visit, job.state)) }, &parts::id(visit, job.id), &actions))
+            (parts::head(&title, &parts::id(visit, job.id), &actions))
             (panel("How far it is", &nothing(), &html! {
                 (progress(&job))
                 (facts(&pairs))
                 @if job.skipped_count > 0 {
-                    p { "Skipped ones match, but nothing could be done with them: somebody else was changing them, their "
-                        "event or subscription is gone, or the subscription is disabled." }
+                    p {
+                        "Skipped ones match, but nothing could be done with them: somebody else was changing them, "
+                        "their event or subscription is gone, or the subscription is disabled."
+                    }
                 }
                 @if job.failed_count > 0 {
                     p { "The database refused to change the failed ones. The log of the workers says why." }

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::{
     Error, Result,
-    id::{DeliveryId, EventId, KeyId, JobId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
     validation,
 };
 

@@ -68,7 +68,8 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
            (SELECT x.id AS "id!", x.created_at AS "created_at!", x.resolved_at, false AS "last!" FROM looked_at x
              WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
                AND ($6 OR x.resolved_at IS NULL)
-               AND ($9::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $9) AND ($10::smallint IS NULL OR x.status_code = $10)
+               AND ($9::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $9)
+               AND ($10::smallint IS NULL OR x.status_code = $10)
              ORDER BY x.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)
@@ -126,7 +127,8 @@ pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<
             AND (x.subscription_id IS NULL
                  OR EXISTS (SELECT FROM subscriptions s WHERE s.id = x.subscription_id AND s.deleted_at IS NULL))
             AND ($6::text IS NULL OR x.tenant_id = $6)
-            AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7) AND ($8::smallint IS NULL OR x.status_code = $8)
+            AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7)
+            AND ($8::smallint IS NULL OR x.status_code = $8)
             AND (SELECT true FROM deliveries d, LATERAL (SELECT FROM events e WHERE e.id = d.event_id OFFSET 0) e
                   WHERE d.id = x.delivery_id)
           ORDER BY x.delivery_id

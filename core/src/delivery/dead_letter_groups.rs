@@ -58,7 +58,8 @@ pub async fn groups(pool: &PgPool, filter: &Filter) -> Result<Groups> {
                   (array_agg(x.delivery_id ORDER BY x.delivery_id DESC))[1] AS "sample!",
                   max(x.total) AS "examined!"
              FROM (SELECT l.delivery_id, l.tenant_id, l.subscription_id, l.created_at, l.resolved_at, l.error_kind,
-                          l.status_code, CASE WHEN l.error_kind = $9 THEN l.status_code END AS code, count(*) OVER () AS total
+                          l.status_code, CASE WHEN l.error_kind = $9 THEN l.status_code END AS code,
+                          count(*) OVER () AS total
                      FROM (SELECT delivery_id, tenant_id, subscription_id, created_at, resolved_at, error_kind,
                                   status_code
                              FROM dead_letters
@@ -66,7 +67,8 @@ pub async fn groups(pool: &PgPool, filter: &Filter) -> Result<Groups> {
                             ORDER BY delivery_id DESC LIMIT $3) l) x
             WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
               AND ($6 OR x.resolved_at IS NULL)
-              AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7) AND ($8::smallint IS NULL OR x.status_code = $8)
+              AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7)
+              AND ($8::smallint IS NULL OR x.status_code = $8)
             GROUP BY x.tenant_id, x.subscription_id, x.error_kind, x.code
             ORDER BY count(*) DESC, x.tenant_id, x.subscription_id, x.error_kind, x.code
             LIMIT $10"#,

@@ -1,6 +1,6 @@
 //! Jobs: something is done with all deliveries that match a filter. They are retried, canceled, replayed, marked
 //! resolved, or taken off the list of dead letters. A job has progress, an end, and a rate where it needs one. It is
-//! defined here; [`filter`] says which deliveries it is about, [`count`] counts them first, [`look`] finds them, [`act`]
+//! defined here; [`filter`] says which deliveries it is about, [`count`] counts them first, `look` finds them, `act`
 //! does something with them, and [`walk`] makes the steps.
 
 pub(crate) mod act;
@@ -241,8 +241,9 @@ pub async fn list(
     fetch_many(&mut connection, &ids).await
 }
 
-/// Cancels a job: nothing more is done. Of a replay, those deliveries are canceled, too, that it has made and that still
-/// wait; if they are too many for one request, workers cancel the rest. For a job that has ended, nothing changes.
+/// Cancels a job: nothing more is done. Of a replay, those deliveries are canceled, too, that it has made and that
+/// still wait; if they are too many for one request, workers cancel the rest. For a job that has ended, nothing
+/// changes.
 pub async fn cancel(pool: &PgPool, actor: Actor, id: JobId) -> Result<Job> {
     let started = Instant::now();
     let mut transaction = pool.begin().await?;

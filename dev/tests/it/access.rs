@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postrider_core::id::{DeliveryId, EventId, KeyId, JobId, SubscriptionId};
+use postrider_core::id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId};
 use reqwest::Method;
 use serde_json::{Value, json};
 

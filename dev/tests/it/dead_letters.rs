@@ -70,7 +70,8 @@ async fn dead_letters_are_grouped_by_receiver_and_cause() {
         (id(&world.subscribe("/fail/503", once.clone()).await), id(&world.subscribe("/fail/404", once.clone()).await));
     let of_shop = dead(&world, &shop, 3).await;
     let of_books = dead(&world, &books, 2).await;
-    let inline = json!({"target_url": world.receiver.url("/fail"), "payload": 1, "retry_policy": {"delays_seconds": []}});
+    let inline =
+        json!({"target_url": world.receiver.url("/fail"), "payload": 1, "retry_policy": {"delays_seconds": []}});
     world.call(Method::POST, "/deliveries", Some(inline)).await.expect(202);
     // Nothing listens at this port.
     let nowhere = json!({"target_url": "http://127.0.0.1:9/", "retry_policy": {"delays_seconds": []}});
@@ -89,10 +90,8 @@ async fn dead_letters_are_grouped_by_receiver_and_cause() {
         found["data"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
     };
     let status = || json!("http_status");
-    let [of_shop_group, of_books_group] = [
-        (json!(shop), status(), json!(503), json!(3)),
-        (json!(books), status(), json!(404), json!(2)),
-    ];
+    let [of_shop_group, of_books_group] =
+        [(json!(shop), status(), json!(503), json!(3)), (json!(books), status(), json!(404), json!(2))];
     let all = groups("").await;
     assert_eq!(all[..2], [of_shop_group.clone(), of_books_group.clone()]);
     assert!(all.contains(&(Value::Null, status(), json!(500), json!(1))), "the inline one: {all:?}");

@@ -1,5 +1,5 @@
-//! Jobs: something is done with all deliveries that match a filter, through crashes, at a rate, and for one's own tenant
-//! only.
+//! Jobs: something is done with all deliveries that match a filter, through crashes, at a rate, and for one's own
+//! tenant only.
 
 use std::time::Duration;
 
@@ -128,7 +128,10 @@ async fn what_matches_is_counted_and_retried_and_nothing_else() {
     let listed = world.get(&format!("/jobs?subscription_id={shop}")).await;
     assert_eq!(listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [id(&again), id(&job)]);
     let entries = world.get(&format!("/audit-log?target_id={}", id(&job))).await;
-    assert_eq!((&entries["data"][0]["action"], &entries["data"][0]["after"]["action"]), (&json!("job.created"), &json!("retry")));
+    assert_eq!(
+        (&entries["data"][0]["action"], &entries["data"][0]["after"]["action"]),
+        (&json!("job.created"), &json!("retry"))
+    );
 
     // Where the subscription is gone, nothing can be retried, and the job goes on.
     world.call(Method::DELETE, &format!("/subscriptions/{books}"), None).await.expect(204);
@@ -337,7 +340,10 @@ async fn a_job_that_makes_no_sense_is_refused() {
         (json!({"action": "cancel", "filter": {"statuses": ["dead_letter"]}}), "filter.statuses[0]"),
         (json!({"action": "resolve", "filter": {"statuses": ["pending"]}}), "filter.statuses[0]"),
         (json!({"action": "replay", "filter": {"statuses": ["missed"], "since": ever}}), "filter.subscription_id"),
-        (json!({"action": "replay", "filter": {"statuses": ["missed"], "subscription_id": subscription}}), "filter.since"),
+        (
+            json!({"action": "replay", "filter": {"statuses": ["missed"], "subscription_id": subscription}}),
+            "filter.since",
+        ),
         (json!({"action": "replay", "filter": {"include_resolved": true}}), "filter.dead_since"),
         (json!({"action": "cancel", "filter": {"dead_until": ever}}), "filter.dead_since"),
         (json!({"action": "retry", "filter": {"since": ever, "until": ever}}), "filter.since"),

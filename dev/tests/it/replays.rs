@@ -132,11 +132,7 @@ async fn a_range_is_replayed_by_status_and_type_and_what_was_missed_is_found() {
     for (more, expected) in cases {
         let begun = replay(&world, &subscription, more.clone()).await;
         let done = finished(&world, &begun).await;
-        assert_eq!(
-            (&done["state"], &done["done_count"]),
-            (&json!("completed"), &json!(expected)),
-            "{more}: {done}"
-        );
+        assert_eq!((&done["state"], &done["done_count"]), (&json!("completed"), &json!(expected)), "{more}: {done}");
         assert_eq!(done["progress"], 1.0);
         let made = world.get(&format!("/deliveries?job_id={}", id(&begun))).await;
         let made = made["data"].as_array().unwrap();

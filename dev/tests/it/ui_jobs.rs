@@ -69,7 +69,10 @@ async fn a_group_of_dead_letters_is_counted_retried_and_seen_to_its_end() {
     world.call(Method::PATCH, &format!("/subscriptions/{shop}"), Some(target)).await.expect(200);
     submit(&session, &page, &[("rate_per_second", "1000")]).await;
     let job = newest_job(&world).await;
-    assert_eq!((&job["action"], &job["rate_per_second"], &job["state"]), (&json!("retry"), &json!(1000), &json!("running")));
+    assert_eq!(
+        (&job["action"], &job["rate_per_second"], &job["state"]),
+        (&json!("retry"), &json!(1000), &json!("running"))
+    );
     let path = format!("/ui/jobs/{}", id(&job));
     let (_, page) = session.get(&path).await;
     assert!(page.contains("Running") && page.contains("/cancel\""), "{page}");

@@ -31,10 +31,7 @@ const PARAMETERS: [(&str, &str); 12] = [
     ),
     ("subscription_id", "Only what belongs to this subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("event_id", "Only deliveries of this event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
-    (
-        "job_id",
-        "Only deliveries that this job has made, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`.",
-    ),
+    ("job_id", "Only deliveries that this job has made, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("status", "Only deliveries that stand so, such as `pending`."),
     (
         "error_kind",

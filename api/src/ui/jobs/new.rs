@@ -121,7 +121,7 @@ fn meaning(action: Action) -> &'static str {
         Action::Cancel => "Pending deliveries are called off. Those that a worker is attempting are left alone.",
         Action::Replay => "Each event is delivered again, as a new delivery. The old ones stay.",
         Action::Resolve => "Dead letters are marked as resolved. Their deliveries stay given up.",
-        Action::Purge => "Dead letters are taken off the list. Their deliveries stay given up until retention removes them.",
+        Action::Purge => "Dead letters are taken off the list. Their deliveries stay until retention removes them.",
     }
 }
 
@@ -204,9 +204,8 @@ fn choice(visit: &Visit) -> Markup {
 fn input(fields: &Fields) -> Result<JobInput, ApiError> {
     let list = |name: &'static str| fields.all(name).map(|text| text.trim().to_owned()).collect::<Vec<_>>();
     let text = |name: &'static str| fields.get(name).map(str::to_owned);
-    let number = |field: &str, text: &str| {
-        text.trim().parse().map_err(|_| ApiError::invalid(field, "must be a whole number"))
-    };
+    let number =
+        |field: &str, text: &str| text.trim().parse().map_err(|_| ApiError::invalid(field, "must be a whole number"));
     let codes = fields.all("status_codes").map(|code| number("status_codes", code));
     let codes: Vec<u32> = codes.collect::<Result<_, _>>()?;
     let filter = JobFilter {

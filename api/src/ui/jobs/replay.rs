@@ -80,8 +80,7 @@ pub(crate) async fn begin(visit: &Visit, id: &str, form: &Fields) -> Result<Next
     let rate = form.get("rate_per_second").map_or(Ok(RATE_DEFAULT), |text| text.parse().map_err(|_| String::new()));
     let rate = rate.ok().filter(|rate| (1..=RATE_MAX).contains(rate));
     problems.require(rate.is_some(), "rate_per_second", format!("must be from 1 to {RATE_MAX}"));
-    let filter =
-        Filter { subscription: Some(id), statuses, since: Some(since), ..Filter::all(Action::Replay, until) };
+    let filter = Filter { subscription: Some(id), statuses, since: Some(since), ..Filter::all(Action::Replay, until) };
     problems.add_part("", filter.problems(Action::Replay));
     if !problems.0.is_empty() {
         let why = Note::Refused(format!("No replay was begun: {problems}."));

@@ -31,12 +31,7 @@ pub(crate) struct Pace {
 }
 
 /// Does it with the chosen deliveries; returns with how many.
-pub(crate) async fn act(
-    connection: &mut PgConnection,
-    action: Action,
-    chosen: &[Chosen],
-    pace: Pace,
-) -> Result<usize> {
+pub(crate) async fn act(connection: &mut PgConnection, action: Action, chosen: &[Chosen], pace: Pace) -> Result<usize> {
     if chosen.is_empty() {
         return Ok(0);
     }

@@ -245,7 +245,8 @@ async fn matching(connection: &mut PgConnection, filter: &Filter, ids: &[Uuid]) 
              LEFT JOIN LATERAL (SELECT x.lease_token IS NOT NULL AND x.due_at > clock_timestamp() AS leased
                                   FROM queue x WHERE x.delivery_id = d.id AND d.status = 'pending' OFFSET 0) q ON true
              LEFT JOIN LATERAL (SELECT x.status_code, x.error_kind FROM attempts x
-                                 WHERE x.delivery_id = d.id AND cardinality($7::smallint[]) + cardinality($8::text[]) > 0
+                                 WHERE x.delivery_id = d.id
+                                   AND cardinality($7::smallint[]) + cardinality($8::text[]) > 0
                                  ORDER BY x.number DESC LIMIT 1) a ON true
             WHERE d.status::text = ANY ($2)
               AND ($3::text IS NULL OR d.tenant_id = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)
