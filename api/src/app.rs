@@ -76,8 +76,8 @@ pub(crate) enum Tag {
     /// Deliveries that were given up: look at them, retry them, mark them resolved or forget them.
     #[oai(rename = "Dead letters")]
     DeadLetters,
-    /// Deliver a subscription's past again: a range of time, at a rate.
-    Replays,
+    /// Do something with all deliveries that match a filter, at a rate: retry, cancel, replay, resolve or purge them.
+    Jobs,
     /// What was accepted and what came of it, as totals and as series, and why attempts failed.
     Statistics,
     /// Keys say who may do what, for which tenant.

@@ -13,6 +13,7 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod events;
 pub mod health;
+pub mod jobs;
 pub mod live;
 pub mod processes;
 pub mod replays;

@@ -3,7 +3,7 @@
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] describes the life of one delivery, [`sender`] makes the
 //! request over [`connections`], [`recorder`] writes the outcome down. Beside them, [`fan_out`] makes deliveries of
-//! events that were published by SQL and of replays, and the [`janitor`] keeps the database in order.
+//! events that were published by SQL and the steps of jobs, and the [`janitor`] keeps the database in order.
 
 pub mod claims;
 pub mod config;
@@ -39,7 +39,7 @@ use postrider_core::{
         notify::{Channel, listen},
     },
     database::Session,
-    delivery::{outbox, replay_walk},
+    delivery::{job::walk, outbox},
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
     process::{
         gauges,
@@ -75,7 +75,7 @@ use crate::{
 /// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
 pub(crate) const GENERAL_CONNECTIONS_MAX: u32 = 10;
 
-/// Connections that make deliveries: one for published events, one for replays, one for wake-ups.
+/// Connections that make deliveries: one for published events, one for jobs, one for wake-ups.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
 
 /// Connections that read large payloads, so that they keep no claim waiting.
@@ -222,7 +222,7 @@ impl Worker {
         }));
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
-        beside.spawn(revived("replaying", move || fan_out.clone().replay()));
+        beside.spawn(revived("working on jobs", move || fan_out.clone().work_on_jobs()));
         let (pool, reporter) = (self.general.clone(), Arc::clone(&self.observers.reporter));
         let channel = database.channel(LIVE_CHANNEL);
         beside.spawn(revived("reporting", move || {
@@ -246,7 +246,7 @@ impl Worker {
     }
 
     /// Makes all deliveries that are due now, in the same steps as [`Self::run`] but in batches: it fans out published
-    /// events, makes the due steps of replays, and every due attempt. Returns how many deliveries it attempted.
+    /// events, makes the due steps of jobs, and every due attempt. Returns how many deliveries it attempted.
     ///
     /// # Errors
     /// When the database is away.
@@ -258,7 +258,7 @@ impl Worker {
                 break;
             }
         }
-        while replay_walk::step(&self.fan_outs).await?.is_some() {}
+        while walk::step(&self.fan_outs).await?.is_some() {}
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);
         loop {
             let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);

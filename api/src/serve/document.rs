@@ -14,7 +14,7 @@ const CHAPTERS: [&str; 11] = [
     "Ingest",
     "Deliveries",
     "Dead letters",
-    "Replays",
+    "Jobs",
     "Statistics",
     "Live",
     "API keys",

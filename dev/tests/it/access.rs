@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postrider_core::id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId};
+use postrider_core::id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ enum Kind {
     Subscription,
     Event,
     Delivery,
-    Replay,
+    Job,
     ApiKey,
 }
 
@@ -74,7 +74,7 @@ pub struct Tenant {
     pub subscription: String,
     event: String,
     dead_letter: String,
-    replay: String,
+    job: String,
     api_key: String,
 }
 
@@ -95,7 +95,7 @@ impl Tenant {
             subscription,
             event: text(&delivery, "event_id"),
             dead_letter,
-            replay: id(&replay.expect(202)),
+            job: id(&replay.expect(202)),
             api_key: key(world, &["read"], Some(name)).await.0,
         }
     }
@@ -108,7 +108,7 @@ impl Tenant {
             subscription: SubscriptionId::new().to_string(),
             event: EventId::new().to_string(),
             dead_letter: DeliveryId::new().to_string(),
-            replay: ReplayId::new().to_string(),
+            job: JobId::new().to_string(),
             api_key: KeyId::new().to_string(),
         }
     }
@@ -119,7 +119,7 @@ impl Tenant {
             Some("deliveries" | "dead-letters") => &self.dead_letter,
             Some("subscriptions") => &self.subscription,
             Some("events") => &self.event,
-            Some("replays") => &self.replay,
+            Some("jobs") => &self.job,
             Some("keys") => &self.api_key,
             _ => "",
         }
@@ -131,7 +131,7 @@ impl Tenant {
             Kind::Subscription => &self.subscription,
             Kind::Event => &self.event,
             Kind::Delivery => &self.dead_letter,
-            Kind::Replay => &self.replay,
+            Kind::Job => &self.job,
             Kind::ApiKey => &self.api_key,
         }
     }
@@ -222,7 +222,7 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
         "subscriptions" | "ingest" | "subscription" | "subscription_id" => Kind::Subscription,
         "events" | "event_id" => Kind::Event,
         "deliveries" | "dead-letters" => Kind::Delivery,
-        "replays" | "replay_id" => Kind::Replay,
+        "jobs" | "job_id" => Kind::Job,
         "api-keys" => Kind::ApiKey,
         unknown => panic!("no test knows what `{name}` of {template} names: {unknown}"),
     })
@@ -277,7 +277,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
     let (stranger, stranger_key) = key(&world, &["admin"], Some("stranger")).await;
     let lists: BTreeSet<String> =
         Operation::all(&world).await.into_iter().filter(|one| one.is_list).map(|one| one.template).collect();
-    let expected = ["/api-keys", "/audit-log", "/dead-letters", "/deliveries", "/events", "/replays", "/subscriptions"];
+    let expected = ["/api-keys", "/audit-log", "/dead-letters", "/deliveries", "/events", "/jobs", "/subscriptions"];
     assert_eq!(lists, expected.map(str::to_owned).into(), "each is tried here");
     for list in lists {
         let everybodys = data(&world.get(&list).await);
@@ -293,7 +293,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
             _ => assert_eq!(strangers, Vec::<Value>::new(), "{list}"),
         }
     }
-    for target in [&acme.subscription, &acme.api_key, &acme.replay] {
+    for target in [&acme.subscription, &acme.api_key, &acme.job] {
         let path = format!("/audit-log?target_id={target}");
         assert_eq!(data(&call(&world, &acme.admin, &Method::GET, &path, None).await.expect(200)).len(), 1);
         assert_eq!(data(&call(&world, &stranger_key, &Method::GET, &path, None).await.expect(200)).len(), 0);

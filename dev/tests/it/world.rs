@@ -210,7 +210,7 @@ impl World {
                     drained_at = drained_at - $1::float8 * interval '1 second'",
             "UPDATE events SET expires_at = expires_at - $1::float8 * interval '1 second' WHERE expires_at IS NOT NULL",
             "UPDATE lane_leases SET expires_at = expires_at - $1::float8 * interval '1 second'",
-            "UPDATE replays SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
+            "UPDATE jobs SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
         ] {
             sqlx::query(statement).bind(time.as_secs_f64()).execute(&mut *transaction).await.expect("times move");
         }
