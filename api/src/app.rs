@@ -78,6 +78,10 @@ pub(crate) enum Tag {
     DeadLetters,
     /// Deliver a subscription's past again: a range of time, at a rate.
     Replays,
+    /// Streams of sample events at a rate, for trying a receiver out.
+    Emitters,
+    /// Everything at work for a minute, where the operator has switched that on.
+    Demo,
     /// What was accepted and what came of it, as totals and as series, and why attempts failed.
     Statistics,
     /// Keys say who may do what, for which tenant.

@@ -1,5 +1,6 @@
-//! Makes the deliveries that the api does not make: of events that were published by SQL, and of replays. Every worker
-//! does both; row locks prevent two workers from taking the same event. The steps themselves are in the core.
+//! Makes the deliveries that the api does not make: of events that were published by SQL, of replays, and of the events
+//! of emitters. Every worker does all of it; row locks prevent two workers from taking the same event. The steps
+//! themselves are in the core.
 
 use std::{
     sync::Arc,
@@ -9,6 +10,7 @@ use std::{
 use postrider_core::{
     database::{STEP_TIMEOUT, in_time},
     delivery::{outbox, replay_walk},
+    emitter::step::{Emission, Step, step},
     queue,
     subscription::cache::SubscriptionCache,
     tally::Tally,
@@ -23,6 +25,8 @@ use crate::wake::Wake;
 const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
 /// How often the worker looks for replays whose next step is due.
 const REPLAYS_EVERY: Duration = Duration::from_millis(500);
+/// How often the worker looks for emitters, at least: one that was just started waits no longer for its first event.
+const EMITTERS_EVERY: Duration = Duration::from_millis(500);
 /// How long to pause after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -34,7 +38,7 @@ const WAKE_TRIES_MAX: u32 = 20;
 /// The pause before each further try.
 const WAKE_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes deliveries of published events and of replays.
+/// Makes deliveries of published events, of replays and of emitters.
 #[derive(Clone)]
 pub struct FanOut {
     pub(crate) pool: PgPool,
@@ -134,5 +138,34 @@ impl FanOut {
                 }
             }
         }
+    }
+    /// Makes the events of emitters, for as long as the task lives.
+    pub async fn emit(self) {
+        loop {
+            let started = Instant::now();
+            match in_time(STEP_TIMEOUT, step(&self.pool, &self.cache)).await {
+                Ok(Step::Made(emission)) => self.tell_of(emission, started.elapsed()).await,
+                Ok(Step::NoneDue(next)) => {
+                    tokio::time::sleep(next.map_or(EMITTERS_EVERY, |next| next.min(EMITTERS_EVERY))).await;
+                }
+                Err(error) => {
+                    tracing::warn!(?error, "a step of an emitter failed");
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Counts the events that an emitter has made, and wakes the workers for them.
+    async fn tell_of(&self, emission: Emission, took: Duration) {
+        if emission.accepted.is_empty() {
+            return;
+        }
+        emission.accepted.iter().for_each(|event| self.tally.accept(event));
+        metrics::counter!("postrider_events_accepted_total", "source" => "emitter")
+            .increment(emission.accepted.len() as u64);
+        self.wake.ring(took);
+        let unarmed: Vec<_> = emission.left_alone.into_values().collect();
+        self.wake_others(!emission.armed.is_empty(), took, unarmed).await;
     }
 }

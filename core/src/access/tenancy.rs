@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::{
     Error, Result,
-    id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EmitterId, EventId, KeyId, ReplayId, SubscriptionId},
     validation,
 };
 
@@ -63,6 +63,15 @@ impl Owned for ReplayId {
 
     async fn tenant(self, pool: &PgPool) -> Result<Option<String>> {
         let tenant = sqlx::query_scalar!("SELECT tenant_id FROM replays WHERE id = $1", self.0);
+        tenant.fetch_optional(pool).await?.map(Some).ok_or(Error::NotFound(Self::WHAT))
+    }
+}
+
+impl Owned for EmitterId {
+    const WHAT: &'static str = "emitter";
+
+    async fn tenant(self, pool: &PgPool) -> Result<Option<String>> {
+        let tenant = sqlx::query_scalar!("SELECT tenant_id FROM emitters WHERE id = $1", self.0);
         tenant.fetch_optional(pool).await?.map(Some).ok_or(Error::NotFound(Self::WHAT))
     }
 }
