@@ -157,6 +157,40 @@ CREATE INDEX jobs_unfinished ON jobs (next_step_at) WHERE state = 'running' OR t
 CREATE INDEX jobs_subscription ON jobs (subscription_id, id);
 CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
 
+-- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker makes
+-- the events of a step in one transaction with the count, so none is lost and none is made twice.
+CREATE TABLE emitters (
+    id              uuid PRIMARY KEY,
+    tenant_id       text NOT NULL,
+    subscription_id uuid,                        -- NULL means that the events are published
+    event_type      text NOT NULL,
+    template        text NOT NULL,               -- JSON; placeholders stand in its strings
+    rate_per_second double precision NOT NULL,
+    status          text NOT NULL DEFAULT 'running', -- then 'stopped' or 'ended'
+    emitted         bigint NOT NULL DEFAULT 0,
+    skipped         bigint NOT NULL DEFAULT 0,   -- were due while no worker ran, and are left out
+    next_step_at    timestamptz NOT NULL DEFAULT clock_timestamp(), -- a step that is under way puts it off
+    started_at      timestamptz NOT NULL DEFAULT clock_timestamp(), -- the first event is due then
+    ends_at         timestamptz NOT NULL,
+    finished_at     timestamptz,
+    last_error      text,
+    last_error_at   timestamptz
+);
+CREATE INDEX emitters_running ON emitters (next_step_at) WHERE status = 'running';
+CREATE INDEX emitters_tenant ON emitters (tenant_id, id);
+CREATE INDEX emitters_finished ON emitters (finished_at) WHERE finished_at IS NOT NULL;
+
+-- Demos. All that a demo has made is removed when its time is over, by whichever worker finds it, also where the
+-- process that began it is gone.
+CREATE TABLE demos (
+    id               uuid PRIMARY KEY,
+    subscription_ids uuid[] NOT NULL,            -- in the order of the demo receivers: see core/src/demo.rs
+    started_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ends_at          timestamptz NOT NULL,       -- from then on it may be removed
+    removed_at       timestamptz
+);
+CREATE UNIQUE INDEX demos_running ON demos ((true)) WHERE removed_at IS NULL;
+
 -- The partitioned tables: how much time a partition covers, whether it is found by an id or by a time, and the share of
 -- each page that is filled at first, in percent. The rest leaves room for HOT updates.
 CREATE VIEW partitioned_tables (parent, unit, is_by_id, fillfactor) AS

@@ -78,6 +78,10 @@ pub(crate) enum Tag {
     DeadLetters,
     /// Do something with all deliveries that match a filter, at a rate: retry, cancel, replay, resolve or purge them.
     Jobs,
+    /// Streams of sample events at a rate, for trying a receiver out.
+    Emitters,
+    /// Everything at work for a minute, where the operator has switched that on.
+    Demo,
     /// What was accepted and what came of it, as totals and as series, and why attempts failed.
     Statistics,
     /// Keys say who may do what, for which tenant.

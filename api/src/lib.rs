@@ -11,6 +11,8 @@ pub mod config;
 pub mod counts;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod demo;
+pub mod emitters;
 pub mod events;
 pub mod health;
 pub mod jobs;

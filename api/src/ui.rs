@@ -10,6 +10,8 @@ mod audit;
 mod dead_letters;
 mod deliveries;
 mod delivery;
+mod demo;
+mod emitters;
 mod event;
 mod events;
 mod fields;

@@ -71,6 +71,14 @@ id!(
     JobId, "job_"
 );
 id!(
+    /// The id of an emitter.
+    EmitterId, "emt_"
+);
+id!(
+    /// The id of a demo.
+    DemoId, "dmo_"
+);
+id!(
     /// The id of an entry in the audit log.
     AuditId, "aud_"
 );

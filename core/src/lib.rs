@@ -11,6 +11,8 @@ pub mod access;
 pub mod announce;
 pub mod database;
 pub mod delivery;
+pub mod demo;
+pub mod emitter;
 pub mod error;
 pub mod event;
 pub mod id;

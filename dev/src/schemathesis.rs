@@ -42,6 +42,7 @@ const SUBSCRIPTIONS: usize = 6;
 const EVENTS: usize = 6;
 const API_KEYS: usize = 6;
 const JOBS: usize = 3;
+const EMITTERS: usize = 3;
 /// How many events are made whose deliveries all become dead letters.
 const DEAD_EVENTS: usize = 10;
 /// How long it may take until all of them are dead letters.
@@ -160,8 +161,14 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
         let path = format!("/subscriptions/{subscription}/replay");
         jobs.push(text(&api.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await?, "id")?);
     }
+    let mut emitters = Vec::new();
+    for subscription in subscriptions.iter().take(EMITTERS) {
+        let body = json!({"subscription_id": subscription, "rate_per_second": 1});
+        emitters.push(text(&api.post("/emitters", &body).await?, "id")?);
+    }
     let all = [
         ("subscriptions", subscriptions),
+        ("emitters", emitters),
         ("events", events),
         ("deliveries", deliveries),
         ("dead_letters", dead),

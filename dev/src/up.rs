@@ -179,7 +179,7 @@ fn tour(api: &str, worker: &str, receiver: &Receiver, env: &HashMap<String, Stri
         r#"
 {api}
 {worker}
-Dashboard:     {base}/ui/          (sign in with the key)
+Dashboard:     {base}/ui/          (sign in with the key; “Run demo” shows everything at work)
 Swagger UI:    {base}/swagger      (Authorize with the key)
 API key:       {key}
 Demo receiver: {target}   also {others}/fail, /fail/404, /slow, /slow/250, /flaky, /gone

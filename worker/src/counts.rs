@@ -22,7 +22,7 @@ const STATUSES: [&str; 4] = ["succeeded", "dead_letter", "canceled", "retry"];
 
 /// Shows the counters of a worker that has done nothing yet, so that an alert sees their first step.
 pub fn begin() {
-    at_zero("postrider_events_accepted_total", "source", ["sql"]);
+    at_zero("postrider_events_accepted_total", "source", ["sql", "emitter"]);
     at_zero("postrider_filter_verdicts_total", "verdict", ["passed", "filtered", "unreadable"]);
     at_zero("postrider_deliveries_total", "status", STATUSES);
     let causes = ErrorKind::ALL.map(ErrorKind::as_str).into_iter().chain([NOT_ATTEMPTED]);

@@ -1,6 +1,6 @@
-//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, and the steps of
-//! jobs. Every worker does both; row locks prevent two workers from taking the same event or job. The steps themselves
-//! are in the core.
+//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, the steps of jobs, and
+//! the events of emitters. Every worker does all of it; row locks prevent two workers from taking the same. The steps
+//! themselves are in the core.
 
 use std::{
     sync::Arc,
@@ -10,6 +10,7 @@ use std::{
 use postrider_core::{
     database::{STEP_TIMEOUT, in_time},
     delivery::{job::walk, outbox},
+    emitter::step::{Emission, Step, step},
     queue,
     subscription::cache::SubscriptionCache,
     tally::Tally,
@@ -24,6 +25,8 @@ use crate::wake::Wake;
 const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
 /// How often the worker looks for jobs whose next step is due.
 const JOBS_EVERY: Duration = Duration::from_millis(500);
+/// How often the worker looks for emitters, at least: one that was just started waits no longer for its first event.
+const EMITTERS_EVERY: Duration = Duration::from_millis(500);
 /// How long to pause after the database failed.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -35,7 +38,7 @@ const WAKE_TRIES_MAX: u32 = 20;
 /// The pause before each further try.
 const WAKE_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes deliveries of published events, and the steps of jobs.
+/// Makes deliveries of published events, the steps of jobs, and the events of emitters.
 #[derive(Clone)]
 pub struct FanOut {
     pub(crate) pool: PgPool,
@@ -138,5 +141,34 @@ impl FanOut {
                 }
             }
         }
+    }
+    /// Makes the events of emitters, for as long as the task lives.
+    pub async fn emit(self) {
+        loop {
+            let started = Instant::now();
+            match in_time(STEP_TIMEOUT, step(&self.pool, &self.cache)).await {
+                Ok(Step::Made(emission)) => self.tell_of(emission, started.elapsed()).await,
+                Ok(Step::NoneDue(next)) => {
+                    tokio::time::sleep(next.map_or(EMITTERS_EVERY, |next| next.min(EMITTERS_EVERY))).await;
+                }
+                Err(error) => {
+                    tracing::warn!(?error, "a step of an emitter failed");
+                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Counts the events that an emitter has made, and wakes the workers for them.
+    async fn tell_of(&self, emission: Emission, took: Duration) {
+        if emission.accepted.is_empty() {
+            return;
+        }
+        emission.accepted.iter().for_each(|event| self.tally.accept(event));
+        metrics::counter!("postrider_events_accepted_total", "source" => "emitter")
+            .increment(emission.accepted.len() as u64);
+        self.wake.ring(took);
+        let unarmed: Vec<_> = emission.left_alone.into_values().collect();
+        self.wake_others(!emission.armed.is_empty(), took, unarmed).await;
     }
 }

@@ -10,6 +10,7 @@ use postrider_core::{
     access::audit,
     database::{ANSWER_TIMEOUT, in_time},
     delivery::dead_letter_notice,
+    demo, emitter,
     event::idempotency,
     process::heartbeat,
     queue,
@@ -34,6 +35,10 @@ const KEYS_EVERY: Duration = Duration::from_secs(60);
 const NOTED_LANES_EVERY: Duration = Duration::from_secs(1);
 /// How often the operator is told of new dead letters: at most one event for each subscription each time.
 const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(5);
+/// How often demos are looked for whose time is over, to remove what they have made.
+const DEMOS_EVERY: Duration = Duration::from_secs(5);
+/// How often emitters are removed that have ended long ago.
+const EMITTERS_EVERY: Duration = Duration::from_secs(600);
 /// How often subscriptions that do nothing but fail are looked for, to warn the operator or to disable them.
 const FAILING_EVERY: Duration = Duration::from_secs(60);
 /// How often the sizes of the queue are measured and shown as gauges.
@@ -72,6 +77,8 @@ pub async fn run(pool: PgPool, config: Config) {
             .repeat(|pool| async { dead_letter_notice::publish(pool).await.map(drop) }),
         duty("failing subscriptions", FAILING_EVERY)
             .repeat(|_| async { subscriptions.look_after_failing().await.map(drop) }),
+        duty("demos", DEMOS_EVERY).repeat(|_| async { demo::remove_ended(subscriptions).await.map(drop) }),
+        duty("emitters", EMITTERS_EVERY).repeat(|pool| async { emitter::retire(pool).await.map(drop) }),
         statistics.repeat(|pool| async { fold::fold(pool).await.map(drop) }),
         duty("processes", PROCESSES_EVERY).repeat(|pool| async { heartbeat::forget(pool).await.map(drop) }),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),

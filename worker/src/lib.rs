@@ -3,14 +3,17 @@
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] describes the life of one delivery, [`sender`] makes the
 //! request over [`connections`], [`recorder`] writes the outcome down. Beside them, [`fan_out`] makes deliveries of
-//! events that were published by SQL and the steps of jobs, and the [`janitor`] keeps the database in order.
+//! events that were published by SQL, the steps of jobs and the events of emitters, and the [`janitor`] keeps the
+//! database in order.
 
 pub mod claims;
 pub mod config;
 pub mod connections;
 pub mod counts;
 pub mod deliver;
+pub mod demo_receivers;
 pub mod dispatcher;
+pub mod drain;
 pub mod fan_out;
 pub mod health;
 pub mod janitor;
@@ -24,29 +27,25 @@ pub mod recorder;
 pub mod sender;
 pub mod wake;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use poem::listener::{Acceptor, Listener, TcpListener};
 use postrider_core::{
-    Result,
     announce::{
         changes,
         notify::{Channel, listen},
     },
     database::Session,
-    delivery::{job::walk, outbox},
+    delivery::outbox,
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
     process::{
         gauges,
         heartbeat::{Heartbeat, ProcessKind},
         run::{revived, work_with},
     },
-    queue::{ClaimRequest, Report, WAKE_CHANNEL},
+    queue::{Report, WAKE_CHANNEL},
     subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
     tally::Tally,
     trust::rekey,
@@ -58,7 +57,6 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use crate::{
     config::Config,
@@ -66,7 +64,7 @@ use crate::{
     dispatcher::Dispatcher,
     fan_out::FanOut,
     observers::Observers,
-    payloads::{PAYLOAD_BYTES_MAX, Payload, Payloads},
+    payloads::{PAYLOAD_BYTES_MAX, Payloads},
     places::{Place, Places},
     sender::Sender,
     wake::Wake,
@@ -75,18 +73,14 @@ use crate::{
 /// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
 pub(crate) const GENERAL_CONNECTIONS_MAX: u32 = 10;
 
-/// Connections that make deliveries: one for published events, one for jobs, one for wake-ups.
-const FAN_OUT_CONNECTIONS_MAX: u32 = 3;
+/// Connections that make deliveries: one for published events, one for jobs, one for emitters, one for wake-ups.
+const FAN_OUT_CONNECTIONS_MAX: u32 = 4;
 
 /// Connections that read large payloads, so that they keep no claim waiting.
 const PAYLOAD_CONNECTIONS_MAX: u32 = 2;
 
 /// How long a connection to the health server may be silent before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How often [`Worker::drain`] looks again for a lane that somebody else has locked.
-const DRAIN_PATIENCE: u32 = 20;
-const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// A worker with its connections, which does not run yet.
 pub struct Worker {
@@ -222,7 +216,12 @@ impl Worker {
         }));
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
+        let emitting = fan_out.clone();
         beside.spawn(revived("working on jobs", move || fan_out.clone().work_on_jobs()));
+        beside.spawn(revived("emitting", move || emitting.clone().emit()));
+        if let Some(address) = self.config.target_policy.demo {
+            beside.spawn(revived("the demo receivers", move || demo_receivers::serve(address)));
+        }
         let (pool, reporter) = (self.general.clone(), Arc::clone(&self.observers.reporter));
         let channel = database.channel(LIVE_CHANNEL);
         beside.spawn(revived("reporting", move || {
@@ -243,51 +242,6 @@ impl Worker {
         let pools = [("general", general), ("claims", claims), ("records", records), ("fan_outs", fan_outs)];
         let payloads = ("payloads", courier.payloads.connections());
         pools.into_iter().chain([payloads]).map(|(name, pool)| (name, pool.clone())).collect()
-    }
-
-    /// Makes all deliveries that are due now, in the same steps as [`Self::run`] but in batches: it fans out published
-    /// events, makes the due steps of jobs, and every due attempt. Returns how many deliveries it attempted.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn drain(&self) -> Result<usize> {
-        loop {
-            let step = outbox::step(&self.fan_outs, &self.courier.cache, Uuid::nil()).await?;
-            step.accepted.iter().for_each(|event| self.observers.tally.accept(event));
-            if step.events == 0 {
-                break;
-            }
-        }
-        while walk::step(&self.fan_outs).await?.is_some() {}
-        let (mut done, mut patience) = (0, DRAIN_PATIENCE);
-        loop {
-            let rows_max = i32::try_from(self.config.concurrency).unwrap_or(i32::MAX);
-            let look =
-                ClaimRequest { lanes_max: 64.min(rows_max), rows_max, skip: Vec::new(), lanes_from: None, only: None };
-            let claimed_at = Instant::now();
-            let (claimed, next) = claims::claim(&self.claims, &look).await?;
-            if claimed.is_empty() {
-                // A lane may be due, but locked by another transaction for a moment.
-                if next.wait() != Some(Duration::ZERO) || patience == 0 {
-                    return Ok(done);
-                }
-                patience -= 1;
-                tokio::time::sleep(DRAIN_PAUSE).await;
-                continue;
-            }
-            done += claimed.len();
-            let courier = &self.courier;
-            let payloads = courier.payloads.read(&claimed).await;
-            let attempts: JoinSet<_> = claimed
-                .into_iter()
-                .map(|claimed| {
-                    let courier = courier.clone();
-                    let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
-                    async move { courier.deliver(claimed, payload, claimed_at).await }
-                })
-                .collect();
-            recorder::record(&self.records, &attempts.join_all().await, &self.observers).await?;
-        }
     }
 
     /// The subscriptions that this worker has in memory.

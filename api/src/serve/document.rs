@@ -8,13 +8,15 @@ mod schemas;
 use serde_json::{Map, Value};
 
 /// The chapters, in the order in which a newcomer reads them.
-const CHAPTERS: [&str; 11] = [
+const CHAPTERS: [&str; 13] = [
     "Subscriptions",
     "Events",
     "Ingest",
     "Deliveries",
     "Dead letters",
     "Jobs",
+    "Emitters",
+    "Demo",
     "Statistics",
     "Live",
     "API keys",

@@ -212,6 +212,20 @@ impl ApiError {
         Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", format!("no such {what}")))
     }
 
+    /// 404: the operator has not switched the demo on.
+    #[must_use]
+    pub fn no_demo() -> Self {
+        let detail = "the demo is switched off; POSTRIDER_DEMO=on switches it on, for api and worker";
+        Self::NotFound(problem(StatusCode::NOT_FOUND, "not_found", detail))
+    }
+
+    /// 403: the demo belongs to this tenant, and the key to another.
+    #[must_use]
+    pub fn demo_of_another_tenant(tenant: &str) -> Self {
+        let detail = format!("the demo belongs to the tenant `{tenant}`, which this key does not reach");
+        Self::Forbidden(problem(StatusCode::FORBIDDEN, "forbidden", detail))
+    }
+
     /// 405: the path knows only these methods, such as `GET, POST`.
     #[must_use]
     pub fn method_not_allowed(allowed: &str) -> Self {

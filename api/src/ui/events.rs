@@ -14,7 +14,7 @@ use crate::{
     ui::{
         deliveries::moment,
         page::{Page, Section, Visit},
-        parts::{self, nothing},
+        parts,
         rows::{Rows, window},
     },
 };
@@ -29,7 +29,9 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         Err(error) => parts::trouble(visit, &error),
     };
     let body = html! {
-        (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &nothing()))
+        (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &html! {
+            a.button href=(visit.to("emitters")) { (visit.icon("radio-tower")) "Emitters" }
+        }))
         (filters(visit))
         section.panel #list { (list) }
     };

@@ -2,7 +2,7 @@
 
 use postrider_core::{
     event::event_type::EventType,
-    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
+    id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId},
 };
 
 use crate::{
@@ -31,6 +31,9 @@ pub(crate) fn find(visit: &Visit) -> Result<Next, ApiError> {
     }
     if text.parse::<JobId>().is_ok() {
         return place(format!("jobs/{text}"));
+    }
+    if text.parse::<EmitterId>().is_ok() {
+        return place("emitters".to_owned());
     }
     if text.parse::<KeyId>().is_ok() && visit.may_administer() {
         return place(format!("audit{}", query([("target_id", text)])));

@@ -23,6 +23,7 @@ use crate::{
     serve::problem::ApiError,
     ui::{
         deliveries::{self, Receivers},
+        demo,
         fields::query,
         overview::verdict::Known,
         page::{Page, Section, Visit},
@@ -45,7 +46,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let all = html! { a href=(visit.to("deliveries")) { "All deliveries" } };
     let body = html! {
         div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
-            (parts::head(&parts::text("Overview"), &nothing(), &nothing()))
+            (parts::head(&parts::text("Overview"), &nothing(), &demo::button(visit)))
             (verdict::show(visit, &known))
             @if let Some(Ok(glance)) = &queue { @if !is_new { (sizes(visit, glance)) } }
             @if is_new { (tour::show(visit).await?) }

@@ -5,7 +5,7 @@ use poem::Response;
 use crate::{
     serve::problem::ApiError,
     ui::{
-        about, audit, dead_letters, deliveries, delivery, event, events,
+        about, audit, dead_letters, deliveries, delivery, demo, emitters, event, events,
         fields::Fields,
         find, jobs, keys, lanes, live, overview,
         page::{Next, Page, Visit},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 47] = [
+pub const ROUTES: [(&str, &str); 53] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/deliveries"),
@@ -43,6 +43,12 @@ pub const ROUTES: [(&str, &str); 47] = [
     ("POST", "/ui/subscriptions/:id/enable"),
     ("POST", "/ui/subscriptions/:id/delete"),
     ("POST", "/ui/subscriptions/:id/replay"),
+    ("POST", "/ui/subscriptions/:id/emit"),
+    ("GET", "/ui/emitters"),
+    ("POST", "/ui/emitters/:id/stop"),
+    ("GET", "/ui/demo"),
+    ("POST", "/ui/demo"),
+    ("POST", "/ui/demo/stop"),
     ("GET", "/ui/events"),
     ("GET", "/ui/events/:id"),
     ("GET", "/ui/events/:id/payload"),
@@ -96,6 +102,8 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["subscriptions", id, "settings"] => subscription::settings::page(visit, id).await,
         ["subscriptions", id, "signing"] => subscription::signing::page(visit, id).await,
         ["subscriptions", id, "try"] => subscription::sample::page(visit, id).await,
+        ["emitters"] => emitters::page(visit).await,
+        ["demo"] => demo::page(visit).await,
         ["events"] => events::page(visit).await,
         ["events", id] => event::page(visit, id).await,
         ["jobs"] => jobs::page(visit).await,
@@ -124,11 +132,15 @@ pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiErro
         ["subscriptions", id, "rotate"] => subscription::signing::rotate(visit, id, form).await,
         ["subscriptions", id, "test"] => subscription::sample::send(visit, id, form).await,
         ["subscriptions", id, "replay"] => jobs::replay::begin(visit, id, form).await,
+        ["subscriptions", id, "emit"] => emitters::begin(visit, id, form).await,
         ["subscriptions", id, "delete"] => subscription::delete(visit, id).await,
         ["subscriptions", id, change] => subscription::set_state(visit, id, change, form).await,
         ["events", id, "replay"] => event::replay(visit, id, form).await,
         ["jobs"] => jobs::new::create(visit, form).await,
         ["jobs", id, "cancel"] => jobs::cancel(visit, id).await,
+        ["emitters", id, "stop"] => emitters::stop(visit, id).await,
+        ["demo"] => demo::start(visit).await,
+        ["demo", "stop"] => demo::stop(visit).await,
         ["keys"] => keys::create(visit, form).await,
         ["keys", id, "revoke"] => keys::revoke(visit, id).await,
         _ => no_page(),

@@ -14,6 +14,7 @@ use crate::{
         json,
         new_event::{EventKey, NewEvent, Verdict},
     },
+    subscription::cache::SubscriptionCache,
     validation::Problems,
 };
 
@@ -109,24 +110,33 @@ impl Acceptor {
 
     /// Finds the subscriptions that want the events, and stores the events with all their deliveries.
     async fn fan_out_and_store(&self, mut events: Vec<NewEvent>) -> Result<Vec<AcceptedEvent>> {
-        let mut caused = 0;
-        for event in &mut events {
-            let audience = self.cache.audience(&event.tenant_id).await?;
-            if audience.is_slow() {
-                // Others on this thread would feel it.
-                let mut moved = event.clone();
-                let fanned_out =
-                    tokio::task::spawn_blocking(move || moved.fan_out(&audience, caused).map(|()| moved)).await;
-                *event = fanned_out.map_err(Error::internal)??;
-            } else {
-                event.fan_out(&audience, caused)?;
-            }
-            caused += event.deliveries.len();
-        }
+        fan_out(&self.cache, &mut events).await?;
         let if_new: Vec<_> = events.iter().map(|event| AcceptedEvent::if_new(event, Verdict::Pending)).collect();
         let accepted = self.intake.accept(events).await?;
         Ok(if_new.into_iter().zip(accepted).map(|(if_new, accepted)| if_new.told(accepted, Source::Events)).collect())
     }
+}
+
+/// Sets the deliveries of events that are published: one to each subscription of the event's tenant that wants it.
+///
+/// # Errors
+/// Too large where too many subscriptions want them; or the database is away.
+pub(crate) async fn fan_out(cache: &SubscriptionCache, events: &mut [NewEvent]) -> Result<()> {
+    let mut caused = 0;
+    for event in events {
+        let audience = cache.audience(&event.tenant_id).await?;
+        if audience.is_slow() {
+            // Others on this thread would feel it.
+            let mut moved = event.clone();
+            let fanned_out =
+                tokio::task::spawn_blocking(move || moved.fan_out(&audience, caused).map(|()| moved)).await;
+            *event = fanned_out.map_err(Error::internal)??;
+        } else {
+            event.fan_out(&audience, caused)?;
+        }
+        caused += event.deliveries.len();
+    }
+    Ok(())
 }
 
 /// Why a key is not valid, and which field it came from.

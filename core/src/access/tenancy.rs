@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::{
     Error, Result,
-    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
+    id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId},
     validation,
 };
 
@@ -64,6 +64,15 @@ impl Owned for JobId {
     async fn tenant(self, pool: &PgPool) -> Result<Option<String>> {
         let tenant = sqlx::query_scalar!("SELECT tenant_id FROM jobs WHERE id = $1", self.0);
         tenant.fetch_optional(pool).await?.ok_or(Error::NotFound(Self::WHAT))
+    }
+}
+
+impl Owned for EmitterId {
+    const WHAT: &'static str = "emitter";
+
+    async fn tenant(self, pool: &PgPool) -> Result<Option<String>> {
+        let tenant = sqlx::query_scalar!("SELECT tenant_id FROM emitters WHERE id = $1", self.0);
+        tenant.fetch_optional(pool).await?.map(Some).ok_or(Error::NotFound(Self::WHAT))
     }
 }
 

@@ -273,7 +273,7 @@ async fn take(
     let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed;
     let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
     sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    let accepted = whole.iter().map(accepted).collect();
+    let accepted = whole.iter().map(NewEvent::counted).collect();
     Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, accepted, ..Step::default() })
 }
 
@@ -302,18 +302,8 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    let accepted = if begun_to.is_none() { vec![accepted(&event)] } else { Vec::new() };
+    let accepted = if begun_to.is_none() { vec![event.counted()] } else { Vec::new() };
     Ok(Step { events: 1, left_alone: left_alone(&[&event], &armed), armed, accepted, ..Step::default() })
-}
-
-/// The event as the statistics see it.
-fn accepted(event: &NewEvent) -> AcceptedEvent {
-    AcceptedEvent {
-        id: event.id.0,
-        tenant_id: event.tenant_id.clone(),
-        event_type: event.event_type.as_str().to_owned(),
-        payload_bytes: event.payload.len() as u64,
-    }
 }
 
 fn event_of(row: Row) -> Result<NewEvent> {

@@ -15,6 +15,7 @@ use crate::{
         metadata::Metadata,
     },
     id::{DeliveryId, EventId, SubscriptionId},
+    tally::AcceptedEvent,
 };
 
 /// Deliveries that one request may cause, at most: as many as one ingest transaction can store within its time limit.
@@ -185,6 +186,16 @@ impl NewEvent {
         }
         self.deliver_to(wanting);
         Ok(())
+    }
+
+    /// The event as the statistics see it.
+    pub(crate) fn counted(&self) -> AcceptedEvent {
+        AcceptedEvent {
+            id: self.id.0,
+            tenant_id: self.tenant_id.clone(),
+            event_type: self.event_type.as_str().to_owned(),
+            payload_bytes: self.payload.len() as u64,
+        }
     }
 
     /// The ids of the deliveries that the event causes.

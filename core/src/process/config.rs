@@ -1,7 +1,12 @@
 //! Reads configuration from the environment, and from nowhere else. Every mistake is collected, so that a person can
 //! mend all of them at once. What each variable means stands where it is read and in docs/configuration.md.
 
-use std::{fmt::Display, str::FromStr, time::Duration};
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::{
     access::tenancy::check_tenant,
@@ -142,7 +147,8 @@ impl Environment {
         })
     }
 
-    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY`.
+    /// `POSTRIDER_ALLOWED_PRIVATE_NETWORKS` and `POSTRIDER_HTTPS_ONLY`; and the demo receivers of this machine, where
+    /// `POSTRIDER_DEMO` switches them on at `POSTRIDER_DEMO_PORT`.
     pub fn target_policy(&mut self) -> Option<TargetPolicy> {
         let allowed_private = self.parse("POSTRIDER_ALLOWED_PRIVATE_NETWORKS", "", TargetPolicy::networks);
         let is_https_only = self.parse("POSTRIDER_HTTPS_ONLY", "false", |text| match text {
@@ -150,8 +156,19 @@ impl Environment {
             "false" => Ok(false),
             _ => Err("must be `true` or `false`".to_owned()),
         });
+        let has_demo = self.parse("POSTRIDER_DEMO", "off", |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err("must be `on` or `off`".to_owned()),
+        });
+        let port = self.parse("POSTRIDER_DEMO_PORT", "8089", |text| {
+            let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+            port.ok_or_else(|| "must be a whole number from 1 to 65535".to_owned())
+        });
         let (allowed_private, is_https_only) = (allowed_private?, is_https_only?);
-        Some(TargetPolicy { allowed_private, is_https_only, dns: Dns::default() })
+        let demo = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port?))).filter(|_| has_demo == Some(true));
+        has_demo?;
+        Some(TargetPolicy { allowed_private, is_https_only, demo, dns: Dns::default() })
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -170,13 +187,33 @@ mod tests {
             "POSTRIDER_DATABASE_SCHEMA" => Some("Robert'); --".to_owned()),
             "POSTRIDER_OPERATOR_TENANT" => Some("x".repeat(65)),
             "POSTRIDER_ALLOWED_PRIVATE_NETWORKS" => Some("here".to_owned()),
+            "POSTRIDER_DEMO" => Some("perhaps".to_owned()),
+            "POSTRIDER_DEMO_PORT" => Some("0".to_owned()),
             _ => None,
         });
         let parts = (env.database().is_some(), env.keyring(None).is_some(), env.target_policy().is_some());
         assert_eq!(parts, (false, false, false));
-        let problems = env.finish(Some(())).expect_err("five mistakes");
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        let problems = env.finish(Some(())).expect_err("seven mistakes");
+        assert_eq!(problems.len(), 7, "{problems:?}");
         assert!(!problems.join(" ").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_demo_is_off_unless_it_is_switched_on() {
+        for (demo, port, address) in [
+            ("", "", None),
+            ("off", "9000", None),
+            ("on", "", Some("127.0.0.1:8089")),
+            ("on", "9000", Some("127.0.0.1:9000")),
+        ] {
+            let mut env = Environment::new(move |name| match name {
+                "POSTRIDER_DEMO" => Some(demo.to_owned()),
+                "POSTRIDER_DEMO_PORT" => Some(port.to_owned()),
+                _ => None,
+            });
+            let policy = env.target_policy().expect("valid");
+            assert_eq!(policy.demo.map(|address| address.to_string()).as_deref(), address, "{demo} {port}");
+        }
     }
 
     #[test]

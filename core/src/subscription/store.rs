@@ -58,13 +58,28 @@ impl Subscriptions {
         idempotent: Option<&IdempotentRequest>,
         answer: impl Fn(&Subscription) -> Vec<u8>,
     ) -> Result<Creation<Subscription>> {
-        let id = SubscriptionId::new();
-        let secret = secret.unwrap_or_else(|| SigningSecret::generate(settings.signature_scheme.secret_kind()));
-        let flow = &settings.flow;
         let mut transaction = self.pool.begin().await?;
         if let Some(answer) = idempotency::begin(&mut transaction, &self.keyring, idempotent).await? {
             return Ok(Creation::Before(answer));
         }
+        let created = self.insert(&mut transaction, actor, tenant_id, settings, secret).await?;
+        idempotency::finish(&mut transaction, &self.keyring, idempotent, || answer(&created)).await?;
+        transaction.commit().await?;
+        Ok(Creation::Now(created))
+    }
+
+    /// Creates a subscription and its lane, in the caller's transaction.
+    pub(crate) async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        actor: Actor,
+        tenant_id: &str,
+        settings: &Settings,
+        secret: Option<SigningSecret>,
+    ) -> Result<Subscription> {
+        let id = SubscriptionId::new();
+        let secret = secret.unwrap_or_else(|| SigningSecret::generate(settings.signature_scheme.secret_kind()));
+        let flow = &settings.flow;
         sqlx::query!(
             "INSERT INTO subscriptions (id, tenant_id, name, target_url, event_types, metadata, retry_policy,
                                         timeout_ms, secret, headers, filters, signature_scheme, ingest_auth,
@@ -96,14 +111,12 @@ impl Subscriptions {
             flow.ordering.as_str(),
             flow.disable_after.map(DisableAfter::stored),
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        lane::create(&mut transaction, id, settings).await?;
-        let created = self.fetch(&mut transaction, id).await?;
-        note(&mut transaction, actor, "subscription.created", &created, None, Some(created.audited())).await?;
-        idempotency::finish(&mut transaction, &self.keyring, idempotent, || answer(&created)).await?;
-        transaction.commit().await?;
-        Ok(Creation::Now(created))
+        lane::create(&mut *connection, id, settings).await?;
+        let created = self.fetch(&mut *connection, id).await?;
+        note(connection, actor, "subscription.created", &created, None, Some(created.audited())).await?;
+        Ok(created)
     }
 
     /// Reads one subscription.

@@ -6,7 +6,7 @@ mod public_address;
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -40,16 +40,19 @@ pub struct TargetPolicy {
     pub allowed_private: Vec<IpNet>,
     /// Whether only `https` URLs are allowed.
     pub is_https_only: bool,
+    /// Where the demo receivers are, which are allowed whatever the other rules say; `None` where there is no demo.
+    pub demo: Option<SocketAddr>,
     /// The way in which names are looked up.
     pub dns: Dns,
 }
 
 impl fmt::Debug for TargetPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { allowed_private, is_https_only, dns: _ } = self;
+        let Self { allowed_private, is_https_only, demo, dns: _ } = self;
         f.debug_struct("TargetPolicy")
             .field("allowed_private", allowed_private)
             .field("is_https_only", is_https_only)
+            .field("demo", demo)
             .finish_non_exhaustive()
     }
 }
@@ -111,6 +114,9 @@ impl TargetPolicy {
     /// # Errors
     /// Why no request may be sent there.
     pub fn check(&self, url: &Url) -> Result<(), Blocked> {
+        if self.is_demo(url) {
+            return Ok(());
+        }
         if self.is_https_only && url.scheme() != "https" {
             return Err(Blocked::NotHttps);
         }
@@ -123,6 +129,13 @@ impl TargetPolicy {
             (None, Some(name)) if !self.allows_name(name) => Err(Blocked::LocalName(name.to_owned())),
             (Some(_) | None, _) => Ok(()),
         }
+    }
+
+    /// Whether the URL is that of a demo receiver. Its host has to be the address itself: a name is judged by what it
+    /// resolves to, whichever port it is asked for.
+    fn is_demo(&self, url: &Url) -> bool {
+        let address = literal_address(url).zip(url.port_or_known_default()).map(SocketAddr::from);
+        self.demo.is_some() && url.scheme() == "http" && address == self.demo
     }
 
     /// Whether the name could lead to an allowed address. Names under `localhost` mean this machine (RFC 6761 §6.3),
@@ -223,6 +236,27 @@ mod tests {
         assert_eq!(check(&strict, "http://127.0.0.1/"), Err(Blocked::NotHttps));
         assert_eq!(check(&strict, "https://127.0.0.1/"), Ok(()));
         assert!(FOREIGN_PORTS.is_sorted());
+    }
+
+    #[test]
+    fn of_this_machine_only_the_demo_receivers_are_allowed_by_the_demo() {
+        let demo = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8089)));
+        for is_https_only in [false, true] {
+            let policy = TargetPolicy { demo, is_https_only, ..TargetPolicy::default() };
+            for (text, allowed) in [
+                ("http://127.0.0.1:8089/success", true),
+                ("http://127.1:8089/", true),
+                ("http://127.0.0.1:8080/success", false),
+                ("http://127.0.0.1/", false),
+                ("http://127.0.0.2:8089/", false),
+                ("http://localhost:8089/", false),
+                ("http://[::1]:8089/", false),
+                ("https://127.0.0.1:8089/", false),
+            ] {
+                assert_eq!(policy.check(&text.parse().expect(text)).is_ok(), allowed, "{text}");
+            }
+            assert!(!policy.allows(Ipv4Addr::LOCALHOST.into()), "no name may lead there");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::tidy::File;
 
 /// The rooms of `core/src`, the lowest first. A room may import from those before it and from no other. A room is a
 /// file, or a folder together with the file of the same name.
-const FLOORS: [&str; 20] = [
+const FLOORS: [&str; 22] = [
     "text_enum",
     "id",
     "validation",
@@ -28,6 +28,8 @@ const FLOORS: [&str; 20] = [
     "delivery",
     "stats",
     "accept",
+    "emitter",
+    "demo",
     "process",
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postrider_core::id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId};
+use postrider_core::id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -64,6 +64,7 @@ enum Kind {
     Event,
     Delivery,
     Job,
+    Emitter,
     ApiKey,
 }
 
@@ -75,6 +76,7 @@ pub struct Tenant {
     event: String,
     dead_letter: String,
     job: String,
+    emitter: String,
     api_key: String,
 }
 
@@ -89,8 +91,13 @@ impl Tenant {
         assert_eq!(delivery["status"], "dead_letter");
         let range = json!({"since": "2025-01-01T00:00:00Z", "statuses": ["succeeded"]});
         let replay = world.call(Method::POST, &format!("/subscriptions/{subscription}/replay"), Some(range)).await;
+        // It is stopped at once, so that it makes nothing.
+        let stream = json!({"subscription_id": subscription, "rate_per_second": 0.01});
+        let emitter = id(&world.call(Method::POST, "/emitters", Some(stream)).await.expect(201));
+        world.call(Method::DELETE, &format!("/emitters/{emitter}"), None).await.expect(200);
         Self {
             name,
+            emitter,
             admin,
             subscription,
             event: text(&delivery, "event_id"),
@@ -109,6 +116,7 @@ impl Tenant {
             event: EventId::new().to_string(),
             dead_letter: DeliveryId::new().to_string(),
             job: JobId::new().to_string(),
+            emitter: EmitterId::new().to_string(),
             api_key: KeyId::new().to_string(),
         }
     }
@@ -120,6 +128,7 @@ impl Tenant {
             Some("subscriptions") => &self.subscription,
             Some("events") => &self.event,
             Some("jobs") => &self.job,
+            Some("emitters") => &self.emitter,
             Some("keys") => &self.api_key,
             _ => "",
         }
@@ -132,6 +141,7 @@ impl Tenant {
             Kind::Event => &self.event,
             Kind::Delivery => &self.dead_letter,
             Kind::Job => &self.job,
+            Kind::Emitter => &self.emitter,
             Kind::ApiKey => &self.api_key,
         }
     }
@@ -223,6 +233,7 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
         "events" | "event_id" => Kind::Event,
         "deliveries" | "dead-letters" => Kind::Delivery,
         "jobs" | "job_id" => Kind::Job,
+        "emitters" => Kind::Emitter,
         "api-keys" => Kind::ApiKey,
         unknown => panic!("no test knows what `{name}` of {template} names: {unknown}"),
     })
@@ -277,7 +288,16 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
     let (stranger, stranger_key) = key(&world, &["admin"], Some("stranger")).await;
     let lists: BTreeSet<String> =
         Operation::all(&world).await.into_iter().filter(|one| one.is_list).map(|one| one.template).collect();
-    let expected = ["/api-keys", "/audit-log", "/dead-letters", "/deliveries", "/events", "/jobs", "/subscriptions"];
+    let expected = [
+        "/api-keys",
+        "/audit-log",
+        "/dead-letters",
+        "/deliveries",
+        "/emitters",
+        "/events",
+        "/jobs",
+        "/subscriptions",
+    ];
     assert_eq!(lists, expected.map(str::to_owned).into(), "each is tried here");
     for list in lists {
         let everybodys = data(&world.get(&list).await);
@@ -317,6 +337,7 @@ async fn what_a_key_creates_is_its_own_tenants() {
         ("/events", "event_id", event.clone()),
         ("/deliveries", "delivery_id", json!({"target_url": target, "payload": 1})),
         ("/subscriptions", "id", json!({"target_url": target})),
+        ("/emitters", "id", json!({"rate_per_second": 0.01})),
         ("/api-keys", "id", json!({"name": "made by bolt", "scopes": ["read"]})),
     ];
     let create = async |path: &str, body: Value| call(&world, &bolt.admin, &Method::POST, path, Some(body)).await;

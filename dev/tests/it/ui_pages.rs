@@ -20,12 +20,12 @@ use crate::{
 const IN_README: [&str; 3] = ["overview", "delivery-dead", "subscription"];
 
 /// Where the pictures of all pages are kept.
-fn pictures() -> PathBuf {
+pub fn pictures() -> PathBuf {
     workspace().join("target/screenshots")
 }
 
 /// A browser with a page on which somebody has signed in; `None` where there is no browser.
-async fn signed_in(world: &World) -> (Browser, Page) {
+pub async fn signed_in(world: &World) -> (Browser, Page) {
     let browser = Browser::start().unwrap();
     let page = browser.page().await.unwrap();
     sign_in(&page, world).await;
@@ -40,16 +40,16 @@ async fn sign_in(page: &Page, world: &World) {
 }
 
 /// Whether the page with this heading is there with all its scripts.
-fn heading(text: &str) -> String {
+pub fn heading(text: &str) -> String {
     format!("document.readyState === 'complete' && document.querySelector('h1')?.textContent === '{text}'")
 }
 
-fn can_run() -> bool {
+pub fn can_run() -> bool {
     are_there(&[Tool::Chromium, Tool::Node, Tool::Npm])
 }
 
 /// Everything that axe finds wrong on the page.
-async fn findings(page: &Page) -> Vec<String> {
+pub async fn findings(page: &Page) -> Vec<String> {
     static AXE: OnceLock<String> = OnceLock::new();
     let folder = dashboard_modules().await.unwrap();
     let axe = AXE.get_or_init(|| fs::read_to_string(folder.join("axe-core/axe.min.js")).unwrap());
@@ -87,6 +87,8 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, &format!("/subscriptions/{id}/replay"), Some(range)).await.expect(202);
     let now = chrono::Utc::now();
     postrider_core::stats::recount::recount(&world.pool, now - chrono::TimeDelta::hours(1), now).await.unwrap();
+    let stream = json!({"subscription_id": id, "rate_per_second": 2.5, "event_type": "order.created"});
+    world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
     world
@@ -122,6 +124,8 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("job", format!("/ui/jobs/{job}")),
         ("job-new", "/ui/jobs/new".to_owned()),
         ("job-counted", "/ui/jobs/new?action=purge&statuses=dead_letter".to_owned()),
+        ("emitters", "/ui/emitters".to_owned()),
+        ("demo", "/ui/demo".to_owned()),
         ("live", "/ui/live".to_owned()),
         ("lanes", "/ui/lanes".to_owned()),
         ("keys", "/ui/keys".to_owned()),

@@ -211,6 +211,11 @@ impl World {
             "UPDATE events SET expires_at = expires_at - $1::float8 * interval '1 second' WHERE expires_at IS NOT NULL",
             "UPDATE lane_leases SET expires_at = expires_at - $1::float8 * interval '1 second'",
             "UPDATE jobs SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
+            "UPDATE emitters SET next_step_at = next_step_at - $1::float8 * interval '1 second',
+                    started_at = started_at - $1::float8 * interval '1 second',
+                    ends_at = ends_at - $1::float8 * interval '1 second'",
+            "UPDATE demos SET started_at = started_at - $1::float8 * interval '1 second',
+                    ends_at = ends_at - $1::float8 * interval '1 second'",
         ] {
             sqlx::query(statement).bind(time.as_secs_f64()).execute(&mut *transaction).await.expect("times move");
         }

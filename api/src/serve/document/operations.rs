@@ -6,7 +6,7 @@ use crate::serve::document::each_operation;
 
 /// Operations that can answer 409 because the state of a thing forbids them. Operations that take an idempotency key
 /// can answer 409 as well, and are not listed here.
-const CONFLICTING: [&str; 9] = [
+const CONFLICTING: [&str; 10] = [
     "replace_subscription",
     "change_subscription",
     "pause_subscription",
@@ -16,9 +16,13 @@ const CONFLICTING: [&str; 9] = [
     "retry_delivery",
     "cancel_delivery",
     "retry_dead_letter",
+    "start_demo",
 ];
 /// Operations to which a limit of requests or streams applies, so that they can answer 429.
 const LIMITED: [&str; 5] = ["publish_event", "publish_events", "create_delivery", "ingest", "watch"];
+
+/// Operations that answer 404 where the operator has not switched them on.
+const SWITCHED: [&str; 3] = ["start_demo", "get_demo", "stop_demo"];
 
 /// Descriptions of parameters that mean the same in every operation. A parameter's own description comes first.
 const PARAMETERS: [(&str, &str); 12] = [
@@ -55,13 +59,14 @@ const IDEMPOTENCY_KEY: (&str, &str) = (
      remembered for 24 hours, unless the operator has chosen another time.",
 );
 /// What the id in a path stands for, by the beginning of the path.
-const PATH_IDS: [(&str, &str); 7] = [
+const PATH_IDS: [(&str, &str); 8] = [
     ("/subscriptions/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/webhooks/ingest/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/events/", "The id of the event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/deliveries/", "The id of the delivery, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/dead-letters/", "The id of the delivery that was given up, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/jobs/", "The id of the job, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/emitters/", "The id of the emitter, such as `emt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/api-keys/", "The id of the API key, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
 ];
 
@@ -82,7 +87,7 @@ pub fn complete(paths: &mut Map<String, Value>) {
         kept.retain(|status, _| can_answer(status, method, operation));
         operation.insert("responses".to_owned(), kept.into());
     });
-    for name in CONFLICTING.into_iter().chain(LIMITED) {
+    for name in CONFLICTING.into_iter().chain(LIMITED).chain(SWITCHED) {
         assert!(known.iter().any(|id| id == name), "there is no operation {name}");
     }
 }
@@ -114,6 +119,7 @@ fn can_answer(status: &str, method: &str, operation: &Map<String, Value>) -> boo
     let is_one_of = |names: &[&str]| names.iter().any(|name| operation["operationId"] == **name);
     let has_body = operation.contains_key("requestBody");
     match status {
+        "404" if is_one_of(&SWITCHED) => true,
         "400" | "404" => has_body || !parameters.is_empty(),
         "401" | "403" => operation.contains_key("security"),
         "405" => false,

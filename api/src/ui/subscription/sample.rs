@@ -1,4 +1,5 @@
 //! Trying a subscription: a sample event is sent to its receiver, and the page of its delivery shows what comes of it.
+//! A stream of them is an emitter ([`crate::ui::emitters`]).
 
 use maud::{Markup, html};
 use postrider_core::{
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::{
     serve::problem::ApiError,
     ui::{
+        emitters,
         fields::Fields,
         page::{Next, Page, Visit},
         parts::{nothing, panel},
@@ -30,7 +32,11 @@ fn with(visit: &Visit, subscription: &Subscription, form: &Fields, wrong: &[(Str
         State::Active | State::Paused if visit.may_manage() => fields(visit, subscription, form, wrong),
         State::Active | State::Paused => html! { p { "Your key may only read, so it cannot send anything." } },
     };
-    framed(visit, subscription, "/try", &panel("Send a sample", &nothing(), &body))
+    let content = html! {
+        (panel("Send a sample", &nothing(), &body))
+        @if visit.may_manage() && subscription.state != State::Disabled { (emitters::form(visit, subscription)) }
+    };
+    framed(visit, subscription, "/try", &content)
 }
 
 fn fields(visit: &Visit, subscription: &Subscription, form: &Fields, wrong: &[(String, String)]) -> Markup {
