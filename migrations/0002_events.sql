@@ -151,8 +151,8 @@ CREATE TABLE replays (
 CREATE INDEX replays_unfinished ON replays (next_step_at) WHERE state = 'running' OR to_cancel IS NOT NULL;
 CREATE INDEX replays_subscription ON replays (subscription_id, id);
 
--- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker makes
--- the events of a step in one transaction with the count, so none is lost and none is made twice.
+-- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker
+-- makes the events of a step in one transaction with the count, so none is lost and none is made twice.
 CREATE TABLE emitters (
     id              uuid PRIMARY KEY,
     tenant_id       text NOT NULL,

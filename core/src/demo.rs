@@ -1,7 +1,7 @@
-//! The demo: subscriptions to the demo receivers, with emitters that send them events for a minute, so that somebody who
-//! tries Postrider sees deliveries succeed, be tried again and be given up. There is one demo at a time, in a tenant of
-//! its own. Whatever it has made is removed when its time is over, by whichever worker finds it. How the receivers fare
-//! is read by [`crate::demo::cards`].
+//! The demo: subscriptions to the demo receivers, with emitters that send them events for a minute, so that somebody
+//! who tries Postrider sees deliveries succeed, be tried again and be given up. There is one demo at a time, in a
+//! tenant of its own. Whatever it has made is removed when its time is over, by whichever worker finds it. How the
+//! receivers fare is read by [`crate::demo::cards`].
 
 pub mod cards;
 
@@ -110,7 +110,7 @@ impl Kind {
     fn flow(self) -> FlowInput {
         let circuit = match self {
             Self::Failing => CircuitInput {
-                failures_in_a_row: Some(6),
+                failures_in_a_row: Some(10),
                 cooldown_seconds: Some(5),
                 cooldown_max_seconds: Some(10),
                 ..CircuitInput::default()

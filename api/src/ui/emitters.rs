@@ -33,8 +33,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         Err(error) => parts::trouble(visit, &error),
     };
     let sentence = html! {
-        "Streams of sample events at a rate. One is started on the page of a subscription, under "
-        em { "Try" } ", or by the API."
+        "Streams of sample events at a rate. One is started on the page of a subscription, under “Try”, or by the API."
     };
     let body = html! {
         (parts::head(&parts::text("Emitters"), &sentence, &nothing()))
