@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn the_settings_of_every_receiver_are_valid_where_only_demo_receivers_are_allowed() {
         let address = "127.0.0.1:8089".parse().expect("an address");
-        let policy = TargetPolicy { demo: Some(address), is_https_only: true, ..TargetPolicy::default() };
+        let policy = TargetPolicy { is_https_only: true, demo: Some(address), ..TargetPolicy::default() };
         for kind in Kind::ALL {
             let checked = kind.settings(DemoId::new(), address, &policy).expect("valid");
             let expected = format!("http://127.0.0.1:8089/{kind}");

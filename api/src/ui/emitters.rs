@@ -119,11 +119,10 @@ fn status(visit: &Visit, status: Status) -> Markup {
 
 async fn receiver(visit: &Visit, known: &SubscriptionCache, emitter: &Emitter) -> Markup {
     let Some(id) = emitter.subscription_id else { return html! { span.sub { "all who want them" } } };
-    match known.get(id).await {
-        Ok(Some(subscription)) => {
-            html! { a href=(visit.to(format!("subscriptions/{id}"))) { (name(&subscription)) } }
-        }
-        Ok(None) | Err(_) => html! { span.mono { (parts::short(id)) } },
+    if let Ok(Some(subscription)) = known.get(id).await {
+        html! { a href=(visit.to(format!("subscriptions/{id}"))) { (name(&subscription)) } }
+    } else {
+        html! { span.mono { (parts::short(id)) } }
     }
 }
 
