@@ -157,8 +157,8 @@ CREATE INDEX jobs_unfinished ON jobs (next_step_at) WHERE state = 'running' OR t
 CREATE INDEX jobs_subscription ON jobs (subscription_id, id);
 CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
 
--- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker makes
--- the events of a step in one transaction with the count, so none is lost and none is made twice.
+-- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker
+-- makes the events of a step in one transaction with the count, so none is lost and none is made twice.
 CREATE TABLE emitters (
     id              uuid PRIMARY KEY,
     tenant_id       text NOT NULL,

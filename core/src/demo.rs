@@ -1,7 +1,7 @@
-//! The demo: subscriptions to the demo receivers, with emitters that send them events for a minute, so that somebody who
-//! tries Postrider sees deliveries succeed, be tried again and be given up. There is one demo at a time, in a tenant of
-//! its own. Whatever it has made is removed when its time is over, by whichever worker finds it. How the receivers fare
-//! is read by [`crate::demo::cards`].
+//! The demo: subscriptions to the demo receivers, with emitters that send them events for a minute, so that somebody
+//! who tries Postrider sees deliveries succeed, be tried again and be given up. There is one demo at a time, in a
+//! tenant of its own. Whatever it has made is removed when its time is over, by whichever worker finds it. How the
+//! receivers fare is read by [`crate::demo::cards`].
 
 pub mod cards;
 
@@ -110,7 +110,7 @@ impl Kind {
     fn flow(self) -> FlowInput {
         let circuit = match self {
             Self::Failing => CircuitInput {
-                failures_in_a_row: Some(6),
+                failures_in_a_row: Some(10),
                 cooldown_seconds: Some(5),
                 cooldown_max_seconds: Some(10),
                 ..CircuitInput::default()
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn the_settings_of_every_receiver_are_valid_where_only_demo_receivers_are_allowed() {
         let address = "127.0.0.1:8089".parse().expect("an address");
-        let policy = TargetPolicy { demo: Some(address), is_https_only: true, ..TargetPolicy::default() };
+        let policy = TargetPolicy { is_https_only: true, demo: Some(address), ..TargetPolicy::default() };
         for kind in Kind::ALL {
             let checked = kind.settings(DemoId::new(), address, &policy).expect("valid");
             let expected = format!("http://127.0.0.1:8089/{kind}");

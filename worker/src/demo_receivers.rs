@@ -1,6 +1,6 @@
-//! The demo receivers: four receivers that succeed, fail now and then, are slow, and always fail. Where the operator has
-//! switched the demo on, each worker serves them on an address of its own machine, and the target policy lets deliveries
-//! go there. They keep nothing of what they get.
+//! The demo receivers: four receivers that succeed, fail now and then, are slow, and always fail. Where the operator
+//! has switched the demo on, each worker serves them on an address of its own machine, and the target policy lets
+//! deliveries go there. They keep nothing of what they get.
 
 use std::{
     convert::Infallible,

@@ -33,7 +33,7 @@ impl Worker {
             }
         }
         while walk::step(&self.fan_outs).await?.is_some() {}
-        while let Step::Made(emission) = emitter::step::step(&self.fan_outs, &self.courier.cache).await? {
+        while let Step::Made(emission) = Box::pin(emitter::step::step(&self.fan_outs, &self.courier.cache)).await? {
             emission.accepted.iter().for_each(|event| self.observers.tally.accept(event));
         }
         let (mut done, mut patience) = (0, DRAIN_PATIENCE);

@@ -146,7 +146,7 @@ impl FanOut {
     pub async fn emit(self) {
         loop {
             let started = Instant::now();
-            match in_time(STEP_TIMEOUT, step(&self.pool, &self.cache)).await {
+            match in_time(STEP_TIMEOUT, Box::pin(step(&self.pool, &self.cache))).await {
                 Ok(Step::Made(emission)) => self.tell_of(emission, started.elapsed()).await,
                 Ok(Step::NoneDue(next)) => {
                     tokio::time::sleep(next.map_or(EMITTERS_EVERY, |next| next.min(EMITTERS_EVERY))).await;

@@ -8,7 +8,6 @@ use postrider_core::{
         self, Demo, Kind, TENANT,
         cards::{self, Card, Light},
     },
-    subscription::circuit::CircuitState,
 };
 
 use crate::{
@@ -126,8 +125,8 @@ fn light(visit: &Visit, card: &Card, demo: &Demo) -> Markup {
         Light::Green => (Tone::Ok, "circle-check", "All arrives"),
         Light::Yellow if card.counts.retrying > 0 => (Tone::Warn, "rotate-cw", "Tried again"),
         Light::Yellow => (Tone::Warn, "hourglass", "Deliveries wait"),
-        Light::Red if card.circuit != CircuitState::Closed => (Tone::Bad, "unplug", "Circuit open"),
-        Light::Red => (Tone::Bad, "mail-x", "Given up"),
+        Light::Red if card.counts.dead_letters > 0 => (Tone::Bad, "mail-x", "Given up"),
+        Light::Red => (Tone::Bad, "circle-x", "Failing"),
     };
     let title = match card.kind {
         Kind::Success => "Takes everything",

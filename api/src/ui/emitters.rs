@@ -33,8 +33,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         Err(error) => parts::trouble(visit, &error),
     };
     let sentence = html! {
-        "Streams of sample events at a rate. One is started on the page of a subscription, under "
-        em { "Try" } ", or by the API."
+        "Streams of sample events at a rate. One is started on the page of a subscription, under “Try”, or by the API."
     };
     let body = html! {
         (parts::head(&parts::text("Emitters"), &sentence, &nothing()))
@@ -120,11 +119,10 @@ fn status(visit: &Visit, status: Status) -> Markup {
 
 async fn receiver(visit: &Visit, known: &SubscriptionCache, emitter: &Emitter) -> Markup {
     let Some(id) = emitter.subscription_id else { return html! { span.sub { "all who want them" } } };
-    match known.get(id).await {
-        Ok(Some(subscription)) => {
-            html! { a href=(visit.to(format!("subscriptions/{id}"))) { (name(&subscription)) } }
-        }
-        Ok(None) | Err(_) => html! { span.mono { (parts::short(id)) } },
+    if let Ok(Some(subscription)) = known.get(id).await {
+        html! { a href=(visit.to(format!("subscriptions/{id}"))) { (name(&subscription)) } }
+    } else {
+        html! { span.mono { (parts::short(id)) } }
     }
 }
 

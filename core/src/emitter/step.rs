@@ -179,13 +179,12 @@ impl Leased {
             };
             // How long a payload may be was checked when the emitter was started.
             let rules = Rules { payload_bytes_max: usize::MAX, now: self.now, is_repeated: false };
-            let event = match to {
-                Some(subscription) => addressed_to(subscription, input, rules)?,
-                None => {
-                    let mut event = input.parse(rules)?;
-                    fan_out(cache, std::slice::from_mut(&mut event)).await?;
-                    event
-                }
+            let event = if let Some(subscription) = to {
+                addressed_to(subscription, input, rules)?
+            } else {
+                let mut event = input.parse(rules)?;
+                fan_out(cache, std::slice::from_mut(&mut event)).await?;
+                event
             };
             deliveries += event.deliveries.len();
             events.push(event);

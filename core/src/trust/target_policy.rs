@@ -242,7 +242,7 @@ mod tests {
     fn of_this_machine_only_the_demo_receivers_are_allowed_by_the_demo() {
         let demo = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8089)));
         for is_https_only in [false, true] {
-            let policy = TargetPolicy { demo, is_https_only, ..TargetPolicy::default() };
+            let policy = TargetPolicy { is_https_only, demo, ..TargetPolicy::default() };
             for (text, allowed) in [
                 ("http://127.0.0.1:8089/success", true),
                 ("http://127.1:8089/", true),

@@ -213,7 +213,7 @@ impl World {
             "UPDATE jobs SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
             "UPDATE emitters SET next_step_at = next_step_at - $1::float8 * interval '1 second',
                     started_at = started_at - $1::float8 * interval '1 second',
-                    ends_at = ends_at - $1::float8 * interval '1 second'",
+                    ends_at = ends_at - $1::float8 * interval '1 second' WHERE status = 'running'",
             "UPDATE demos SET started_at = started_at - $1::float8 * interval '1 second',
                     ends_at = ends_at - $1::float8 * interval '1 second'",
         ] {
