@@ -1,6 +1,6 @@
 //! `/dead-letters`: deliveries that were given up, and what a person may do with them.
 
-mod groups;
+pub mod groups;
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{

@@ -73,8 +73,9 @@ async fn dead_letters_are_grouped_by_receiver_and_cause() {
     let inline =
         json!({"target_url": world.receiver.url("/fail"), "payload": 1, "retry_policy": {"delays_seconds": []}});
     world.call(Method::POST, "/deliveries", Some(inline)).await.expect(202);
-    // Nothing listens at this port.
-    let nowhere = json!({"target_url": "http://127.0.0.1:9/", "retry_policy": {"delays_seconds": []}});
+    // Nothing listens at this port any more.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nowhere = json!({"target_url": format!("http://127.0.0.1:{port}/"), "retry_policy": {"delays_seconds": []}});
     let nowhere = id(&world.call(Method::POST, "/subscriptions", Some(nowhere)).await.expect(201));
     world.ingest(&nowhere, "x").await;
     while world.drain().await > 0 {}
