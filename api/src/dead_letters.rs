@@ -1,6 +1,6 @@
 //! `/dead-letters`: deliveries that were given up, and what a person may do with them.
 
-mod groups;
+pub mod groups;
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -233,10 +233,12 @@ impl DeadLettersApi {
         let resolved = if meant.include_resolved.unwrap_or(false) { Resolved::Included } else { Resolved::Excluded };
         let Span { since, until } = list::span(meant.since, meant.until)?;
         let error_kind = meant.error_kind.as_deref().map(cause).transpose();
-        let status_code = meant.status_code.map(i16::try_from).transpose();
+        let code = |code: u16| i16::try_from(code).ok().filter(|code| (100..=999).contains(code));
+        let no_status = || ApiError::invalid("status_code", "must be from 100 to 999");
+        let status_code = meant.status_code.map(|given| code(given).ok_or_else(no_status)).transpose();
         Ok(Filter {
             error_kind: error_kind.map_err(|why| ApiError::invalid("error_kind", why))?,
-            status_code: status_code.map_err(|_| ApiError::invalid("status_code", "must be from 100 to 999"))?,
+            status_code: status_code?,
             tenant_id: access.lists(meant.tenant_id.as_deref())?,
             subscription: access.find_named(&self.0.pool, "subscription_id", subscription).await?,
             since,

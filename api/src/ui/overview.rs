@@ -80,6 +80,8 @@ async fn dead_letters(visit: &Visit) -> Result<Vec<DeadLetter>, ApiError> {
         since: None,
         until: None,
         resolved: Resolved::Excluded,
+        error_kind: None,
+        status_code: None,
     };
     Ok(dead_letter::list(visit.pool(), &filter, rows::first(FAILING_MAX)).await?.items)
 }

@@ -125,8 +125,8 @@ async fn write(pool: &PgPool, days_back: i32, from: i64, subscriptions: &[Uuid])
             INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, status, created_at, finished_at)
             SELECT id, event_id, tenant, subscription, status, t, CASE WHEN status <> 'pending' THEN t END FROM d
         ), l AS (
-            INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id, created_at)
-            SELECT id, tenant, subscription, t FROM d WHERE status = 'dead_letter'
+            INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id, created_at, status_code, error_kind)
+            SELECT id, tenant, subscription, t, 503, 'http_status' FROM d WHERE status = 'dead_letter'
         ), q AS (
             INSERT INTO queue (delivery_id, lane_id, event_id, due_at)
             SELECT id, subscription, event_id, now() + interval '30 days' FROM d WHERE status = 'pending'

@@ -29,7 +29,7 @@ const BYTES_MAX: usize = 60 * 1024;
 const RATE: u32 = 300;
 
 /// The pages; words in capitals stand for ids.
-const PAGES: [&str; 22] = [
+const PAGES: [&str; 23] = [
     "/ui/",
     "/ui/deliveries",
     "/ui/deliveries?status=dead_letter",
@@ -42,6 +42,7 @@ const PAGES: [&str; 22] = [
     "/ui/events?event_type=type.7",
     "/ui/events/EVENT",
     "/ui/dead-letters",
+    "/ui/dead-letters?view=list",
     "/ui/subscriptions",
     "/ui/subscriptions?failing=true",
     "/ui/subscriptions/SUBSCRIPTION",

@@ -151,7 +151,7 @@ async fn waiting_deliveries_are_canceled_and_dead_letters_resolved_and_purged() 
         waiting.push(world.ingest(&calm, number.to_string()).await);
     }
     // A worker is attempting one of them.
-    let lease = "UPDATE queue SET lease_token = 7, due_at = now() + interval '1 minute' WHERE delivery_id = $1";
+    let lease = "UPDATE queue SET lease_token = 7, attempt_count = 1, due_at = now() + interval '1 minute' WHERE delivery_id = $1";
     sqlx::query(lease).bind(uuid(&waiting[0])).execute(&world.pool).await.unwrap();
     assert_eq!(count(&world, "cancel", json!({"subscription_id": calm})).await, 5);
     let job = begin(&world, "cancel", json!({"subscription_id": calm})).await;
@@ -179,7 +179,7 @@ async fn pending_deliveries_are_due_now_whatever_the_tables_say() {
     let subscription = id(&world.subscribe("/fail", json!({"retry_policy": {"delays_seconds": [3600]}})).await);
     delivered(&world, &subscription, 3).await;
     assert_eq!(world.drain().await, 0);
-    let job = begin(&world, "retry", json!({"statuses": ["pending"], "rate_per_second": 1000})).await;
+    let job = begin(&world, "retry", json!({"statuses": ["pending"]})).await;
     assert_eq!(counts(&finished(&world, &job).await), [3, 0, 0]);
     assert_eq!(world.receiver.count(), 6);
     world.finish().await;
