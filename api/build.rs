@@ -11,11 +11,12 @@ const HTMX: &str = "htmx.org/dist/htmx.min.js";
 
 #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts by variables where they are")]
 fn main() {
-    println!("cargo::rerun-if-changed=ui");
     println!("cargo::rerun-if-changed=src/ui/sprite.rs");
     if env::var_os("CARGO_CFG_DEBUG_ASSERTIONS").is_some() {
         return;
     }
+    // Only here: a debug build must not begin anew because its libraries have been fetched meanwhile.
+    println!("cargo::rerun-if-changed=ui");
     let modules = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("ui/node_modules");
     let icons = sprite::make(&modules.join(sprite::FOLDER));
     let is_complete = modules.join(HTMX).is_file();

@@ -10,7 +10,7 @@ use postrider_core::{
         filter::PayloadFilter,
         json::{self, Json, Unreadable},
     },
-    id::{DeliveryId, EventId, KeyId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
     queue::attempt::parse_retry_after,
     trust::{
         inbound_signature::Refused,
@@ -104,7 +104,7 @@ pub fn cursor(data: &[u8]) {
     reads_back::<EventId>(&text);
     reads_back::<DeliveryId>(&text);
     reads_back::<KeyId>(&text);
-    reads_back::<ReplayId>(&text);
+    reads_back::<JobId>(&text);
 }
 
 /// A `Retry-After` is a number of seconds, a date, or ignored; a number is never ignored.

@@ -42,14 +42,14 @@ CREATE TABLE deliveries (
     status          delivery_status NOT NULL DEFAULT 'pending',
     is_replay       boolean NOT NULL DEFAULT false, -- made later than its event, because somebody asked
     replay_of       uuid,                        -- the delivery that this one replays, if any
-    replay_id       uuid,                        -- the replay of a range that made it, if one did
+    job_id          uuid,                        -- the job that made it, if one did
     created_at      timestamptz NOT NULL,
     finished_at     timestamptz
 ) PARTITION BY RANGE (id);
 CREATE INDEX deliveries_subscription ON deliveries (subscription_id, id);
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
 -- Replays are few, so these partial indexes cost other deliveries nothing.
-CREATE INDEX deliveries_replay ON deliveries (replay_id, id) WHERE replay_id IS NOT NULL;
+CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX deliveries_replay_of ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX deliveries_replayed_event ON deliveries (event_id, id) WHERE is_replay;
 
@@ -93,7 +93,9 @@ CREATE TABLE dead_letters (
     tenant_id       text,
     subscription_id uuid,                        -- NULL means an inline delivery
     created_at      timestamptz NOT NULL DEFAULT now(),
-    resolved_at     timestamptz                  -- when somebody marked it resolved
+    resolved_at     timestamptz,                 -- when somebody marked it resolved
+    status_code     smallint,                    -- of its last attempt, by which dead letters are grouped
+    error_kind      text                         -- likewise
 );
 CREATE INDEX dead_letters_subscription ON dead_letters (subscription_id, delivery_id);
 CREATE INDEX dead_letters_tenant ON dead_letters (tenant_id, delivery_id);
@@ -125,31 +127,35 @@ CREATE TABLE outbox (
     fanned_out_to uuid                           -- of a wide fan-out, the last subscription of the part that is done
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
-CREATE TYPE replay_state AS ENUM ('running', 'completed', 'canceled');
+CREATE TYPE job_action AS ENUM ('retry', 'cancel', 'replay', 'resolve', 'purge');
+CREATE TYPE job_state AS ENUM ('running', 'completed', 'canceled');
 
--- Replays of a time range of a subscription. One step is one transaction, so if a worker dies, the replay goes on after
--- the last complete step.
-CREATE TABLE replays (
+-- Jobs: something is done with all deliveries that match a filter. A job reads rows in the order of their ids. One step
+-- is one transaction, so if a worker dies, the job goes on after the last complete step.
+CREATE TABLE jobs (
     id              uuid PRIMARY KEY,
-    tenant_id       text NOT NULL,
-    subscription_id uuid NOT NULL,
-    since           timestamptz NOT NULL,
-    until           timestamptz NOT NULL,
-    event_types     text[] NOT NULL,             -- patterns; empty means every type
-    statuses        text[] NOT NULL,             -- of deliveries, and 'missed'
-    rate_per_second integer NOT NULL,
-    state           replay_state NOT NULL DEFAULT 'running',
-    walking         text NOT NULL,               -- 'deliveries', then 'events' where 'missed' is asked for
+    tenant_id       text,                        -- NULL means every tenant
+    subscription_id uuid,                        -- the one that the filter names, for lists
+    action          job_action NOT NULL,
+    filter          jsonb NOT NULL,              -- see core/src/delivery/job/filter.rs
+    rate_per_second integer,                     -- NULL means as fast as the steps go
+    state           job_state NOT NULL DEFAULT 'running',
+    walking         text NOT NULL,               -- the rows that it is reading: a word of Walk
+    began_at        uuid NOT NULL,               -- the position before the first row
     position        uuid NOT NULL,               -- everything up to it has been looked at
-    to_cancel       uuid,                        -- once it is canceled: its deliveries before this one may still wait
+    at_once_max     integer NOT NULL,            -- deliveries of its next step, at most: fewer after one that failed
+    to_cancel       uuid,                        -- of a replay that was canceled: those before it may still wait
     examined_count  bigint NOT NULL DEFAULT 0,
-    replayed_count  bigint NOT NULL DEFAULT 0,
+    done_count      bigint NOT NULL DEFAULT 0,
+    skipped_count   bigint NOT NULL DEFAULT 0,   -- those that match, but with which nothing could be done
+    failed_count    bigint NOT NULL DEFAULT 0,   -- those that the database refused
     next_step_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at     timestamptz
 );
-CREATE INDEX replays_unfinished ON replays (next_step_at) WHERE state = 'running' OR to_cancel IS NOT NULL;
-CREATE INDEX replays_subscription ON replays (subscription_id, id);
+CREATE INDEX jobs_unfinished ON jobs (next_step_at) WHERE state = 'running' OR to_cancel IS NOT NULL;
+CREATE INDEX jobs_subscription ON jobs (subscription_id, id);
+CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
 
 -- Emitters: streams of sample events at a rate, to one subscription or to all of a tenant that want them. A worker
 -- makes the events of a step in one transaction with the count, so none is lost and none is made twice.

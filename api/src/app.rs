@@ -76,8 +76,8 @@ pub(crate) enum Tag {
     /// Deliveries that were given up: look at them, retry them, mark them resolved or forget them.
     #[oai(rename = "Dead letters")]
     DeadLetters,
-    /// Deliver a subscription's past again: a range of time, at a rate.
-    Replays,
+    /// Do something with all deliveries that match a filter, at a rate: retry, cancel, replay, resolve or purge them.
+    Jobs,
     /// Streams of sample events at a rate, for trying a receiver out.
     Emitters,
     /// Everything at work for a minute, where the operator has switched that on.

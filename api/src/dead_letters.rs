@@ -1,5 +1,7 @@
 //! `/dead-letters`: deliveries that were given up, and what a person may do with them.
 
+mod groups;
+
 use chrono::{DateTime, Utc};
 use poem_openapi::{
     Object, OpenApi,
@@ -10,6 +12,8 @@ use postrider_core::{
     delivery::{
         self,
         dead_letter::{self, DeadLetter, Filter, Resolved},
+        dead_letter_groups,
+        job::filter::cause,
     },
     id::DeliveryId,
     page::Span,
@@ -22,6 +26,7 @@ use crate::{
         auth::{Key, Manage, Read},
     },
     app::{App, Tag},
+    dead_letters::groups::DeadLetterGroups,
     deliveries::view::{DeliveryView, view as delivery_view},
     serve::{
         body::{Input, JsonBody},
@@ -62,6 +67,11 @@ pub struct DeadLetterFilter {
     until: Option<DateTime<Utc>>,
     /// Whether those that are marked resolved are meant too; false where absent.
     include_resolved: Option<bool>,
+    /// Only deliveries whose last attempt failed for this cause: an `error_kind` of the log of attempts, such as
+    /// `timeout`.
+    error_kind: Option<String>,
+    /// Only deliveries whose last attempt was answered with this status, such as 503.
+    status_code: Option<u16>,
 }
 
 /// Which dead letters are to be forgotten, by their age.
@@ -108,6 +118,8 @@ impl DeadLettersApi {
         until: Query<Option<DateTime<Utc>>>,
         /// Whether dead letters that are marked resolved are listed too; false where absent.
         include_resolved: Query<Option<bool>>,
+        error_kind: Query<Option<String>>,
+        status_code: Query<Option<u16>>,
         limit: Query<Option<u32>>,
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<DeadLetterView>>, ApiError> {
@@ -117,11 +129,45 @@ impl DeadLettersApi {
             since: since.0,
             until: until.0,
             include_resolved: include_resolved.0,
+            error_kind: error_kind.0,
+            status_code: status_code.0,
         };
         let filter = self.filter(&key, meant).await?;
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: DeliveryId| id.0)?;
         let found = dead_letter::list(&self.0.pool, &filter, wanted.page()).await?;
         Ok(Json(wanted.found(found, |one| one.delivery.id, |id| DeliveryId(id).to_string(), view)))
+    }
+
+    /// Group dead letters
+    ///
+    /// By where they go and why they were given up, the largest group first. The newest 20000 are grouped; where there
+    /// are more, all counts are lower bounds. A group is dealt with by `POST /jobs`.
+    #[oai(path = "/dead-letters/groups", method = "get", operation_id = "group_dead_letters")]
+    async fn groups(
+        &self,
+        key: Key<Read>,
+        tenant_id: Query<Option<String>>,
+        subscription_id: Query<Option<String>>,
+        /// Only deliveries that were given up at this time or later, such as `2026-01-31T09:00:00Z` (RFC 3339).
+        since: Query<Option<DateTime<Utc>>>,
+        /// Only deliveries that were given up before this time (RFC 3339).
+        until: Query<Option<DateTime<Utc>>>,
+        /// Whether dead letters that are marked resolved are grouped too; false where absent.
+        include_resolved: Query<Option<bool>>,
+        error_kind: Query<Option<String>>,
+        status_code: Query<Option<u16>>,
+    ) -> Result<Json<DeadLetterGroups>, ApiError> {
+        let meant = DeadLetterFilter {
+            tenant_id: tenant_id.0,
+            subscription_id: subscription_id.0,
+            since: since.0,
+            until: until.0,
+            include_resolved: include_resolved.0,
+            error_kind: error_kind.0,
+            status_code: status_code.0,
+        };
+        let filter = self.filter(&key, meant).await?;
+        Ok(Json(groups::view(&dead_letter_groups::groups(&self.0.pool, &filter).await?)))
     }
 
     /// Get a dead letter
@@ -173,6 +219,8 @@ impl DeadLettersApi {
             since: None,
             until: Some(until),
             include_resolved: Some(true),
+            error_kind: None,
+            status_code: None,
         };
         let filter = self.filter(&key, meant).await?;
         Ok(Json(Count { count: dead_letter::purge(&self.0.pool, &filter, key.actor()).await? }))
@@ -184,7 +232,11 @@ impl DeadLettersApi {
         let subscription = meant.subscription_id.as_deref();
         let resolved = if meant.include_resolved.unwrap_or(false) { Resolved::Included } else { Resolved::Excluded };
         let Span { since, until } = list::span(meant.since, meant.until)?;
+        let error_kind = meant.error_kind.as_deref().map(cause).transpose();
+        let status_code = meant.status_code.map(i16::try_from).transpose();
         Ok(Filter {
+            error_kind: error_kind.map_err(|why| ApiError::invalid("error_kind", why))?,
+            status_code: status_code.map_err(|_| ApiError::invalid("status_code", "must be from 100 to 999"))?,
             tenant_id: access.lists(meant.tenant_id.as_deref())?,
             subscription: access.find_named(&self.0.pool, "subscription_id", subscription).await?,
             since,

@@ -66,7 +66,7 @@ impl DeliveriesApi {
         tenant_id: Query<Option<String>>,
         subscription_id: Query<Option<String>>,
         event_id: Query<Option<String>>,
-        replay_id: Query<Option<String>>,
+        job_id: Query<Option<String>>,
         status: Query<Option<StatusName>>,
         /// Only deliveries of events of exactly this type, such as `order.created`.
         event_type: Query<Option<String>>,
@@ -81,7 +81,7 @@ impl DeliveriesApi {
             tenant_id: key.lists(tenant_id.0.as_deref())?,
             subscription: key.find_named(pool, "subscription_id", subscription_id.0.as_deref()).await?,
             event: key.find_named(pool, "event_id", event_id.0.as_deref()).await?,
-            replay: key.find_named(pool, "replay_id", replay_id.0.as_deref()).await?,
+            job: key.find_named(pool, "job_id", job_id.0.as_deref()).await?,
             status: status.0.map(Into::into),
             event_type: list::parsed("event_type", event_type.0.as_deref())?,
             metadata: list::metadata(metadata.0)?,

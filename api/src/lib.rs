@@ -15,6 +15,7 @@ pub mod demo;
 pub mod emitters;
 pub mod events;
 pub mod health;
+pub mod jobs;
 pub mod live;
 pub mod processes;
 pub mod replays;

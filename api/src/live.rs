@@ -107,8 +107,9 @@ pub struct SecondView {
     shown: u64,
     /// How many messages it would have, if there were no bound.
     seen: u64,
-    /// `live`, or `unavailable` where notifications of the database do not reach this api, as behind a pooler in
-    /// transaction mode: then look at `GET /stats`.
+    /// `live`, or `rollups` where notifications of the database do not reach this api, as behind a pooler in
+    /// transaction mode. Then the counts are what was added to the statistics, in steps of up to 15 seconds at once,
+    /// and no single deliveries are shown.
     source: String,
 }
 
@@ -314,7 +315,7 @@ impl SecondView {
             seen: sample.seen(),
             source: match second.source {
                 Source::Live => "live",
-                Source::Unavailable => "unavailable",
+                Source::Rollups => "rollups",
             }
             .to_owned(),
         }

@@ -1,32 +1,34 @@
-//! `/replays`: events of a subscription's past, delivered again.
+//! Replays: events are delivered again. A range of a subscription's past is replayed by a [job](crate::jobs); what is
+//! replayed at once is answered by the ids of the fresh deliveries.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi,
-    param::{Header, Path, Query},
+    ApiResponse, Object, OpenApi,
+    param::{Header, Path},
     payload::Json,
-    types::ToJSON,
 };
 use postrider_core::{
-    delivery::replay::{self, NewReplay, RATE_DEFAULT, RATE_MAX, Replay, ReplayedStatus, State},
-    event::{event_type::EventTypePatterns, idempotency::Creation},
-    id::{DeliveryId, ReplayId, SubscriptionId},
+    delivery::job::{
+        Action, NewJob, RATE_DEFAULT, RATE_MAX,
+        filter::{Filter, MatchedStatus},
+    },
+    event::event_type::EventTypePatterns,
+    id::{DeliveryId, SubscriptionId},
     validation::{Problems, moment},
 };
 use serde::Deserialize;
 
 use crate::{
-    access::auth::{Key, Manage, Read},
+    access::auth::{Key, Manage},
     app::{App, Tag},
+    jobs::{Begun, begin},
     serve::{
         body::{Input, JsonBody},
-        idempotency::stored_answer,
-        list::{List, Wanted},
         problem::ApiError,
     },
 };
 
-/// The routes of `/replays`.
+/// The route that replays a range.
 pub struct ReplaysApi(pub App);
 
 /// Which part of a subscription's past is to be replayed.
@@ -54,67 +56,6 @@ pub struct ReplayInput {
 
 impl Input for ReplayInput {}
 
-/// How far a replay has come: `running` goes on; `completed` has looked at everything; `canceled` was stopped by
-/// somebody, or by the deletion or disabling of its subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
-pub enum ReplayState {
-    /// It goes on.
-    Running,
-    /// Everything has been looked at.
-    Completed,
-    /// Somebody has stopped it, or its subscription was deleted or disabled.
-    Canceled,
-}
-
-/// A replay of a range of a subscription's past.
-#[derive(Debug, Object)]
-#[oai(skip_serializing_if_is_none, rename = "Replay")]
-pub struct ReplayView {
-    /// The replay's id, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`; `GET /deliveries?replay_id=` lists what it has
-    /// made.
-    id: String,
-    /// The tenant that the replay belongs to.
-    tenant_id: String,
-    /// The id of the subscription that gets the deliveries.
-    subscription_id: String,
-    /// Only events of this time or later (RFC 3339).
-    since: DateTime<Utc>,
-    /// Only events before this time (RFC 3339).
-    until: DateTime<Utc>,
-    /// Patterns of the event types that are replayed. An empty list means every type.
-    event_types: Vec<String>,
-    /// How the events stand with the subscription that are replayed.
-    statuses: Vec<String>,
-    /// How many deliveries a second are made, at most.
-    rate_per_second: u32,
-    /// How far the replay has come.
-    state: ReplayState,
-    /// The part of the range that has been looked at, from 0 to 1.
-    progress: f64,
-    /// How many deliveries and events have been looked at.
-    examined_count: u64,
-    /// How many deliveries have been made.
-    replayed_count: u64,
-    /// When the replay was asked for (RFC 3339).
-    created_at: DateTime<Utc>,
-    /// When the replay came to its end; absent while it is running (RFC 3339).
-    finished_at: Option<DateTime<Utc>>,
-}
-
-/// The answer to a request for a replay.
-#[derive(Debug, ApiResponse)]
-pub enum Begun {
-    /// The replay is on disk, and begins within a second.
-    #[oai(status = 202)]
-    Accepted(
-        Json<ReplayView>,
-        /// The path of the replay, such as `/replays/rpl_0198c0de2f3a7b1c9d4e5f60718293a4`.
-        #[oai(header = "Location")]
-        String,
-    ),
-}
-
 /// Fresh deliveries.
 #[derive(Debug, Object)]
 #[oai(rename = "ReplayedDeliveries")]
@@ -139,13 +80,13 @@ impl Replayed {
     }
 }
 
-#[OpenApi(tag = "Tag::Replays")]
+#[OpenApi(tag = "Tag::Jobs")]
 impl ReplaysApi {
     /// Replay a range of a subscription's past
     ///
     /// Makes fresh deliveries of what has been, the oldest first and at a rate. How an event stands with the
-    /// subscription is told by its latest delivery, replays included. A replay survives every crash and doubles
-    /// nothing.
+    /// subscription is told by its latest delivery, replays included. It is a job like those of `POST /jobs`, but by
+    /// default it also delivers what the subscription has missed.
     #[oai(path = "/subscriptions/:id/replay", method = "post", operation_id = "replay_subscription")]
     async fn create(
         &self,
@@ -159,54 +100,12 @@ impl ReplaysApi {
         let route = format!("POST /subscriptions/{id}/replay");
         let idempotent = self.0.key_ttl.request(idempotency_key.0.as_deref(), &tenant, &route, &body.bytes)?;
         let new = body.value.parse(id, Utc::now())?;
-        let answer = |replay: &Replay| view(replay).to_json_string().into_bytes();
-        let made = replay::create(&self.0.pool, &self.0.keyring, key.actor(), &new, idempotent.as_ref(), answer);
-        let view = match made.await? {
-            Creation::Now(replay) => view(&replay),
-            Creation::Before(answer) => stored_answer(&answer)?,
-        };
-        let location = format!("/replays/{}", view.id);
-        Ok(Begun::Accepted(Json(view), location))
-    }
-
-    /// List replays
-    ///
-    /// The newest first.
-    #[oai(path = "/replays", method = "get", operation_id = "list_replays")]
-    async fn list(
-        &self,
-        key: Key<Read>,
-        tenant_id: Query<Option<String>>,
-        subscription_id: Query<Option<String>>,
-        limit: Query<Option<u32>>,
-        cursor: Query<Option<String>>,
-    ) -> Result<Json<List<ReplayView>>, ApiError> {
-        let tenant = key.lists(tenant_id.0.as_deref())?;
-        let subscription = key.find_named(&self.0.pool, "subscription_id", subscription_id.0.as_deref()).await?;
-        let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: ReplayId| id.0)?;
-        let found = replay::list(&self.0.pool, tenant.as_deref(), subscription, wanted.page()).await?;
-        Ok(Json(wanted.list(found, |one| one.id, view)))
-    }
-
-    /// Get a replay
-    #[oai(path = "/replays/:id", method = "get", operation_id = "get_replay")]
-    async fn get(&self, key: Key<Read>, id: Path<String>) -> Result<Json<ReplayView>, ApiError> {
-        let id = key.find(&self.0.pool, &id.0).await?;
-        Ok(Json(view(&replay::get(&self.0.pool, id).await?)))
-    }
-
-    /// Stop a replay
-    ///
-    /// No further delivery is made. Those that it has made and that are still waiting are canceled.
-    #[oai(path = "/replays/:id/cancel", method = "post", operation_id = "cancel_replay")]
-    async fn cancel(&self, key: Key<Manage>, id: Path<String>) -> Result<Json<ReplayView>, ApiError> {
-        let id = key.find(&self.0.pool, &id.0).await?;
-        Ok(Json(view(&replay::cancel(&self.0.pool, key.actor(), id).await?)))
+        begin(&self.0, &key, &new, idempotent.as_ref()).await
     }
 }
 
 impl ReplayInput {
-    fn parse(self, subscription_id: SubscriptionId, now: DateTime<Utc>) -> postrider_core::Result<NewReplay> {
+    fn parse(self, subscription: SubscriptionId, now: DateTime<Utc>) -> postrider_core::Result<NewJob> {
         let mut problems = Problems::default();
         let until = self.until.map_or(now, |until| until.min(now));
         problems.take("since", moment(self.since));
@@ -214,40 +113,25 @@ impl ReplayInput {
         let event_types = problems.take_part("event_types", EventTypePatterns::parse(&self.event_types));
         let mut statuses = Vec::new();
         for (place, word) in self.statuses.iter().enumerate() {
-            let status = problems.take(&format!("statuses[{place}]"), word.parse::<ReplayedStatus>());
+            let status = word.parse::<MatchedStatus>().ok().filter(|one| Action::Replay.statuses().contains(one));
+            let status = status.ok_or_else(|| "must be succeeded, dead_letter, canceled or missed".to_owned());
+            let status = problems.take(&format!("statuses[{place}]"), status);
             statuses.extend(status.filter(|status| !statuses.contains(status)));
         }
         if self.statuses.is_empty() {
-            statuses = vec![ReplayedStatus::DeadLetter, ReplayedStatus::Missed];
+            statuses = vec![MatchedStatus::DeadLetter, MatchedStatus::Missed];
         }
         let rate_per_second = self.rate_per_second.unwrap_or(RATE_DEFAULT);
         let rate = format!("must be from 1 to {RATE_MAX}");
         problems.require((1..=RATE_MAX).contains(&rate_per_second), "rate_per_second", rate);
         problems.into_result()?;
-        let event_types = event_types.expect("it is there, or noted as a problem");
-        Ok(NewReplay { subscription_id, since: self.since, until, event_types, statuses, rate_per_second })
-    }
-}
-
-fn view(replay: &Replay) -> ReplayView {
-    ReplayView {
-        id: replay.id.to_string(),
-        tenant_id: replay.tenant_id.clone(),
-        subscription_id: SubscriptionId(replay.subscription_id).to_string(),
-        since: replay.since,
-        until: replay.until,
-        event_types: replay.event_types.to_texts(),
-        statuses: replay.statuses.iter().map(ToString::to_string).collect(),
-        rate_per_second: replay.rate_per_second.unsigned_abs(),
-        state: match replay.state {
-            State::Running => ReplayState::Running,
-            State::Completed => ReplayState::Completed,
-            State::Canceled => ReplayState::Canceled,
-        },
-        progress: replay.progress,
-        examined_count: replay.examined_count.unsigned_abs(),
-        replayed_count: replay.replayed_count.unsigned_abs(),
-        created_at: replay.created_at,
-        finished_at: replay.finished_at,
+        let filter = Filter {
+            subscription: Some(subscription),
+            statuses,
+            event_types: event_types.unwrap_or_default(),
+            since: Some(self.since),
+            ..Filter::all(Action::Replay, until)
+        };
+        Ok(NewJob { action: Action::Replay, filter, rate_per_second: Some(rate_per_second) })
     }
 }

@@ -2,7 +2,7 @@
 
 /** Where `g` and a letter lead: the ends of the links in the navigation. @type {Record<string, string>} */
 const PLACES = {
-    o: '', d: 'deliveries', l: 'dead-letters', s: 'subscriptions', e: 'events', r: 'replays', v: 'live', w: 'lanes', a: 'audit',
+    o: '', d: 'deliveries', l: 'dead-letters', s: 'subscriptions', e: 'events', j: 'jobs', v: 'live', w: 'lanes', a: 'audit',
 };
 /** For how long `g` waits for its letter, in milliseconds. */
 const CHORD_MS = 1200;

@@ -24,7 +24,7 @@ pub const INGEST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we wait for the answer to a statement of the queue, whatever the server does. It is longer than
 /// [`INGEST_STATEMENT_TIMEOUT`], so that only a server that is frozen or cut off is given up.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a step of many statements may take, such as a step of a fan-out or of a replay.
+/// How long a step of many statements may take, such as a step of a fan-out or of a job.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a transaction may hold its locks while the server waits for our next statement. For fan-outs it is shorter:
 /// together with [`INGEST_STATEMENT_TIMEOUT`] it must stay below `lane_linger()`.

@@ -2,14 +2,14 @@
 //! is the business of [`crate::queue`].
 
 pub mod dead_letter;
+pub mod dead_letter_groups;
 pub mod dead_letter_notice;
 pub mod destination;
 pub mod inline;
+pub mod job;
 pub mod list;
 pub mod outbox;
-pub mod replay;
 pub mod replay_now;
-pub mod replay_walk;
 pub mod request_headers;
 
 use chrono::{DateTime, Utc};
@@ -49,8 +49,8 @@ pub struct Delivery {
     pub target_url: Option<String>,
     /// The delivery that it replays, if any.
     pub replay_of: Option<Uuid>,
-    /// The replay of a range that made this delivery, if one did.
-    pub replay_id: Option<Uuid>,
+    /// The job that made this delivery, if one did.
+    pub job_id: Option<Uuid>,
     /// The event's type; `None` once retention has removed the event.
     pub event_type: Option<String>,
     /// How far the delivery has come.
@@ -88,7 +88,7 @@ struct Row {
     subscription_id: Option<Uuid>,
     target_url: Option<String>,
     replay_of: Option<Uuid>,
-    replay_id: Option<Uuid>,
+    job_id: Option<Uuid>,
     event_type: Option<String>,
     expires_at: Option<DateTime<Utc>>,
     stored: String,
@@ -179,10 +179,17 @@ async fn lock(connection: &mut PgConnection, id: DeliveryId) -> Result<Locked> {
     Ok(Locked::Finished)
 }
 
-/// Puts finished deliveries back into the queue and makes their lanes due; returns how many. The numbers of their
-/// attempts go on, and their retry policies begin anew. Deliveries whose event or subscription is gone stay as they
-/// are.
+/// Puts finished deliveries back into the queue and makes their lanes due; returns how many.
 pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<usize> {
+    let reopened = put_back(connection, ids).await?;
+    wake_lanes_of(connection, &reopened).await?;
+    Ok(reopened.len())
+}
+
+/// Puts finished deliveries back into the queue, and returns those that were; their lanes are still to be made due. The
+/// numbers of their attempts go on, and their retry policies begin anew. Deliveries whose event or subscription is gone
+/// stay as they are.
+pub(crate) async fn put_back(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Uuid>> {
     let reopened = sqlx::query_scalar!(
         "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, attempt_count, attempts_before, ordering_key,
                             sequence)
@@ -208,8 +215,7 @@ pub(crate) async fn reopen(connection: &mut PgConnection, ids: &[Uuid]) -> Resul
         .execute(&mut *connection)
         .await?;
     sqlx::query!("DELETE FROM dead_letters WHERE delivery_id = ANY ($1)", &reopened).execute(&mut *connection).await?;
-    wake_lanes_of(connection, &reopened).await?;
-    Ok(reopened.len())
+    Ok(reopened)
 }
 
 /// How long a request waits for a lane that another transaction has locked.
@@ -241,7 +247,7 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.tenant_id AS "tenant_id!", d.subscription_id,
-                  l.target_url AS "target_url?", d.replay_of, d.replay_id, e.event_type AS "event_type?",
+                  l.target_url AS "target_url?", d.replay_of, d.job_id, e.event_type AS "event_type?",
                   e.expires_at AS "expires_at?", d.status::text AS "stored!",
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
                   nullif(greatest(q.due_at, n.not_before), 'infinity') AS "due_at?",
@@ -280,7 +286,7 @@ fn view(row: Row) -> Result<Delivery> {
         subscription_id: row.subscription_id,
         target_url: row.target_url,
         replay_of: row.replay_of,
-        replay_id: row.replay_id,
+        job_id: row.job_id,
         event_type: row.event_type,
         expires_at: row.expires_at,
         status,

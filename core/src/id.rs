@@ -67,8 +67,8 @@ id!(
     KeyId, "key_"
 );
 id!(
-    /// The id of a replay of a range.
-    ReplayId, "rpl_"
+    /// The id of a job.
+    JobId, "job_"
 );
 id!(
     /// The id of an emitter.

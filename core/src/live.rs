@@ -6,6 +6,7 @@
 pub mod changes;
 pub mod hub;
 pub mod reporter;
+mod rollups;
 pub mod sample;
 
 use std::{fmt, str::FromStr, time::Duration};

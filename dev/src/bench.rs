@@ -13,6 +13,7 @@ mod events;
 mod fairness;
 mod history;
 mod lists;
+mod live;
 mod load;
 mod pages;
 mod trace;
@@ -58,7 +59,7 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements but `trace`, `lists`, `pages` and `fairness`, or only those that are named.
+/// Runs all measurements but `trace`, `lists`, `pages`, `live` and `fairness`, or only those that are named.
 ///
 /// # Errors
 /// When something does not start, or a measurement fails.
@@ -122,6 +123,9 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
             all["pages"] = pages::pages(&history).await?;
         }
         history.system.stop().await?;
+    }
+    if only.contains(&"live") {
+        all["live"] = live::live(server).await?;
     }
     for (name, size) in [("fairness", fairness::FULL), ("fairness_small", fairness::SMALL)] {
         if only.contains(&name) {

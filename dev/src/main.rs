@@ -19,7 +19,7 @@ const USAGE: &str = "usage: cargo dev COMMAND
   up                 start Postgres (or use DATABASE_URL), api, worker and a demo receiver
   receiver [ADDRESS] start the demo receiver alone, on 127.0.0.1:8090 or another address
   bench [NAME…]      measure the system in release mode; names: ingest latency events end_to_end backlog held trace
-                     lists pages fairness fairness_small
+                     lists pages live fairness fairness_small
   check              every check there is, as CI runs them
   tidy               only the rules that no lint knows
   schemathesis [SEED] try the api against its own OpenAPI document

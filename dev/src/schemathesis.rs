@@ -41,7 +41,7 @@ const KEY: &str = "pr_dev_admin";
 const SUBSCRIPTIONS: usize = 6;
 const EVENTS: usize = 6;
 const API_KEYS: usize = 6;
-const REPLAYS: usize = 3;
+const JOBS: usize = 3;
 const EMITTERS: usize = 3;
 /// How many events are made whose deliveries all become dead letters.
 const DEAD_EVENTS: usize = 10;
@@ -156,10 +156,10 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
         let body = json!({"name": "a key", "scopes": ["read"]});
         keys.push(text(&api.post("/api-keys", &body).await?, "id")?);
     }
-    let mut replays = Vec::new();
-    for subscription in subscriptions.iter().take(REPLAYS) {
+    let mut jobs = Vec::new();
+    for subscription in subscriptions.iter().take(JOBS) {
         let path = format!("/subscriptions/{subscription}/replay");
-        replays.push(text(&api.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await?, "id")?);
+        jobs.push(text(&api.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await?, "id")?);
     }
     let mut emitters = Vec::new();
     for subscription in subscriptions.iter().take(EMITTERS) {
@@ -173,7 +173,7 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
         ("deliveries", deliveries),
         ("dead_letters", dead),
         ("keys", keys),
-        ("replays", replays),
+        ("jobs", jobs),
     ];
     for (name, ids) in all {
         let lines: Vec<_> = ids.iter().map(|id| format!("\"{id}\"")).collect();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 use postrider_core::{
+    delivery::job::Action,
     id::EventId,
     process::metrics::at_zero,
     queue::{
@@ -26,13 +27,9 @@ pub fn begin() {
     at_zero("postrider_deliveries_total", "status", STATUSES);
     let causes = ErrorKind::ALL.map(ErrorKind::as_str).into_iter().chain([NOT_ATTEMPTED]);
     at_zero("postrider_dead_letters_created_total", "cause", causes);
+    at_zero("postrider_job_deliveries_total", "action", Action::ALL.map(Action::as_str));
     metrics::counter!("postrider_delivery_attempts_total", "result" => "success", "status_class" => "2xx").increment(0);
-    for name in [
-        "postrider_deliveries_replayed_total",
-        "postrider_requests_resent_total",
-        "postrider_leases_lost_total",
-        "postrider_lanes_repaired_total",
-    ] {
+    for name in ["postrider_requests_resent_total", "postrider_leases_lost_total", "postrider_lanes_repaired_total"] {
         metrics::counter!(name).increment(0);
     }
 }

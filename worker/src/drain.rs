@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postrider_core::{
     Result,
-    delivery::{outbox, replay_walk},
+    delivery::{job::walk, outbox},
     emitter::{self, step::Step},
     queue::ClaimRequest,
 };
@@ -19,7 +19,7 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 
 impl Worker {
     /// Makes all deliveries that are due now, in the same steps as [`Self::run`] but in batches: it fans out published
-    /// events, makes the due steps of replays and emitters, and every due attempt. Returns how many deliveries it
+    /// events, makes the due steps of jobs and emitters, and every due attempt. Returns how many deliveries it
     /// attempted.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Worker {
                 break;
             }
         }
-        while replay_walk::step(&self.fan_outs).await?.is_some() {}
+        while walk::step(&self.fan_outs).await?.is_some() {}
         while let Step::Made(emission) = Box::pin(emitter::step::step(&self.fan_outs, &self.courier.cache)).await? {
             emission.accepted.iter().for_each(|event| self.observers.tally.accept(event));
         }

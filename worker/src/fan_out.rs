@@ -1,5 +1,5 @@
-//! Makes the deliveries that the api does not make: of events that were published by SQL, of replays, and of the events
-//! of emitters. Every worker does all of it; row locks prevent two workers from taking the same event. The steps
+//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, the steps of jobs, and
+//! the events of emitters. Every worker does all of it; row locks prevent two workers from taking the same. The steps
 //! themselves are in the core.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use postrider_core::{
     database::{STEP_TIMEOUT, in_time},
-    delivery::{outbox, replay_walk},
+    delivery::{job::walk, outbox},
     emitter::step::{Emission, Step, step},
     queue,
     subscription::cache::SubscriptionCache,
@@ -23,8 +23,8 @@ use crate::wake::Wake;
 
 /// How long a published event waits, at most, if its notification was lost.
 const OUTBOX_BACKSTOP: Duration = Duration::from_secs(2);
-/// How often the worker looks for replays whose next step is due.
-const REPLAYS_EVERY: Duration = Duration::from_millis(500);
+/// How often the worker looks for jobs whose next step is due.
+const JOBS_EVERY: Duration = Duration::from_millis(500);
 /// How often the worker looks for emitters, at least: one that was just started waits no longer for its first event.
 const EMITTERS_EVERY: Duration = Duration::from_millis(500);
 /// How long to pause after the database failed.
@@ -38,7 +38,7 @@ const WAKE_TRIES_MAX: u32 = 20;
 /// The pause before each further try.
 const WAKE_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes deliveries of published events, of replays and of emitters.
+/// Makes deliveries of published events, the steps of jobs, and the events of emitters.
 #[derive(Clone)]
 pub struct FanOut {
     pub(crate) pool: PgPool,
@@ -126,14 +126,17 @@ impl FanOut {
         }
     }
 
-    /// Makes the steps of replays, for as long as the task lives.
-    pub async fn replay(self) {
+    /// Makes the steps of jobs, for as long as the task lives.
+    pub async fn work_on_jobs(self) {
         loop {
-            match in_time(STEP_TIMEOUT, replay_walk::step(&self.pool)).await {
-                Ok(Some(made)) => metrics::counter!("postrider_deliveries_replayed_total").increment(made as u64),
-                Ok(None) => tokio::time::sleep(REPLAYS_EVERY).await,
+            match in_time(STEP_TIMEOUT, walk::step(&self.pool)).await {
+                Ok(Some(step)) => {
+                    let action = step.action.as_str();
+                    metrics::counter!("postrider_job_deliveries_total", "action" => action).increment(step.done as u64);
+                }
+                Ok(None) => tokio::time::sleep(JOBS_EVERY).await,
                 Err(error) => {
-                    tracing::warn!(?error, "a step of a replay failed");
+                    tracing::warn!(?error, "a step of a job failed");
                     tokio::time::sleep(OUTAGE_PAUSE).await;
                 }
             }

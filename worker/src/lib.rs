@@ -3,7 +3,8 @@
 //!
 //! The way of the data: [`dispatcher`] claims, [`deliver`] describes the life of one delivery, [`sender`] makes the
 //! request over [`connections`], [`recorder`] writes the outcome down. Beside them, [`fan_out`] makes deliveries of
-//! events that were published by SQL, of replays and of emitters, and the [`janitor`] keeps the database in order.
+//! events that were published by SQL, the steps of jobs and the events of emitters, and the [`janitor`] keeps the
+//! database in order.
 
 pub mod claims;
 pub mod config;
@@ -72,7 +73,7 @@ use crate::{
 /// Connections for reading subscriptions, for the janitor's duties, for listening and for health checks.
 pub(crate) const GENERAL_CONNECTIONS_MAX: u32 = 10;
 
-/// Connections that make deliveries: one for published events, one for replays, one for emitters, one for wake-ups.
+/// Connections that make deliveries: one for published events, one for jobs, one for emitters, one for wake-ups.
 const FAN_OUT_CONNECTIONS_MAX: u32 = 4;
 
 /// Connections that read large payloads, so that they keep no claim waiting.
@@ -216,7 +217,7 @@ impl Worker {
         let publishing = fan_out.clone();
         beside.spawn(revived("publishing", move || publishing.clone().publish()));
         let emitting = fan_out.clone();
-        beside.spawn(revived("replaying", move || fan_out.clone().replay()));
+        beside.spawn(revived("working on jobs", move || fan_out.clone().work_on_jobs()));
         beside.spawn(revived("emitting", move || emitting.clone().emit()));
         if let Some(address) = self.config.target_policy.demo {
             beside.spawn(revived("the demo receivers", move || demo_receivers::serve(address)));

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object};
 use postrider_core::{
     delivery::{Delivery, Status},
-    id::{DeliveryId, EventId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, SubscriptionId},
     queue::attempt::Attempt,
 };
 
@@ -68,8 +68,8 @@ pub struct DeliveryView {
     target_url: Option<String>,
     /// The id of the delivery that this one replays, if it replays one.
     replay_of: Option<String>,
-    /// The id of the replay of a range that has made this delivery, if one has.
-    replay_id: Option<String>,
+    /// The id of the job that has made this delivery, if one has.
+    job_id: Option<String>,
     /// The event's type, such as `order.created`; absent once retention has removed the event.
     event_type: Option<String>,
     /// Where the delivery stands.
@@ -164,7 +164,7 @@ pub(crate) fn view(delivery: &Delivery) -> DeliveryView {
         subscription_id: delivery.subscription_id.map(|id| SubscriptionId(id).to_string()),
         target_url: delivery.target_url.clone(),
         replay_of: delivery.replay_of.map(|id| DeliveryId(id).to_string()),
-        replay_id: delivery.replay_id.map(|id| ReplayId(id).to_string()),
+        job_id: delivery.job_id.map(|id| JobId(id).to_string()),
         event_type: delivery.event_type.clone(),
         status: delivery.status.into(),
         attempt_count: delivery.attempt_count.unsigned_abs(),

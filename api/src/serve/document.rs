@@ -14,7 +14,7 @@ const CHAPTERS: [&str; 13] = [
     "Ingest",
     "Deliveries",
     "Dead letters",
-    "Replays",
+    "Jobs",
     "Emitters",
     "Demo",
     "Statistics",

@@ -27,7 +27,7 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ("g l", "Dead letters"),
         ("g s", "Subscriptions"),
         ("g e", "Events"),
-        ("g r", "Replays"),
+        ("g j", "Jobs"),
         ("g w", "Lanes"),
         ("p", "pause and resume live updates"),
         ("z", "UTC or local times"),

@@ -95,8 +95,7 @@ fn show(visit: &Visit, rows: &Rows<Entry>) -> Markup {
 
 /// The id of what was changed, as a link where it has a page.
 fn target(visit: &Visit, id: &str) -> Markup {
-    let folder =
-        [("sub_", "subscriptions"), ("rpl_", "replays")].into_iter().find(|(prefix, _)| id.starts_with(prefix));
+    let folder = [("sub_", "subscriptions"), ("job_", "jobs")].into_iter().find(|(prefix, _)| id.starts_with(prefix));
     html! {
         @match folder {
             Some((_, folder)) => a.mono href=(visit.to(format!("{folder}/{id}"))) { (parts::short(id)) },

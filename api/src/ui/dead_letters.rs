@@ -1,8 +1,13 @@
-//! The list of dead letters, and what can be decided about each.
+//! Dead letters: grouped by receiver and cause, or as a list, and what can be decided about each and about all.
+
+pub(crate) mod groups;
 
 use maud::{Markup, html};
 use postrider_core::{
-    delivery::dead_letter::{self, DeadLetter, Filter, Resolved},
+    delivery::{
+        dead_letter::{self, DeadLetter, Filter, Resolved},
+        job::{Action, filter::cause as parse_cause},
+    },
     id::{DeliveryId, SubscriptionId},
 };
 
@@ -11,55 +16,111 @@ use crate::{
     ui::{
         deliveries::{Receivers, answer, moment},
         fields::{Fields, is_own_path},
+        jobs::new::link,
         page::{Next, Page, Section, Visit},
-        parts::{self, Button, Tone, Weight, nothing},
+        parts::{self, Button, Tone, Weight},
         rows::{Rows, window},
     },
 };
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
-    let list = match list(visit).await {
-        Ok(rows) => show(visit, &rows).await,
-        Err(error) => parts::trouble(visit, &error),
+    let shown = if is_list(visit) {
+        match list(visit).await {
+            Ok(rows) => show(visit, &rows).await,
+            Err(error) => parts::trouble(visit, &error),
+        }
+    } else {
+        match filter(visit).await {
+            Ok(filter) => groups::show(visit, &filter).await,
+            Err(error) => parts::trouble(visit, &error),
+        }
+    };
+    let of_filter = for_job(&visit.query);
+    let fields: Vec<_> = of_filter.pairs().collect();
+    let actions = html! {
+        @if visit.may_manage() {
+            (link(visit, Action::Retry, &fields, "Retry all"))
+            (link(visit, Action::Resolve, &fields, "Resolve all"))
+            (link(visit, Action::Purge, &fields, "Purge all"))
+        }
     };
     let body = html! {
         (parts::head(&parts::text("Dead letters"), &html! {
             "Deliveries that ran out of attempts, or were refused for good. Retry them, or mark them as resolved."
-        }, &nothing()))
+        }, &actions))
         (chips(visit))
-        section.panel #list { (list) }
+        section.panel #list { (shown) }
     };
     Ok(Page::new(Section::DeadLetters, "Dead letters", body))
 }
 
-async fn list(visit: &Visit) -> Result<Rows<DeadLetter>, ApiError> {
+/// Whether the page shows each dead letter instead of groups.
+fn is_list(visit: &Visit) -> bool {
+    visit.query.get("view") == Some("list")
+}
+
+async fn filter(visit: &Visit) -> Result<Filter, ApiError> {
     let fields = &visit.query;
     let times = span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?;
-    let filter = Filter {
+    let error_kind = fields.get("error_kind").map(parse_cause).transpose();
+    let status_code = fields.get("status_code").map(str::parse).transpose();
+    Ok(Filter {
         tenant_id: visit.access.lists(fields.get("tenant_id"))?,
         subscription: visit.find_named("subscription_id").await?,
         since: times.since,
         until: times.until,
         resolved: if fields.has("include_resolved") { Resolved::Included } else { Resolved::Excluded },
-    };
+        error_kind: error_kind.map_err(|why| ApiError::invalid("error_kind", why))?,
+        status_code: status_code.map_err(|_| ApiError::invalid("status_code", "must be a status such as 503"))?,
+    })
+}
+
+/// The fields of this page as fields of a job's filter.
+fn for_job(fields: &Fields) -> Fields {
+    let names = [
+        ("tenant_id", "tenant_id"),
+        ("subscription_id", "subscription_id"),
+        ("error_kind", "error_kinds"),
+        ("status_code", "status_codes"),
+        ("since", "dead_since"),
+        ("until", "dead_until"),
+        ("include_resolved", "include_resolved"),
+    ];
+    let pairs = names.iter().filter_map(|(own, of_job)| Some(((*of_job).to_owned(), fields.get(own)?.to_owned())));
+    Fields::of([("statuses".to_owned(), "dead_letter".to_owned())].into_iter().chain(pairs).collect())
+}
+
+async fn list(visit: &Visit) -> Result<Rows<DeadLetter>, ApiError> {
+    let filter = filter(visit).await?;
     let found = dead_letter::list(visit.pool(), &filter, window(visit, |id: DeliveryId| id.0)?).await?;
     Ok(Rows::of(found, |letter| letter.delivery.id.0))
 }
 
 fn chips(visit: &Visit) -> Markup {
     let fields = visit.query.with("cursor", None);
-    let all = fields.has("include_resolved");
-    let link = |fields: Fields| visit.to(format!("dead-letters{}", fields.query()));
+    let (all, list) = (fields.has("include_resolved"), is_list(visit));
+    let cause = [fields.get("error_kind").map(groups::cause), fields.get("status_code")];
+    let cause: Vec<_> = cause.into_iter().flatten().collect();
+    let place = |fields: Fields| visit.to(format!("dead-letters{}", fields.query()));
     html! {
         nav.chips aria-label="Filters" {
-            a href=(link(fields.with("include_resolved", None))) aria-current=[(!all).then_some("true")] { "To decide" }
-            a href=(link(fields.with("include_resolved", Some("true")))) aria-current=[all.then_some("true")] {
+            a href=(place(fields.with("view", None))) aria-current=[(!list).then_some("true")] { "Grouped" }
+            a href=(place(fields.with("view", Some("list")))) aria-current=[list.then_some("true")] { "Each one" }
+            a href=(place(fields.with("include_resolved", None))) aria-current=[(!all).then_some("true")] {
+                "To decide"
+            }
+            a href=(place(fields.with("include_resolved", Some("true")))) aria-current=[all.then_some("true")] {
                 "Resolved ones too"
             }
             @if let Some(id) = fields.get("subscription_id") {
-                a href=(link(fields.with("subscription_id", None))) aria-current="true" {
+                a href=(place(fields.with("subscription_id", None))) aria-current="true" {
                     "Only " (parts::short(id)) (visit.icon("x"))
+                }
+            }
+            @if !cause.is_empty() {
+                a href=(place(fields.with("error_kind", None).with("status_code", None))) aria-current="true" {
+                    "Only " (cause.join(" ")) (visit.icon("x"))
                 }
             }
         }

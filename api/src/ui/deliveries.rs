@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use maud::{Markup, html};
 use postrider_core::{
-    delivery::{Delivery, Status, list as delivery_list},
+    delivery::{Delivery, Status, job::Action, list as delivery_list},
     event::event_type::EventType,
     id::{DeliveryId, SubscriptionId},
     subscription::Subscription,
@@ -18,16 +18,17 @@ use crate::{
         problem::ApiError,
     },
     ui::{
-        fields::query,
+        fields::{Fields, query},
+        jobs::new::link,
         page::{Page, Section, Visit},
-        parts::{self, nothing},
+        parts,
         rows::{Rows, window},
     },
 };
 
 /// The filters besides the status, by their names in the API.
 const FILTERS: [&str; 8] =
-    ["event_type", "subscription_id", "event_id", "replay_id", "tenant_id", "metadata", "since", "until"];
+    ["event_type", "subscription_id", "event_id", "job_id", "tenant_id", "metadata", "since", "until"];
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
@@ -38,12 +39,62 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let body = html! {
         (parts::head(&parts::text("Deliveries"), &html! {
             "Each event that is owed to a subscription or a URL, the newest first."
-        }, &nothing()))
+        }, &actions(visit)))
         (chips(visit, &visit.path))
         (filters(visit))
         section.panel #list { (list) }
     };
     Ok(Page::new(Section::Deliveries, "Deliveries", body))
+}
+
+/// What can be done with all that match, whatever their number. It is counted before anything begins.
+fn actions(visit: &Visit) -> Markup {
+    if !visit.may_manage() {
+        return parts::nothing();
+    }
+    let status = visit.query.get("status").map(str::parse::<Status>);
+    let of_status: &[(Action, &str, &str)] = match status {
+        None => {
+            &[(Action::Retry, "dead_letter", "Retry dead letters"), (Action::Cancel, "pending", "Cancel pending ones")]
+        }
+        Some(Ok(Status::Pending)) => {
+            &[(Action::Retry, "pending", "Attempt all now"), (Action::Cancel, "pending", "Cancel all")]
+        }
+        Some(Ok(Status::Succeeded)) => &[(Action::Replay, "succeeded", "Replay all")],
+        Some(Ok(Status::DeadLetter)) => &[
+            (Action::Retry, "dead_letter", "Retry all"),
+            (Action::Replay, "dead_letter", "Replay all"),
+            (Action::Resolve, "dead_letter", "Resolve all"),
+        ],
+        Some(Ok(Status::Canceled)) => {
+            &[(Action::Retry, "canceled", "Retry all"), (Action::Replay, "canceled", "Replay all")]
+        }
+        // A worker is attempting them, so nothing can be done with them.
+        Some(Ok(Status::InFlight) | Err(_)) => &[],
+    };
+    html! {
+        @for (action, status, label) in of_status {
+            // A replay is about what was delivered first, not about what a job has made.
+            @if *action != Action::Replay || !visit.query.has("job_id") {
+                (link(visit, *action, &for_job(&visit.query, *action, status).pairs().collect::<Vec<_>>(), label))
+            }
+        }
+    }
+}
+
+/// The fields of this page as fields of a job's filter.
+fn for_job(fields: &Fields, action: Action, status: &str) -> Fields {
+    let own = FILTERS
+        .into_iter()
+        .filter(|name| *name != "event_type")
+        .flat_map(|name| fields.all(name).map(move |value| (name.to_owned(), value.to_owned())));
+    let types = fields.all("event_type").map(|value| ("event_types".to_owned(), value.to_owned()));
+    let mut all: Vec<_> = [("statuses".to_owned(), status.to_owned())].into_iter().chain(types).chain(own).collect();
+    // This list shows resolved dead letters, too.
+    if action == Action::Retry && status == "dead_letter" && fields.has("status") {
+        all.push(("include_resolved".to_owned(), "true".to_owned()));
+    }
+    Fields::of(all)
 }
 
 /// Reads the part of the list that the address asks for; of this subscription only, where one is given.
@@ -54,7 +105,7 @@ pub(crate) async fn list(visit: &Visit, only: Option<SubscriptionId>) -> Result<
         tenant_id: visit.access.lists(fields.get("tenant_id"))?,
         subscription: if only.is_some() { only } else { visit.find_named("subscription_id").await? },
         event: visit.find_named("event_id").await?,
-        replay: visit.find_named("replay_id").await?,
+        job: visit.find_named("job_id").await?,
         status: parsed::<Status>("status", fields.get("status"))?,
         event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
         metadata: metadata(entries)?,
@@ -238,7 +289,7 @@ fn filters(visit: &Visit) -> Markup {
                 (field("event_type", "Event type", "text", "order.created"))
                 (field("subscription_id", "Subscription", "text", "sub_…"))
                 (field("event_id", "Event", "text", "evt_…"))
-                (field("replay_id", "Replay", "text", "rpl_…"))
+                (field("job_id", "Made by the job", "text", "job_…"))
                 @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
                 (field("metadata", "Metadata", "text", "region:eu"))
                 (field("since", "Since (UTC)", "datetime-local", ""))

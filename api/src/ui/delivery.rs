@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use postrider_core::{
     delivery::{self, Delivery, Status, replay_now},
     event::idempotency::Creation,
-    id::{DeliveryId, EventId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EventId, JobId, SubscriptionId},
     queue::attempt,
 };
 
@@ -124,8 +124,8 @@ fn standing(visit: &Visit, delivery: &Delivery, receivers: &Receivers) -> Markup
     if let Some(id) = delivery.replay_of.map(DeliveryId) {
         pairs.push(("Replays", link(format!("deliveries/{id}"), parts::short(id))));
     }
-    if let Some(id) = delivery.replay_id.map(ReplayId) {
-        pairs.push(("Made by", link(format!("replays/{id}"), parts::short(id))));
+    if let Some(id) = delivery.job_id.map(JobId) {
+        pairs.push(("Made by", link(format!("jobs/{id}"), parts::short(id))));
     }
     facts(&pairs)
 }

@@ -2,7 +2,7 @@
 
 use postrider_core::{
     event::event_type::EventType,
-    id::{DeliveryId, EmitterId, EventId, KeyId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId},
 };
 
 use crate::{
@@ -29,8 +29,8 @@ pub(crate) fn find(visit: &Visit) -> Result<Next, ApiError> {
     if text.parse::<EventId>().is_ok() {
         return place(format!("events/{text}"));
     }
-    if text.parse::<ReplayId>().is_ok() {
-        return place(format!("replays/{text}"));
+    if text.parse::<JobId>().is_ok() {
+        return place(format!("jobs/{text}"));
     }
     if text.parse::<EmitterId>().is_ok() {
         return place("emitters".to_owned());
@@ -41,5 +41,5 @@ pub(crate) fn find(visit: &Visit) -> Result<Next, ApiError> {
     if text.parse::<EventType>().is_ok() {
         return place(format!("deliveries{}", query([("event_type", text)])));
     }
-    Err(ApiError::bad_request("this is neither an id (dlv_…, sub_…, evt_…, rpl_…) nor an event type"))
+    Err(ApiError::bad_request("this is neither an id (dlv_…, sub_…, evt_…, job_…) nor an event type"))
 }

@@ -20,7 +20,7 @@ const ENTRIES: [Entry; 8] = [
     Entry(Section::DeadLetters, "dead-letters", "Dead letters", "mail-x"),
     Entry(Section::Subscriptions, "subscriptions", "Subscriptions", "webhook"),
     Entry(Section::Events, "events", "Events", "radio-tower"),
-    Entry(Section::Replays, "replays", "Replays", "history"),
+    Entry(Section::Jobs, "jobs", "Jobs", "list-checks"),
     Entry(Section::Live, "live", "Live", "activity"),
     Entry(Section::Lanes, "lanes", "Workers, lanes", "route"),
 ];

@@ -127,7 +127,7 @@ pub(crate) enum Section {
     Deliveries,
     Subscriptions,
     DeadLetters,
-    Replays,
+    Jobs,
     Live,
     Lanes,
     Keys,

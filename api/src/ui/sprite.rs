@@ -11,7 +11,7 @@ const SYMBOL: &str = "\" viewBox=\"0 0 24 24\" fill=\"none\" stroke=\"currentCol
                       stroke-linecap=\"round\" stroke-linejoin=\"round\">";
 
 /// The names of the icons that pages use, in the alphabet's order.
-pub const ICONS: [&str; 50] = [
+pub const ICONS: [&str; 51] = [
     "activity",
     "arrow-right",
     "ban",
@@ -35,6 +35,7 @@ pub const ICONS: [&str; 50] = [
     "info",
     "key-round",
     "layout-dashboard",
+    "list-checks",
     "list-filter",
     "loader-circle",
     "log-out",

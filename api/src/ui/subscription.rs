@@ -19,9 +19,10 @@ use crate::{
     ui::{
         deliveries::{self, chips, name},
         fields::{Fields, is_own_path},
+        jobs,
         page::{Next, Page, Section, Visit},
         parts::{self, Button, Tone, Weight, facts, nothing, panel},
-        replays, statistics,
+        statistics,
     },
 };
 
@@ -54,7 +55,7 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
             (statistics::causes(visit, Some(subscription.id)).await)
         }
         (panel("What it is", &nothing(), &settings::summary(visit, &subscription)))
-        @if visit.may_manage() { (replays::form(visit, &subscription)) }
+        @if visit.may_manage() { (jobs::replay::form(visit, &subscription)) }
     };
     Ok(framed(visit, &subscription, "", &content))
 }

@@ -19,9 +19,10 @@ BEGIN
 
     IF lane.circuit_state = 'open' AND before.circuit_state IS DISTINCT FROM 'open' THEN
         DELETE FROM lane_leases x WHERE x.lane_id = lane.id AND x.is_probe;
-        PERFORM circuit_event('opened', lane);
+        PERFORM circuit_event('opened', lane, 'the receiver keeps failing');
     ELSIF lane.circuit_state IS NULL AND before.circuit_state IS NOT NULL THEN
-        PERFORM circuit_event('closed', lane);
+        PERFORM circuit_event('closed', lane, CASE WHEN circuit IS NULL THEN 'it was switched off'
+                                                   ELSE 'the receiver answers again' END);
     END IF;
     IF before.failing_warned > 0 AND lane.failing_warned IS NULL AND lane.subscription_id IS NOT NULL THEN
         PERFORM operational_event('postrider.subscription.recovered', s.tenant_id, s.id,

@@ -23,7 +23,7 @@ BEGIN
         lane.circuit_state := 'half_open';
         lane.probe_successes := 0;
         lane.open_until := NULL;
-        PERFORM circuit_event('half_open', lane);
+        PERFORM circuit_event('half_open', lane, 'the cooldown is over, and the receiver is tried again');
     END IF;
     IF lane.circuit_state = 'half_open' THEN
         probes := coalesce((lane_circuit(lane) ->> 'probes')::integer, quantum);

@@ -60,13 +60,8 @@ BEGIN
         PERFORM finish_deliveries(finished, ids, statuses, t);
     END IF;
     IF 'dead_letter' = ANY (statuses) THEN
-        INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id, created_at)
-        SELECT i.delivery_id, (SELECT d.tenant_id FROM deliveries d WHERE d.id = i.delivery_id), i.subscription_id, t
-          FROM unnest(outcomes) i
-         WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)
-            ON CONFLICT (delivery_id) DO UPDATE SET created_at = EXCLUDED.created_at, resolved_at = NULL;
-        PERFORM note_dead_letters(ARRAY(SELECT i.delivery_id FROM unnest(outcomes) i
-                                         WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)));
+        PERFORM bury_deliveries(ARRAY(SELECT i.delivery_id FROM unnest(outcomes) i
+                                       WHERE i.status = 'dead_letter' AND i.delivery_id = ANY (finished)), t);
     END IF;
     RETURN applied;
 END $$;

@@ -6,10 +6,10 @@
 -- If this process dies before that, the lane's second visit finds the delivery where the lane was drained a moment ago;
 -- for any other lane, a row in lanes_to_arm tells the workers.
 --
--- is_replay says that somebody asked for these deliveries after their events were accepted; replay is the replay of a
--- range that makes them, if one does. For replays every lane is locked: nobody calls wake() for them, and their
--- transactions may last longer than the linger.
-CREATE OR REPLACE FUNCTION store_deliveries(new_deliveries new_delivery[], is_replay boolean, replay uuid)
+-- is_replay says that somebody asked for these deliveries after their events were accepted; job is the job that makes
+-- them, if one does. For replays every lane is locked: nobody calls wake() for them, and their transactions may last
+-- longer than the linger.
+CREATE OR REPLACE FUNCTION store_deliveries(new_deliveries new_delivery[], is_replay boolean, job uuid)
 RETURNS uuid[] LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
     SET jit = off SET plan_cache_mode = force_generic_plan
@@ -22,8 +22,8 @@ DECLARE
     -- A replay may wait. Ingest may not, because one lane that somebody holds would then stop the ingest of all.
     patience constant interval := CASE WHEN is_replay THEN interval '5 seconds' ELSE interval '0' END;
 BEGIN
-    INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, replay_of, is_replay, replay_id, created_at)
-    SELECT i.id, i.event_id, i.tenant_id, i.subscription_id, i.replay_of, store_deliveries.is_replay, replay, t
+    INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, replay_of, is_replay, job_id, created_at)
+    SELECT i.id, i.event_id, i.tenant_id, i.subscription_id, i.replay_of, store_deliveries.is_replay, job, t
       FROM unnest(new_deliveries) i;
 
     -- For each lane, the earliest delivery that is due by now, and the earliest that is due later. The later one must

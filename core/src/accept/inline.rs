@@ -107,7 +107,7 @@ impl Acceptor {
         let id = DeliveryId::of(event.id);
         let stored = inline::accept(&self.inline, &self.keyring, &event, (id, &delivery), self.key_ttl_seconds).await?;
         if stored.accepted == Accepted::New {
-            self.intake.note_stored(&event, &stored.armed, stored.took, stored.left_alone);
+            self.intake.note_stored(&event, id, &stored.armed, stored.took, stored.left_alone);
         }
         let if_new = AcceptedEvent {
             event_id: event.id,

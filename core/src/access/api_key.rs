@@ -51,7 +51,7 @@ text_enum! {
     pub enum Scope {
         /// Everything, API keys and the audit log included.
         Admin = "admin",
-        /// Subscriptions, deliveries, dead letters and replays: reading and changing.
+        /// Subscriptions, deliveries, dead letters and jobs: reading and changing.
         Manage = "manage",
         /// Posting events and inline deliveries.
         Ingest = "ingest",

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::{
     Error, Result,
-    id::{DeliveryId, EmitterId, EventId, KeyId, ReplayId, SubscriptionId},
+    id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId},
     validation,
 };
 
@@ -58,12 +58,12 @@ impl Owned for DeliveryId {
     }
 }
 
-impl Owned for ReplayId {
-    const WHAT: &'static str = "replay";
+impl Owned for JobId {
+    const WHAT: &'static str = "job";
 
     async fn tenant(self, pool: &PgPool) -> Result<Option<String>> {
-        let tenant = sqlx::query_scalar!("SELECT tenant_id FROM replays WHERE id = $1", self.0);
-        tenant.fetch_optional(pool).await?.map(Some).ok_or(Error::NotFound(Self::WHAT))
+        let tenant = sqlx::query_scalar!("SELECT tenant_id FROM jobs WHERE id = $1", self.0);
+        tenant.fetch_optional(pool).await?.ok_or(Error::NotFound(Self::WHAT))
     }
 }
 

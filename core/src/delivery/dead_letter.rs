@@ -51,19 +51,25 @@ pub struct Filter {
     pub until: Option<DateTime<Utc>>,
     /// Whether those that were marked resolved are included.
     pub resolved: Resolved,
+    /// Only deliveries whose last attempt failed for this reason: a word of the log of attempts, or `not_attempted`.
+    pub error_kind: Option<String>,
+    /// Only deliveries whose last attempt was answered with this status.
+    pub status_code: Option<i16>,
 }
 
 /// Lists dead letters, the newest delivery first.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<DeadLetter>> {
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
-               SELECT delivery_id AS id, created_at, resolved_at FROM dead_letters
+               SELECT delivery_id AS id, created_at, resolved_at, error_kind, status_code FROM dead_letters
                 WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($7::text IS NULL OR tenant_id = $7)
                   AND ($2::uuid IS NULL OR delivery_id < $2)
                 ORDER BY delivery_id DESC LIMIT $3)
            (SELECT x.id AS "id!", x.created_at AS "created_at!", x.resolved_at, false AS "last!" FROM looked_at x
              WHERE ($4::timestamptz IS NULL OR x.created_at >= $4) AND ($5::timestamptz IS NULL OR x.created_at < $5)
                AND ($6 OR x.resolved_at IS NULL)
+               AND ($9::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $9)
+               AND ($10::smallint IS NULL OR x.status_code = $10)
              ORDER BY x.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, created_at, resolved_at, true FROM looked_at ORDER BY id DESC OFFSET $3 - 1 LIMIT 1)
@@ -75,7 +81,9 @@ pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<De
         filter.until,
         filter.resolved == Resolved::Included,
         filter.tenant_id,
-        page.limit
+        page.limit,
+        filter.error_kind,
+        filter.status_code
     );
     let rows = rows.fetch_all(pool).await?;
     let (_, examined_to) = page.split(rows.iter().map(|row| (row.id, row.last)));
@@ -119,6 +127,8 @@ pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<
             AND (x.subscription_id IS NULL
                  OR EXISTS (SELECT FROM subscriptions s WHERE s.id = x.subscription_id AND s.deleted_at IS NULL))
             AND ($6::text IS NULL OR x.tenant_id = $6)
+            AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7)
+            AND ($8::smallint IS NULL OR x.status_code = $8)
             AND (SELECT true FROM deliveries d, LATERAL (SELECT FROM events e WHERE e.id = d.event_id OFFSET 0) e
                   WHERE d.id = x.delivery_id)
           ORDER BY x.delivery_id
@@ -129,7 +139,9 @@ pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<
         filter.until,
         filter.resolved == Resolved::Included,
         BULK_MAX,
-        filter.tenant_id
+        filter.tenant_id,
+        filter.error_kind,
+        filter.status_code
     );
     let ids: Vec<Uuid> = ids.fetch_all(&mut *transaction).await?;
     let reopened = delivery::reopen(&mut transaction, &ids).await?;
@@ -149,13 +161,17 @@ pub async fn purge(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<u64> 
                                    AND ($3::timestamptz IS NULL OR x.created_at < $3)
                                    AND ($4 OR x.resolved_at IS NULL)
                                    AND ($6::text IS NULL OR x.tenant_id = $6)
+                                   AND ($7::text IS NULL OR coalesce(x.error_kind, 'not_attempted') = $7)
+                                   AND ($8::smallint IS NULL OR x.status_code = $8)
                                  ORDER BY x.delivery_id LIMIT $5 FOR UPDATE SKIP LOCKED)",
         filter.subscription.map(|id| id.0),
         filter.since,
         filter.until,
         filter.resolved == Resolved::Included,
         BULK_MAX,
-        filter.tenant_id
+        filter.tenant_id,
+        filter.error_kind,
+        filter.status_code
     );
     let count = purged.execute(&mut *transaction).await?.rows_affected();
     note(&mut transaction, actor, "dead_letters.purged", filter, count).await?;

@@ -10,7 +10,7 @@ use crate::{
     Result,
     delivery::{Delivery, Status, views},
     event::{event_type::EventType, metadata::Metadata},
-    id::{EventId, ReplayId, SubscriptionId},
+    id::{EventId, JobId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
 
@@ -23,8 +23,8 @@ pub struct Filter {
     pub subscription: Option<SubscriptionId>,
     /// Only deliveries of this event.
     pub event: Option<EventId>,
-    /// Only deliveries that this replay made.
-    pub replay: Option<ReplayId>,
+    /// Only deliveries that this job made.
+    pub job: Option<JobId>,
     /// Only deliveries in this status.
     pub status: Option<Status>,
     /// Only deliveries of events of exactly this type.
@@ -63,7 +63,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, event_id, status FROM deliveries
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
-                  AND ($3::uuid IS NULL OR replay_id = $3)
+                  AND ($3::uuid IS NULL OR job_id = $3)
                   AND ($4::uuid IS NULL OR id >= $4) AND ($5::uuid IS NULL OR id < $5) AND ($6::uuid IS NULL OR id < $6)
                 ORDER BY id DESC LIMIT $7)
            (SELECT d.id AS "id!", false AS "last!" FROM looked_at d
@@ -82,7 +82,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
             LIMIT $11"#,
         filter.tenant_id,
         filter.subscription.map(|id| id.0),
-        filter.replay.map(|id| id.0),
+        filter.job.map(|id| id.0),
         first,
         end,
         page.before,
@@ -108,7 +108,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
            (SELECT x.id AS "id!", false AS "last!"
               FROM looked_at x
              CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
-             WHERE ($7::uuid IS NULL OR d.replay_id = $7)
+             WHERE ($7::uuid IS NULL OR d.job_id = $7)
                AND ($8::text IS NULL
                     OR (SELECT e.event_type = $8 FROM events e WHERE e.id = d.event_id))
                AND ($9::jsonb IS NULL
@@ -123,7 +123,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         page.before,
         EXAMINED_MAX,
         filter.tenant_id,
-        filter.replay.map(|id| id.0),
+        filter.job.map(|id| id.0),
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
@@ -145,7 +145,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
               FROM looked_at x
              CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
              WHERE (x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()) = $6
-               AND ($7::text IS NULL OR d.tenant_id = $7) AND ($8::uuid IS NULL OR d.replay_id = $8)
+               AND ($7::text IS NULL OR d.tenant_id = $7) AND ($8::uuid IS NULL OR d.job_id = $8)
                AND ($9::text IS NULL
                     OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))
                AND ($10::jsonb IS NULL
@@ -161,7 +161,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
         EXAMINED_MAX,
         filter.status == Some(Status::InFlight),
         filter.tenant_id,
-        filter.replay.map(|id| id.0),
+        filter.job.map(|id| id.0),
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
@@ -177,12 +177,12 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT * FROM (
-                   (SELECT id, tenant_id, subscription_id, replay_id, status FROM deliveries
+                   (SELECT id, tenant_id, subscription_id, job_id, status FROM deliveries
                      WHERE id >= $2 AND id <= $3 AND event_id = $1 AND NOT is_replay
                        AND ($4::uuid IS NULL OR id < $4)
                      ORDER BY id DESC LIMIT $5)
                    UNION ALL
-                   (SELECT id, tenant_id, subscription_id, replay_id, status FROM deliveries
+                   (SELECT id, tenant_id, subscription_id, job_id, status FROM deliveries
                      WHERE event_id = $1 AND is_replay AND ($4::uuid IS NULL OR id < $4)
                      ORDER BY id DESC LIMIT $5)) x
                 ORDER BY id DESC LIMIT $5)
@@ -191,7 +191,7 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
               LEFT JOIN LATERAL (SELECT y.lease_token IS NOT NULL AND y.due_at > clock_timestamp() AS leased
                                    FROM queue y WHERE y.delivery_id = d.id OFFSET 0) q ON true
              WHERE ($6::text IS NULL OR d.tenant_id = $6) AND ($7::uuid IS NULL OR d.subscription_id = $7)
-               AND ($8::uuid IS NULL OR d.replay_id = $8)
+               AND ($8::uuid IS NULL OR d.job_id = $8)
                AND ($9::text IS NULL OR CASE WHEN q.leased THEN 'in_flight' ELSE d.status::text END = $9)
                AND ($10::uuid IS NULL OR d.id >= $10) AND ($11::uuid IS NULL OR d.id < $11)
                AND EXISTS (SELECT FROM events e
@@ -208,7 +208,7 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
         EXAMINED_MAX,
         filter.tenant_id,
         filter.subscription.map(|id| id.0),
-        filter.replay.map(|id| id.0),
+        filter.job.map(|id| id.0),
         filter.status.map(Status::as_str),
         first,
         end,

@@ -8,7 +8,7 @@ use crate::validation::Problems;
 /// Characters of an event type or a pattern, at most.
 pub const EVENT_TYPE_CHARACTERS_MAX: usize = 128;
 
-/// Patterns of one subscription or one replay, at most.
+/// Patterns of one subscription or one job, at most.
 pub const PATTERNS_MAX: usize = 100;
 
 /// The type of an event for which the producer named none.

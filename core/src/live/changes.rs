@@ -15,8 +15,8 @@ use crate::{
     live::Scope,
 };
 
-/// Circuits that are not closed, of which a viewer learns, at most.
-const CIRCUITS_MAX: i64 = 500;
+/// Circuits that are not closed, of which a viewer learns, at most: those of the newest subscriptions.
+const CIRCUITS_MAX: usize = 500;
 /// Entries of the audit log that are told of one second, at most.
 const ENTRIES_MAX: i64 = 50;
 
@@ -67,9 +67,12 @@ impl Change {
 
 /// What was known when it was last looked at.
 pub(super) struct Changes {
-    circuits: Option<HashMap<Uuid, Circuit>>,
+    circuits: Option<Circuits>,
     last_entry: Uuid,
 }
+
+/// Circuits that are not closed, by their subscriptions.
+type Circuits = HashMap<Uuid, Circuit>;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Circuit {
@@ -106,31 +109,41 @@ impl Changes {
 }
 
 /// Whose circuit stands otherwise than before.
-fn changed(before: &HashMap<Uuid, Circuit>, now: &HashMap<Uuid, Circuit>) -> Vec<Change> {
+fn changed(before: &Circuits, now: &Circuits) -> Vec<Change> {
+    // Of whom only one of the lists can know, nothing is known to have changed.
+    let known_from = oldest_known(before).max(oldest_known(now));
+    let is_known = |id: &Uuid| *id >= known_from;
     let change = |id: &Uuid, circuit: &Circuit, what: &str| Change {
         topic: format!("circuit.{what}"),
         tenant_id: Some(circuit.tenant_id.clone()),
         subscription_id: Some(*id),
         details: Details::Circuit { next_probe_at: circuit.next_probe_at },
     };
-    let moved = now.iter().filter(|(id, circuit)| before.get(id).is_none_or(|old| old.state != circuit.state));
+    let moved =
+        now.iter().filter(|(id, circuit)| is_known(id) && before.get(id).is_none_or(|old| old.state != circuit.state));
     let mut changes: Vec<_> = moved
         .map(|(id, circuit)| change(id, circuit, if circuit.state == "open" { "opened" } else { &circuit.state }))
         .collect();
-    let closed = before.iter().filter(|(id, _)| !now.contains_key(id));
+    let closed = before.iter().filter(|(id, _)| is_known(id) && !now.contains_key(id));
     changes
         .extend(closed.map(|(id, circuit)| change(id, &Circuit { next_probe_at: None, ..circuit.clone() }, "closed")));
     changes
 }
 
-async fn circuits(pool: &PgPool) -> Result<HashMap<Uuid, Circuit>> {
+/// The oldest subscription whose circuit would be in the list if it were not closed.
+fn oldest_known(circuits: &Circuits) -> Uuid {
+    let is_cut = circuits.len() >= CIRCUITS_MAX;
+    circuits.keys().min().filter(|_| is_cut).copied().unwrap_or_default()
+}
+
+async fn circuits(pool: &PgPool) -> Result<Circuits> {
     let rows = sqlx::query!(
         r#"SELECT l.id, l.circuit_state AS "state!", s.tenant_id, l.open_until
              FROM (SELECT id, subscription_id, circuit_state, open_until FROM lanes
                     WHERE (circuit_state IS NOT NULL OR failing_since IS NOT NULL) AND circuit_state IS NOT NULL
                     ORDER BY id DESC LIMIT $1) l
              JOIN subscriptions s ON s.id = l.subscription_id"#,
-        CIRCUITS_MAX
+        i64::try_from(CIRCUITS_MAX).expect("a small number")
     );
     let circuit = |state, tenant_id, next_probe_at| Circuit { state, tenant_id, next_probe_at };
     let rows = rows.fetch_all(pool).await?;
@@ -175,5 +188,19 @@ mod tests {
             topics(&[(one, circuit("half_open")), (other, circuit("open"))], &[(other, circuit("open"))]),
             ["circuit.closed"]
         );
+    }
+
+    #[test]
+    fn a_circuit_that_a_full_list_cannot_hold_is_not_told_to_have_closed_or_opened() {
+        let open = || Circuit { state: "open".to_owned(), tenant_id: "a".to_owned(), next_probe_at: None };
+        let ids: Vec<_> = (0..=CIRCUITS_MAX as u128).map(|number| Uuid::from_u128(number + 1)).collect();
+        let older: Circuits = ids[..CIRCUITS_MAX].iter().map(|id| (*id, open())).collect();
+        let newer: Circuits = ids[1..].iter().map(|id| (*id, open())).collect();
+        let told = |before: &Circuits, now: &Circuits| {
+            let told = changed(before, now).into_iter();
+            told.map(|change| (change.topic, change.subscription_id)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&older, &newer), [("circuit.opened".to_owned(), Some(ids[CIRCUITS_MAX]))]);
+        assert_eq!(told(&newer, &older), [("circuit.closed".to_owned(), Some(ids[CIRCUITS_MAX]))]);
     }
 }

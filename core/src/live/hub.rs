@@ -20,6 +20,7 @@ use crate::{
         ASKED_EVERY, SCOPES_MAX, Scope,
         changes::{Change, Changes},
         reporter::{Question, Report, notify},
+        rollups::Rollups,
         sample::{Row, Sample},
     },
 };
@@ -66,8 +67,8 @@ pub struct Second {
 pub enum Source {
     /// The processes report.
     Live,
-    /// Notifications do not arrive, so nothing is known of this second.
-    Unavailable,
+    /// Notifications do not arrive, so these are the stored sums: they come in steps, and without rows.
+    Rollups,
 }
 
 impl Second {
@@ -192,13 +193,15 @@ impl Hub {
                 self.came.notified().await;
             }
             let mut changes = Changes::begin(&pool).await;
+            let mut rollups = Rollups::default();
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             let mut asked = self.ask(&pool, &channel).await;
             while !self.state().scopes.is_empty() {
                 tokio::select! {
                     _ = tick.tick() => {
                         let changed = changes.since_last(&pool).await;
-                        self.close_second(&changed);
+                        let written = self.written(&pool, &mut rollups).await;
+                        self.close_second(&changed, written);
                         if asked.elapsed() >= ASKED_EVERY {
                             asked = self.ask(&pool, &channel).await;
                         }
@@ -220,15 +223,32 @@ impl Hub {
         Instant::now()
     }
 
+    /// What was added to the stored sums, where the processes cannot report.
+    #[expect(clippy::disallowed_methods, reason = "the minutes that are read end with the present one")]
+    async fn written(&self, pool: &PgPool, rollups: &mut Rollups) -> HashMap<Scope, Sample> {
+        let scopes: Vec<_> = {
+            let state = self.state();
+            if state.source() == Source::Live {
+                *rollups = Rollups::default();
+                return HashMap::new();
+            }
+            state.scopes.keys().cloned().collect()
+        };
+        rollups.since_last(pool, &scopes, Utc::now()).await.unwrap_or_default()
+    }
+
     #[expect(clippy::disallowed_methods, reason = "a viewer is told the time of this process")]
-    fn close_second(&self, changed: &[Change]) {
+    fn close_second(&self, changed: &[Change], mut written: HashMap<Scope, Sample>) {
         let number = *self.ticks.borrow() + 1;
         let at = Utc::now();
         let mut state = self.state();
         let source = state.source();
         state.scopes.retain(|scope, watched| {
             watched.alone = if watched.viewers == 0 { watched.alone + 1 } else { 0 };
-            let sample = std::mem::take(&mut watched.coming);
+            let mut sample = std::mem::take(&mut watched.coming);
+            if let Some(written) = written.remove(scope) {
+                sample.merge(written);
+            }
             let changes = changed.iter().filter(|change| change.is_in(scope)).cloned().collect();
             watched.seconds.push_back(Arc::new(Second { number, at, sample, changes, source }));
             if watched.seconds.len() > KEPT {
@@ -265,8 +285,8 @@ impl State {
     fn source(&self) -> Source {
         let limit = ASKED_EVERY + DEAF_AFTER;
         match (self.asked_at, self.heard_at) {
-            (Some(asked), None) if asked.elapsed() > DEAF_AFTER => Source::Unavailable,
-            (_, Some(heard)) if heard.elapsed() > limit => Source::Unavailable,
+            (Some(asked), None) if asked.elapsed() > DEAF_AFTER => Source::Rollups,
+            (_, Some(heard)) if heard.elapsed() > limit => Source::Rollups,
             _ => Source::Live,
         }
     }

@@ -26,7 +26,7 @@ const COUNTERS: [(&str, &str); 13] = [
     ("postrider_ingest_rate_limited_total", "Requests that were refused with 429, by whose limit it was."),
     ("postrider_ingest_event_types_missing_total", "Events whose provider's header held no event type."),
     ("postrider_connections_refused_total", "Connections of callers that were refused, by the reason."),
-    ("postrider_deliveries_replayed_total", "Deliveries that replays of a range have made."),
+    ("postrider_job_deliveries_total", "Deliveries with which jobs have done something, by what it was."),
     ("postrider_deliveries_total", "Outcomes of deliveries that were recorded."),
     (
         "postrider_delivery_attempts_total",

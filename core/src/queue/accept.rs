@@ -142,7 +142,7 @@ pub async fn accept<'e>(
 pub(crate) enum Origin {
     /// They were stored with their event, or complete its fan-out.
     Event,
-    /// Somebody asked for a replay; the id is that of the replay of a range, if it is one.
+    /// Somebody asked for a replay; the id is that of the job that makes it, if one does.
     Replay(Option<Uuid>),
 }
 
@@ -152,12 +152,12 @@ pub(crate) async fn store_deliveries(
     deliveries: Vec<NewDeliveryRow<'_>>,
     origin: Origin,
 ) -> Result<Vec<Uuid>> {
-    let (is_replay, replay) = match origin {
+    let (is_replay, job) = match origin {
         Origin::Event => (false, None),
-        Origin::Replay(replay) => (true, replay),
+        Origin::Replay(job) => (true, job),
     };
     let armed =
-        sqlx::query_scalar!(r#"SELECT store_deliveries($1, $2, $3) AS "armed!""#, deliveries as _, is_replay, replay);
+        sqlx::query_scalar!(r#"SELECT store_deliveries($1, $2, $3) AS "armed!""#, deliveries as _, is_replay, job);
     Ok(armed.fetch_one(connection).await?)
 }
 

@@ -21,6 +21,7 @@ use crate::{
     error::{is_missing_partition, is_outage},
     event::new_event::NewEvent,
     hop,
+    id::{DeliveryId, SubscriptionId},
     live::{Topic, reporter::Reporter, sample::Sighting},
     queue::{
         LATE,
@@ -53,6 +54,7 @@ pub struct Intake {
     requests: mpsc::Sender<Request>,
     waker: Arc<Waker>,
     tally: Arc<Tally>,
+    reporter: Arc<Reporter>,
 }
 
 /// The events of one request.
@@ -99,9 +101,9 @@ impl Intake {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
         let mut calling = tokio::spawn(Arc::clone(&waker).run(wake));
-        let writer =
-            Writer { pool: ingest, waker: Arc::clone(&waker), tally: Arc::clone(&tally), reporter, key_ttl_seconds };
-        let intake = Self { requests, waker: Arc::clone(&waker), tally };
+        let intake =
+            Self { requests, waker: Arc::clone(&waker), tally: Arc::clone(&tally), reporter: Arc::clone(&reporter) };
+        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), tally, reporter, key_ttl_seconds };
         let writer = tokio::spawn(async move {
             tokio::select! {
                 () = writer.run(waiting) => {}
@@ -132,11 +134,21 @@ impl Intake {
 }
 
 impl Intake {
-    /// Counts an event that was stored outside the intake, and tells the waker about its deliveries: the lanes that
-    /// were armed, and those that were left alone.
-    pub fn note_stored(&self, event: &NewEvent, armed: &[Uuid], took: Duration, left_alone: LeftAlone) {
+    /// Counts an event that was stored outside the intake with one inline delivery, and tells the waker about it: the
+    /// lane that was armed, or that was left alone.
+    pub fn note_stored(
+        &self,
+        event: &NewEvent,
+        delivery: DeliveryId,
+        armed: &[Uuid],
+        took: Duration,
+        left_alone: LeftAlone,
+    ) {
         self.waker.note_stored(armed, took, left_alone);
         self.tally.accept_all([facts(event)]);
+        if self.reporter.is_watched() {
+            self.reporter.note(&queued(event, delivery, None));
+        }
     }
 }
 
@@ -223,27 +235,27 @@ impl Writer {
         let new = events.iter().zip(&stored.accepted).filter(|(_, accepted)| matches!(accepted, Ok(Accepted::New)));
         self.tally.accept_all(new.clone().map(|(event, _)| facts(event)));
         if self.reporter.is_watched() {
-            new.for_each(|(event, _)| self.tell(event));
+            for (event, delivery) in new.flat_map(|(event, _)| event.deliveries.iter().map(move |one| (event, one))) {
+                self.reporter.note(&queued(event, delivery.id, Some(delivery.subscription_id)));
+            }
         }
         Ok(stored.accepted)
     }
+}
 
-    /// Tells those who watch that the deliveries of an event are queued.
-    fn tell(&self, event: &NewEvent) {
-        for delivery in &event.deliveries {
-            self.reporter.note(&Sighting {
-                topic: Topic::Queued,
-                delivery_id: delivery.id.0,
-                event_id: event.id.0,
-                subscription_id: Some(delivery.subscription_id.0),
-                tenant_id: &event.tenant_id,
-                event_type: event.event_type.as_str(),
-                attempt: None,
-                status_code: None,
-                error_kind: None,
-                duration: None,
-            });
-        }
+/// What those who watch are told of a delivery that was stored.
+fn queued(event: &NewEvent, delivery: DeliveryId, subscription: Option<SubscriptionId>) -> Sighting<'_> {
+    Sighting {
+        topic: Topic::Queued,
+        delivery_id: delivery.0,
+        event_id: event.id.0,
+        subscription_id: subscription.map(|id| id.0),
+        tenant_id: &event.tenant_id,
+        event_type: event.event_type.as_str(),
+        attempt: None,
+        status_code: None,
+        error_kind: None,
+        duration: None,
     }
 }
 

@@ -89,8 +89,10 @@ pub async fn update(connection: &mut PgConnection, id: SubscriptionId, was: &Set
         queue::end_rest(connection, &[id.0]).await?;
         forget_failures(connection, id).await?;
     }
-    if has_new_receiver || is.flow.circuit.is_none() && was.flow.circuit.is_some() {
-        close_circuit(connection, id).await?;
+    if has_new_receiver {
+        close_circuit(connection, id, Some("the subscription has another target")).await?;
+    } else if is.flow.circuit.is_none() && was.flow.circuit.is_some() {
+        close_circuit(connection, id, Some("it was switched off")).await?;
     }
     if has_new_receiver || is.flow != was.flow {
         queue::make_due(connection, &[id.0]).await?;
@@ -128,7 +130,7 @@ pub async fn follow_state(connection: &mut PgConnection, id: SubscriptionId, fro
         State::Active => {
             forget_failures(connection, id).await?;
             if from == State::Disabled {
-                close_circuit(connection, id).await?;
+                close_circuit(connection, id, Some("the subscription was enabled")).await?;
             }
             resume(connection, id).await
         }
@@ -148,7 +150,7 @@ pub async fn abandon(connection: &mut PgConnection, id: SubscriptionId) -> Resul
     .execute(&mut *connection)
     .await?;
     forget_failures(connection, id).await?;
-    close_circuit(connection, id).await?;
+    close_circuit(connection, id, None).await?;
     resume(connection, id).await
 }
 
@@ -164,12 +166,18 @@ async fn resume(connection: &mut PgConnection, id: SubscriptionId) -> Result<()>
     queue::make_due(connection, &[id.0]).await
 }
 
-/// Closes the circuit, and forgets what it has counted. The caller has changed the lane in this transaction, so it is
-/// locked.
-async fn close_circuit(connection: &mut PgConnection, id: SubscriptionId) -> Result<()> {
-    sqlx::query!("SELECT FROM lanes l, store_lane(l.ctid, close_circuit(l)) WHERE l.id = $1", id.0)
-        .execute(connection)
-        .await?;
+/// Closes the circuit, and forgets what it has counted. The operator is told why, if there is a reason to tell. The
+/// caller has changed the lane in this transaction, so it is locked.
+async fn close_circuit(connection: &mut PgConnection, id: SubscriptionId, reason: Option<&str>) -> Result<()> {
+    sqlx::query!(
+        "SELECT CASE WHEN l.circuit_state IS NOT NULL AND $2::text IS NOT NULL
+                     THEN circuit_event('closed', close_circuit(l), $2) IS NULL END AS told
+           FROM lanes l, store_lane(l.ctid, close_circuit(l)) WHERE l.id = $1",
+        id.0,
+        reason
+    )
+    .fetch_optional(connection)
+    .await?;
     Ok(())
 }
 

@@ -47,7 +47,7 @@ const PAGES: [&str; 22] = [
     "/ui/subscriptions/SUBSCRIPTION",
     "/ui/subscriptions/SUBSCRIPTION/deliveries",
     "/ui/subscriptions/SUBSCRIPTION/settings",
-    "/ui/replays",
+    "/ui/jobs",
     "/ui/live",
     "/ui/lanes",
     "/ui/audit",

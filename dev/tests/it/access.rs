@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postrider_core::id::{DeliveryId, EmitterId, EventId, KeyId, ReplayId, SubscriptionId};
+use postrider_core::id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ enum Kind {
     Subscription,
     Event,
     Delivery,
-    Replay,
+    Job,
     Emitter,
     ApiKey,
 }
@@ -75,7 +75,7 @@ pub struct Tenant {
     pub subscription: String,
     event: String,
     dead_letter: String,
-    replay: String,
+    job: String,
     emitter: String,
     api_key: String,
 }
@@ -102,7 +102,7 @@ impl Tenant {
             subscription,
             event: text(&delivery, "event_id"),
             dead_letter,
-            replay: id(&replay.expect(202)),
+            job: id(&replay.expect(202)),
             api_key: key(world, &["read"], Some(name)).await.0,
         }
     }
@@ -115,7 +115,7 @@ impl Tenant {
             subscription: SubscriptionId::new().to_string(),
             event: EventId::new().to_string(),
             dead_letter: DeliveryId::new().to_string(),
-            replay: ReplayId::new().to_string(),
+            job: JobId::new().to_string(),
             emitter: EmitterId::new().to_string(),
             api_key: KeyId::new().to_string(),
         }
@@ -127,7 +127,7 @@ impl Tenant {
             Some("deliveries" | "dead-letters") => &self.dead_letter,
             Some("subscriptions") => &self.subscription,
             Some("events") => &self.event,
-            Some("replays") => &self.replay,
+            Some("jobs") => &self.job,
             Some("emitters") => &self.emitter,
             Some("keys") => &self.api_key,
             _ => "",
@@ -140,7 +140,7 @@ impl Tenant {
             Kind::Subscription => &self.subscription,
             Kind::Event => &self.event,
             Kind::Delivery => &self.dead_letter,
-            Kind::Replay => &self.replay,
+            Kind::Job => &self.job,
             Kind::Emitter => &self.emitter,
             Kind::ApiKey => &self.api_key,
         }
@@ -232,7 +232,7 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
         "subscriptions" | "ingest" | "subscription" | "subscription_id" => Kind::Subscription,
         "events" | "event_id" => Kind::Event,
         "deliveries" | "dead-letters" => Kind::Delivery,
-        "replays" | "replay_id" => Kind::Replay,
+        "jobs" | "job_id" => Kind::Job,
         "emitters" => Kind::Emitter,
         "api-keys" => Kind::ApiKey,
         unknown => panic!("no test knows what `{name}` of {template} names: {unknown}"),
@@ -295,7 +295,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
         "/deliveries",
         "/emitters",
         "/events",
-        "/replays",
+        "/jobs",
         "/subscriptions",
     ];
     assert_eq!(lists, expected.map(str::to_owned).into(), "each is tried here");
@@ -313,7 +313,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
             _ => assert_eq!(strangers, Vec::<Value>::new(), "{list}"),
         }
     }
-    for target in [&acme.subscription, &acme.api_key, &acme.replay] {
+    for target in [&acme.subscription, &acme.api_key, &acme.job] {
         let path = format!("/audit-log?target_id={target}");
         assert_eq!(data(&call(&world, &acme.admin, &Method::GET, &path, None).await.expect(200)).len(), 1);
         assert_eq!(data(&call(&world, &stranger_key, &Method::GET, &path, None).await.expect(200)).len(), 0);

@@ -63,6 +63,63 @@ async fn dead_letters_are_listed_resolved_and_retried_one_by_one() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_grouped_by_receiver_and_cause() {
+    let world = World::new().await;
+    let once = json!({"retry_policy": {"delays_seconds": []}});
+    let (shop, books) =
+        (id(&world.subscribe("/fail/503", once.clone()).await), id(&world.subscribe("/fail/404", once.clone()).await));
+    let of_shop = dead(&world, &shop, 3).await;
+    let of_books = dead(&world, &books, 2).await;
+    let inline =
+        json!({"target_url": world.receiver.url("/fail"), "payload": 1, "retry_policy": {"delays_seconds": []}});
+    world.call(Method::POST, "/deliveries", Some(inline)).await.expect(202);
+    // Nothing listens at this port.
+    let nowhere = json!({"target_url": "http://127.0.0.1:9/", "retry_policy": {"delays_seconds": []}});
+    let nowhere = id(&world.call(Method::POST, "/subscriptions", Some(nowhere)).await.expect(201));
+    world.ingest(&nowhere, "x").await;
+    while world.drain().await > 0 {}
+
+    let groups = async |query: &str| {
+        let found = world.get(&format!("/dead-letters/groups{query}")).await;
+        assert_eq!(found["is_complete"], true);
+        let of = |group: &Value| {
+            let [subscription, kind, code, count] =
+                ["subscription_id", "error_kind", "status_code", "count"].map(|field| group[field].clone());
+            (subscription, kind, code, count)
+        };
+        found["data"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let status = || json!("http_status");
+    let [of_shop_group, of_books_group] =
+        [(json!(shop), status(), json!(503), json!(3)), (json!(books), status(), json!(404), json!(2))];
+    let all = groups("").await;
+    assert_eq!(all[..2], [of_shop_group.clone(), of_books_group.clone()]);
+    assert!(all.contains(&(Value::Null, status(), json!(500), json!(1))), "the inline one: {all:?}");
+    assert!(all.contains(&(json!(nowhere), json!("connect"), Value::Null, json!(1))), "{all:?}");
+    assert_eq!(all.len(), 4);
+    assert_eq!(groups(&format!("?subscription_id={books}")).await, std::slice::from_ref(&of_books_group));
+    assert_eq!(groups("?status_code=503").await, [of_shop_group]);
+    assert_eq!(groups("?error_kind=timeout").await, []);
+    assert_eq!(groups("?until=2020-01-01T00:00:00Z").await, []);
+    let found = world.get("/dead-letters/groups").await;
+    assert_eq!(found["data"][0]["sample_id"], *of_shop[2], "the newest");
+    let letter = world.get(&format!("/dead-letters/{}", of_shop[0])).await;
+    assert_eq!(found["data"][0]["first_at"], letter["dead_at"]);
+    assert_eq!(listed(&world, "?error_kind=http_status&status_code=404").await, of_books);
+    assert_eq!(listed(&world, "?error_kind=timeout").await, [] as [String; 0]);
+    for wrong in ["error_kind=bad", "status_code=70000", "since=2020-01-02T00:00:00Z&until=2020-01-01T00:00:00Z"] {
+        world.call(Method::GET, &format!("/dead-letters/groups?{wrong}"), None).await.problem(422);
+    }
+    world.post(&format!("/dead-letters/{}/resolve", of_books[0])).await;
+    assert_eq!(groups(&format!("?subscription_id={books}")).await[0].3, 1);
+    assert_eq!(groups(&format!("?subscription_id={books}&include_resolved=true")).await[0].3, 2);
+    let stranger = crate::access::key(&world, &["read"], Some("stranger")).await.1;
+    let theirs = crate::access::call(&world, &stranger, &Method::GET, "/dead-letters/groups", None).await.expect(200);
+    assert_eq!(theirs["data"], json!([]));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_retried_and_purged_in_bulk() {
     let mut world = World::new().await;
     let once = json!({"retry_policy": {"delays_seconds": []}});

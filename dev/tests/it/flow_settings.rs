@@ -27,7 +27,7 @@ async fn is_due(world: &World, subscription: &str) -> bool {
     due.bind(uuid(subscription)).fetch_one(&world.pool).await.unwrap()
 }
 
-async fn patch(world: &World, subscription: &str, patch: Value) -> Value {
+pub async fn patch(world: &World, subscription: &str, patch: Value) -> Value {
     world.call(Method::PATCH, &format!("/subscriptions/{subscription}"), Some(patch)).await.expect(200)
 }
 

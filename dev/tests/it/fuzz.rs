@@ -38,7 +38,7 @@ const WORDS: &[&str] = &[
     "evt_",
     "dlv_",
     "key_",
-    "rpl_",
+    "job_",
     "01a20f54d87472efbdfd91d700276483",
     "FF",
     ".",

@@ -66,7 +66,7 @@ async fn send(world: &World, line: &str, body: impl Into<Vec<u8>>) -> Answer {
 
 /// Every route that takes a JSON body, each as a method and a path.
 fn routes(subscription: &str) -> Vec<String> {
-    let plain = "POST /subscriptions|POST /events|POST /events/batch|POST /deliveries|POST /api-keys\
+    let plain = "POST /subscriptions|POST /events|POST /events/batch|POST /deliveries|POST /api-keys|POST /jobs\
                  |POST /dead-letters/retry|POST /dead-letters/purge|PUT ONE|PATCH ONE|POST ONE/replay";
     plain.replace("ONE", &format!("/subscriptions/{subscription}")).split('|').map(str::to_owned).collect()
 }
@@ -375,7 +375,7 @@ async fn odd_paths_queries_and_headers_are_refused() {
         |GET /audit-log?actor=%ff|GET ?tenant_id=%ff|GET ?limit=1&limit=2|GET ?&&==&%&%zz&a|GET ?cursor=evt_MAX\
         |GET /events/evt_MAX|GET ?since=1970-01-01T00:00:00Z&until=9999-12-31T23:59:59Z\
         |GET /deliveries?event_id=evt_MAX|GET /deliveries/dlv_MAX|GET /subscriptions/sub_MAX/deliveries\
-        |GET /replays?cursor=rpl_MAX|GET /dead-letters?cursor=dlv_MAX|GET /health/live?%00";
+        |GET /jobs?cursor=job_MAX|GET /dead-letters?cursor=dlv_MAX|GET /health/live?%00";
     for line in lines.replace("MAX", &"f".repeat(32)).replace("GET ?", "GET /events?").split('|') {
         let answer = ask(&world, &last_with_body(line, b"")).await;
         assert!(answer.status.is_success() || answer.status.is_client_error(), "{line}: {}", answer.status);

@@ -17,7 +17,7 @@ const TABLES: [&str; 9] = [
     "queue",
     "subscriptions",
     "api_keys",
-    "replays",
+    "jobs",
     "audit_log",
     "idempotency_keys",
 ];
@@ -97,6 +97,7 @@ pub fn creations(tenant: &Tenant, target: &str, variant: usize) -> Vec<Creation>
         ),
         creation("/events/{id}/replay", &format!("/events/{old}/replay"), json!({"to": to}), 202),
         creation("/deliveries/{id}/replay", &format!("/deliveries/{}/replay", deliveries[variant]), Value::Null, 202),
+        creation("/jobs", "/jobs", json!({"action": "purge", "filter": {"tenant_id": name, "until": since}}), 202),
     ]
 }
 
@@ -347,10 +348,10 @@ async fn a_key_is_free_again_when_its_time_is_over() {
         reused(send(&world.base, first, first.template).await);
     }
     let keys = "SELECT count(*) FROM idempotency_keys";
-    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (0, 11), "none is over");
+    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (0, 12), "none is over");
     let over = format!("{over} WHERE key LIKE '%:/events%'");
     assert_eq!(sqlx::query(sqlx::AssertSqlSafe(over)).execute(&world.pool).await.unwrap().rows_affected(), 4);
-    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (4, 7));
+    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (4, 8));
     send(&world.base, &first[1], first[1].template).await.expect(202);
     reused(send(&world.base, &first[0], first[0].template).await);
     while world.drain().await > 0 {}

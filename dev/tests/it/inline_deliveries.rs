@@ -92,8 +92,8 @@ async fn it_is_for_its_url_only_and_no_subscription_ever_gets_it() {
     let path = format!("/subscriptions/{subscription}/replay");
     let begun = world.call(Method::POST, &path, Some(range)).await.expect(202);
     assert_eq!(world.drain().await, 0);
-    let done = world.get(&format!("/replays/{}", begun["id"].as_str().unwrap())).await;
-    assert_eq!((&done["state"], &done["replayed_count"]), (&json!("completed"), &json!(0)));
+    let done = world.get(&format!("/jobs/{}", begun["id"].as_str().unwrap())).await;
+    assert_eq!((&done["state"], &done["done_count"]), (&json!("completed"), &json!(0)));
     world.finish().await;
 }
 

@@ -128,6 +128,8 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         since: None,
         until: None,
         resolved: Resolved::Excluded,
+        error_kind: None,
+        status_code: None,
     };
     dead_letter::list(&pool, &letters, page(None)).await.unwrap();
     note("dead letters", "tenant", true).await;

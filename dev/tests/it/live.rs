@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use postrider_core::{
     database::Session,
     live::{
-        Scope, WATCH_CHANNEL,
+        Scope, Topic, WATCH_CHANNEL,
         hub::{Full, Hub, Shown, Source, VIEWERS_PER_KEY_MAX},
     },
 };
@@ -264,7 +264,25 @@ async fn a_hub_skips_what_a_slow_viewer_has_missed_and_tells_when_nothing_is_hea
     let Some(Shown::Gap(Some(missed), newest)) = viewer.next().await else { panic!("a gap") };
     assert_eq!(missed, newest.number - first.last().unwrap().number - 1);
     // Nobody listens for this hub, as where a pooler stands between it and the database.
-    assert_eq!(newest.source, Source::Unavailable);
+    assert_eq!(newest.source, Source::Rollups);
+    // It is shown what processes write from now on.
+    viewer.next().await.unwrap();
+    let write =
+        "INSERT INTO stats_minute VALUES ('', '00000000-0000-0000-0000-000000000000', date_trunc('minute', now()),
+                 7, array_prepend(5, array_fill(0, ARRAY[19])), array_fill(0, ARRAY[16]), array_fill(0, ARRAY[17]),
+                 array_fill(0, ARRAY[8]), 0)";
+    sqlx::query(write).execute(&world.pool).await.unwrap();
+    let seen = async {
+        loop {
+            let Some(Shown::Seconds(seconds)) = viewer.next().await else { panic!("the next second") };
+            let counts = seconds.iter().map(|second| second.sample.counts[Topic::Succeeded.index()]);
+            let written = counts.sum::<u64>();
+            if written > 0 {
+                return written;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap(), 5);
     let mut more: Vec<_> = (1..VIEWERS_PER_KEY_MAX).map(|_| hub.view("a", Scope::All, None).unwrap()).collect();
     assert_eq!(hub.view("a", Scope::All, None).err(), Some(Full::Key));
     for number in 0.. {

@@ -6,7 +6,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{World, id, uuid, worker};
+use crate::{
+    flow_settings::{open_circuit, patch},
+    world::{World, id, uuid, worker},
+};
 
 /// The path to which the operator's subscriptions deliver.
 const OPERATOR: &str = "/operator";
@@ -86,6 +89,36 @@ async fn whom_postrider_disables_the_operator_is_told() {
     let mut keys: Vec<_> = listed["data"].as_array().unwrap().iter().map(|event| &event["ordering_key"]).collect();
     keys.sort_unstable_by_key(|key| key.as_str());
     assert_eq!(keys, [&*gone, &*asks], "events about one subscription have one ordering key");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_closes_a_circuit_by_a_change_lets_the_operator_know_why() {
+    let world = World::new().await;
+    listen(&world, "operator").await;
+    let subscription = world.subscription("/success").await;
+    let path = format!("/subscriptions/{subscription}");
+    let other = json!({"target_url": world.receiver.url("/success/other")});
+    for change in [other, json!({"circuit": null})] {
+        open_circuit(&world, &subscription).await;
+        patch(&world, &subscription, change).await;
+    }
+    // Where the circuit is closed, there is nothing to tell.
+    patch(&world, &subscription, json!({"circuit": {}})).await;
+    patch(&world, &subscription, json!({"circuit": null})).await;
+    patch(&world, &subscription, json!({"circuit": {}})).await;
+    world.post(&format!("{path}/disable")).await;
+    open_circuit(&world, &subscription).await;
+    world.post(&format!("{path}/enable")).await;
+    // What is gone is of no interest.
+    open_circuit(&world, &subscription).await;
+    world.call(Method::DELETE, &path, None).await.expect(204);
+
+    let told = told(&world).await;
+    let closed = told.iter().filter(|event| event["event_type"] == "postrider.circuit.closed");
+    let mut reasons: Vec<_> = closed.map(|event| event["reason"].as_str().unwrap()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["it was switched off", "the subscription has another target", "the subscription was enabled"]);
     world.finish().await;
 }
 

@@ -3,7 +3,7 @@
 
 use postrider_core::{
     database::Session,
-    delivery::{outbox, replay_walk},
+    delivery::{job::walk, outbox},
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -133,16 +133,16 @@ async fn plans_do_not_flip_with_the_statistics() {
             let read = rows_read(&world.pool, &statement).await;
             assert!(bound.contains(&read), "{statistics}: {name} read {read} rows, not {bound:?}");
         }
-        // A step takes at most 32 events out of the outbox, and a step of a replay looks at at most 1,000 rows.
+        // A step takes at most 32 events out of the outbox, and a step of a job looks at at most 1,000 rows.
         let before = rows_read_by_all(&fan_out).await;
         assert_eq!(outbox::step(&fan_out, world.worker.cache(), Uuid::nil()).await.unwrap().events, 32);
         let read = rows_read_by_all(&fan_out).await - before;
         assert!(read < 400, "{statistics}: a step of the outbox read {read} rows");
-        sqlx::query("UPDATE replays SET next_step_at = now()").execute(&world.pool).await.unwrap();
+        sqlx::query("UPDATE jobs SET next_step_at = now()").execute(&world.pool).await.unwrap();
         let before = rows_read_by_all(&fan_out).await;
-        assert_eq!(replay_walk::step(&fan_out).await.unwrap(), Some(0));
+        assert_eq!(walk::step(&fan_out).await.unwrap().map(|step| step.done), Some(0));
         let read = rows_read_by_all(&fan_out).await - before;
-        assert!(read < 4000, "{statistics}: a step of a replay read {read} rows");
+        assert!(read < 4000, "{statistics}: a step of a job read {read} rows");
     }
     world.api_stops().await;
 }

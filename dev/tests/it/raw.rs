@@ -23,7 +23,7 @@ const NO_LENGTH: HeaderValue = HeaderValue::from_static("0");
 pub async fn rows(world: &World) -> i64 {
     let count = "SELECT count(*) FROM (SELECT id FROM events UNION ALL SELECT id FROM subscriptions
                      UNION ALL SELECT id FROM deliveries UNION ALL SELECT id FROM api_keys
-                     UNION ALL SELECT id FROM replays UNION ALL SELECT id FROM audit_log) AS stored";
+                     UNION ALL SELECT id FROM jobs UNION ALL SELECT id FROM audit_log) AS stored";
     sqlx::query_scalar(count).fetch_one(&world.pool).await.unwrap()
 }
 

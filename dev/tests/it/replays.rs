@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{TimeDelta, Utc};
-use postrider_core::delivery::replay_walk;
+use postrider_core::delivery::job::walk;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -19,12 +19,17 @@ async fn replay(world: &World, subscription: &str, more: Value) -> Value {
     world.call(Method::POST, &format!("/subscriptions/{subscription}/replay"), Some(body)).await.expect(202)
 }
 
+/// Makes the next step that is due; answers how many deliveries it made.
+async fn step(world: &World) -> Option<usize> {
+    walk::step(world.worker.fan_outs()).await.unwrap().map(|step| step.done)
+}
+
 /// Lets time pass and replays run until this replay has ended; answers it.
 async fn finished(world: &World, replay: &Value) -> Value {
     loop {
         world.pass(Duration::from_secs(2)).await;
         world.drain().await;
-        let now = world.get(&format!("/replays/{}", id(replay))).await;
+        let now = world.get(&format!("/jobs/{}", id(replay))).await;
         if now["state"] != "running" {
             // The deliveries that the last step made are due a moment later.
             world.pass(Duration::from_secs(2)).await;
@@ -127,16 +132,12 @@ async fn a_range_is_replayed_by_status_and_type_and_what_was_missed_is_found() {
     for (more, expected) in cases {
         let begun = replay(&world, &subscription, more.clone()).await;
         let done = finished(&world, &begun).await;
-        assert_eq!(
-            (&done["state"], &done["replayed_count"]),
-            (&json!("completed"), &json!(expected)),
-            "{more}: {done}"
-        );
+        assert_eq!((&done["state"], &done["done_count"]), (&json!("completed"), &json!(expected)), "{more}: {done}");
         assert_eq!(done["progress"], 1.0);
-        let made = world.get(&format!("/deliveries?replay_id={}", id(&begun))).await;
+        let made = world.get(&format!("/deliveries?job_id={}", id(&begun))).await;
         let made = made["data"].as_array().unwrap();
         assert_eq!(made.len(), expected);
-        assert!(made.iter().all(|one| one["status"] == "succeeded" && one["replay_id"] == begun["id"]), "{made:?}");
+        assert!(made.iter().all(|one| one["status"] == "succeeded" && one["job_id"] == begun["id"]), "{made:?}");
     }
     for (body, field) in [
         (json!({}), "since"),
@@ -163,7 +164,7 @@ async fn what_dies_again_is_replayed_again_and_once() {
         // Of the two events, the first was missed and the second is a dead letter. In each round both become dead
         // letters.
         let begun = replay(&world, &subscription, json!({})).await;
-        assert_eq!(finished(&world, &begun).await["replayed_count"], 2, "round {round}");
+        assert_eq!(finished(&world, &begun).await["done_count"], 2, "round {round}");
     }
     assert_eq!(world.receiver.count(), 7);
     let target = json!({"target_url": world.receiver.url("/success")});
@@ -171,7 +172,7 @@ async fn what_dies_again_is_replayed_again_and_once() {
     world.worker = worker(&world.env);
     for expected in [2, 0] {
         let begun = replay(&world, &subscription, json!({})).await;
-        assert_eq!(finished(&world, &begun).await["replayed_count"], expected);
+        assert_eq!(finished(&world, &begun).await["done_count"], expected);
     }
     world.finish().await;
 }
@@ -190,16 +191,16 @@ async fn a_replay_goes_on_after_a_crash_and_keeps_to_its_rate() {
     };
     // A worker dies in the middle of a step: its connection is gone before the commit.
     let mut dying = world.pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM replays FOR UPDATE").fetch_one(&mut *dying).await.unwrap();
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "it has it in its hands");
+    sqlx::query("SELECT id FROM jobs FOR UPDATE").fetch_one(&mut *dying).await.unwrap();
+    assert_eq!(step(&world).await, None, "it has it in its hands");
     dying.rollback().await.unwrap();
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(5), "half a second's");
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None, "not yet");
+    assert_eq!(step(&world).await, Some(5), "half a second's");
+    assert_eq!(step(&world).await, None, "not yet");
     assert_eq!(count().await, 5);
-    let halfway = world.get(&format!("/replays/{}", id(&begun))).await;
-    assert_eq!((&halfway["state"], &halfway["replayed_count"]), (&json!("running"), &json!(5)));
+    let halfway = world.get(&format!("/jobs/{}", id(&begun))).await;
+    assert_eq!((&halfway["state"], &halfway["done_count"]), (&json!("running"), &json!(5)));
     let done = finished(&world, &begun).await;
-    assert_eq!((&done["state"], &done["replayed_count"]), (&json!("completed"), &json!(30)));
+    assert_eq!((&done["state"], &done["done_count"]), (&json!("completed"), &json!(30)));
     assert_eq!(count().await, 30);
     assert_eq!(world.receiver.count(), 60);
     let doubled: i64 = sqlx::query_scalar(
@@ -222,14 +223,14 @@ async fn a_canceled_replay_makes_nothing_more_and_calls_off_what_waits() {
     world.drain().await;
     world.post(&format!("/subscriptions/{subscription}/pause")).await;
     let begun = replay(&world, &subscription, json!({"statuses": ["succeeded"], "rate_per_second": 10})).await;
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(5));
-    let path = format!("/replays/{}", id(&begun));
+    assert_eq!(step(&world).await, Some(5));
+    let path = format!("/jobs/{}", id(&begun));
     let canceled = world.post(&format!("{path}/cancel")).await;
     assert_eq!(canceled["state"], "canceled");
     assert_eq!(world.post(&format!("{path}/cancel")).await, canceled, "once is enough");
     world.pass(Duration::from_secs(60)).await;
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None);
-    let made = world.get(&format!("/deliveries?replay_id={}&status=canceled", id(&begun))).await;
+    assert_eq!(step(&world).await, None);
+    let made = world.get(&format!("/deliveries?job_id={}&status=canceled", id(&begun))).await;
     assert_eq!(made["data"].as_array().unwrap().len(), 5);
     world.post(&format!("/subscriptions/{subscription}/resume")).await;
     assert_eq!(world.drain().await, 0);
@@ -251,14 +252,14 @@ async fn what_a_request_could_not_cancel_of_a_replay_is_canceled_by_the_workers(
     world.drain().await;
     world.post(&format!("/subscriptions/{subscription}/pause")).await;
     let begun = replay(&world, &subscription, json!({"statuses": ["succeeded"], "rate_per_second": 100})).await;
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(6));
+    assert_eq!(step(&world).await, Some(6));
     // As if the api had died right after it had canceled the replay itself.
-    let cancel = "UPDATE replays SET state = 'canceled', finished_at = now(), next_step_at = now(),
+    let cancel = "UPDATE jobs SET state = 'canceled', finished_at = now(), next_step_at = now(),
                          to_cancel = 'ffffffff-ffff-ffff-ffff-ffffffffffff'";
     sqlx::query(cancel).execute(&world.pool).await.unwrap();
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), Some(0));
-    assert_eq!(replay_walk::step(world.worker.fan_outs()).await.unwrap(), None);
-    let canceled = world.get(&format!("/deliveries?replay_id={}&status=canceled", id(&begun))).await;
+    assert_eq!(step(&world).await, Some(0));
+    assert_eq!(step(&world).await, None);
+    let canceled = world.get(&format!("/deliveries?job_id={}&status=canceled", id(&begun))).await;
     assert_eq!(canceled["data"].as_array().unwrap().len(), 6);
     world.finish().await;
 }
@@ -278,7 +279,7 @@ async fn running_workers_finish_a_replay_although_one_of_them_is_killed() {
     let (stop, running) = world.run_worker();
     let done = async {
         loop {
-            let now = world.get(&format!("/replays/{}", id(&begun))).await;
+            let now = world.get(&format!("/jobs/{}", id(&begun))).await;
             if now["state"] == "completed" {
                 return now;
             }
@@ -286,8 +287,8 @@ async fn running_workers_finish_a_replay_although_one_of_them_is_killed() {
         }
     };
     let done = tokio::time::timeout(SOON, done).await.expect("it comes to its end");
-    assert_eq!(done["replayed_count"], 200);
-    let distinct: i64 = sqlx::query_scalar("SELECT count(DISTINCT replay_of) FROM deliveries WHERE replay_id = $1")
+    assert_eq!(done["done_count"], 200);
+    let distinct: i64 = sqlx::query_scalar("SELECT count(DISTINCT replay_of) FROM deliveries WHERE job_id = $1")
         .bind(uuid(&id(&begun)))
         .fetch_one(&world.pool)
         .await

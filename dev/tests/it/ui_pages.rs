@@ -100,7 +100,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
     let subscription = first("/subscriptions?failing=true").await;
     let dead = first("/dead-letters").await;
     let pending = first("/deliveries?status=pending").await;
-    let (event, replay) = (first("/events").await, first("/replays").await);
+    let (event, job) = (first("/events").await, first("/jobs").await);
     vec![
         ("overview", "/ui/".to_owned()),
         ("deliveries", "/ui/deliveries".to_owned()),
@@ -109,6 +109,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("delivery-dead", format!("/ui/deliveries/{dead}")),
         ("delivery-pending", format!("/ui/deliveries/{pending}")),
         ("dead-letters", "/ui/dead-letters".to_owned()),
+        ("dead-letters-list", "/ui/dead-letters?view=list".to_owned()),
         ("subscriptions", "/ui/subscriptions".to_owned()),
         ("subscription-new", "/ui/subscriptions/new".to_owned()),
         ("subscription", format!("/ui/subscriptions/{subscription}")),
@@ -119,10 +120,12 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("events", "/ui/events".to_owned()),
         ("event", format!("/ui/events/{event}")),
         ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),
+        ("jobs", "/ui/jobs".to_owned()),
+        ("job", format!("/ui/jobs/{job}")),
+        ("job-new", "/ui/jobs/new".to_owned()),
+        ("job-counted", "/ui/jobs/new?action=purge&statuses=dead_letter".to_owned()),
         ("emitters", "/ui/emitters".to_owned()),
         ("demo", "/ui/demo".to_owned()),
-        ("replays", "/ui/replays".to_owned()),
-        ("replay", format!("/ui/replays/{replay}")),
         ("live", "/ui/live".to_owned()),
         ("lanes", "/ui/lanes".to_owned()),
         ("keys", "/ui/keys".to_owned()),
@@ -220,6 +223,9 @@ async fn a_failed_delivery_is_found_and_retried_and_succeeds() {
     page.shows("1 dead letter waits for a decision").await.unwrap();
     page.click("nav.side a[href$='dead-letters']").await.unwrap();
     page.until(&heading("Dead letters")).await.unwrap();
+    page.shows("Answered 500").await.unwrap();
+    page.click("a.open").await.unwrap();
+    page.until("document.readyState === 'complete' && location.search.includes('view=list')").await.unwrap();
     page.click("a.open").await.unwrap();
     page.shows("answered 500").await.unwrap();
     page.shows("recomputed").await.unwrap();
@@ -278,8 +284,10 @@ async fn everything_works_without_scripts_on_a_phone() {
     sign_in(&page, &world).await;
     page.click("nav.side a[href$='dead-letters']").await.unwrap();
     page.until(&heading("Dead letters")).await.unwrap();
-    page.click("form[action$='/resolve'] button").await.unwrap();
-    page.shows("marked as resolved").await.unwrap();
+    page.click("td.do a[href*='action=resolve']").await.unwrap();
+    page.until(&heading("Resolve all that match")).await.unwrap();
+    page.click("form.inline[method=post] button").await.unwrap();
+    page.shows("begins within a second").await.unwrap();
     page.click("nav.side a[href$='subscriptions']").await.unwrap();
     page.until(&heading("Subscriptions")).await.unwrap();
     page.click("a.open").await.unwrap();

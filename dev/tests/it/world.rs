@@ -210,7 +210,7 @@ impl World {
                     drained_at = drained_at - $1::float8 * interval '1 second'",
             "UPDATE events SET expires_at = expires_at - $1::float8 * interval '1 second' WHERE expires_at IS NOT NULL",
             "UPDATE lane_leases SET expires_at = expires_at - $1::float8 * interval '1 second'",
-            "UPDATE replays SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
+            "UPDATE jobs SET next_step_at = next_step_at - $1::float8 * interval '1 second'",
             "UPDATE emitters SET next_step_at = next_step_at - $1::float8 * interval '1 second',
                     started_at = started_at - $1::float8 * interval '1 second',
                     ends_at = ends_at - $1::float8 * interval '1 second' WHERE status = 'running'",

@@ -25,7 +25,7 @@ const LIMITED: [&str; 5] = ["publish_event", "publish_events", "create_delivery"
 const SWITCHED: [&str; 3] = ["start_demo", "get_demo", "stop_demo"];
 
 /// Descriptions of parameters that mean the same in every operation. A parameter's own description comes first.
-const PARAMETERS: [(&str, &str); 10] = [
+const PARAMETERS: [(&str, &str); 12] = [
     ("limit", "How many items a page holds, 1 to 250; 50 where absent."),
     ("cursor", "The `next_cursor` of the page before. Absent for the first page, which has the newest items."),
     (
@@ -35,11 +35,14 @@ const PARAMETERS: [(&str, &str); 10] = [
     ),
     ("subscription_id", "Only what belongs to this subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("event_id", "Only deliveries of this event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
-    (
-        "replay_id",
-        "Only deliveries that this replay of a range has made, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`.",
-    ),
+    ("job_id", "Only deliveries that this job has made, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("status", "Only deliveries that stand so, such as `pending`."),
+    (
+        "error_kind",
+        "Only deliveries whose last attempt failed for this cause: an `error_kind` of the log of attempts, such as \
+         `timeout`, or `not_attempted` where no attempt was made.",
+    ),
+    ("status_code", "Only deliveries whose last attempt was answered with this status, such as 503."),
     (
         "metadata",
         "Only what has this entry in its metadata, as `key:value`, such as `region:eu`. May be repeated: then all \
@@ -62,7 +65,7 @@ const PATH_IDS: [(&str, &str); 8] = [
     ("/events/", "The id of the event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/deliveries/", "The id of the delivery, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/dead-letters/", "The id of the delivery that was given up, such as `dlv_0198c0de2f3a7b1c9d4e5f60718293a4`."),
-    ("/replays/", "The id of the replay, such as `rpl_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/jobs/", "The id of the job, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/emitters/", "The id of the emitter, such as `emt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/api-keys/", "The id of the API key, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
 ];

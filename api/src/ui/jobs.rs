@@ -1,0 +1,289 @@
+//! Jobs: the list, and one with its progress. What is done with all that match is asked for in [`new`], and a replay of
+//! a subscription's past in [`replay`].
+
+pub(crate) mod new;
+pub(crate) mod replay;
+
+use maud::{Markup, html};
+use postrider_core::{
+    delivery::job::{
+        self, Action, Job, State,
+        filter::{Destinations, Filter, MatchedStatus},
+    },
+    id::{JobId, SubscriptionId},
+};
+
+use crate::{
+    serve::problem::ApiError,
+    ui::{
+        dead_letters::groups::cause,
+        deliveries::name,
+        fields::query,
+        page::{Next, Page, Section, Visit},
+        parts::{self, Button, Tone, Weight, facts, nothing, panel},
+        rows::{Rows, window},
+    },
+};
+
+/// The page with the list.
+pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
+    let list = match list(visit).await {
+        Ok(rows) => show(visit, &rows).await,
+        Err(error) => parts::trouble(visit, &error),
+    };
+    let actions = html! {
+        @if visit.may_manage() { a.button href=(visit.to("jobs/new")) { (visit.icon("plus")) "New job" } }
+    };
+    let body = html! {
+        (parts::head(&parts::text("Jobs"), &html! {
+            "What is done with many deliveries at once: retries, cancellations, replays, and dead letters that are "
+            "dealt with."
+        }, &actions))
+        section.panel #list { (list) }
+    };
+    Ok(Page::new(Section::Jobs, "Jobs", body))
+}
+
+async fn list(visit: &Visit) -> Result<Rows<Job>, ApiError> {
+    let tenant = visit.access.lists(visit.query.get("tenant_id"))?;
+    let subscription = visit.find_named("subscription_id").await?;
+    let window = window(visit, |id: JobId| id.0)?;
+    let found = job::list(visit.pool(), tenant.as_deref(), subscription, window).await?;
+    Ok(Rows::whole(found, |job| job.id.0))
+}
+
+async fn show(visit: &Visit, rows: &Rows<Job>) -> Markup {
+    if rows.is_empty() {
+        return parts::empty(
+            visit,
+            "list-checks",
+            "No jobs yet",
+            &html! {
+                p { "After an outage of a receiver, a job retries or replays everything that it has missed." }
+                p { a.button href=(visit.to("dead-letters")) { "Look at the dead letters" } }
+            },
+        );
+    }
+    html! {
+        table.cards {
+            caption.unseen { "Jobs" }
+            thead {
+                tr {
+                    th scope="col" { "State" }
+                    th scope="col" { "Job" }
+                    th scope="col" { "Of what" }
+                    th scope="col" { "Progress" }
+                    th.number scope="col" { "Done" }
+                    th scope="col" { "Asked for" }
+                }
+            }
+            tbody {
+                @for one in &rows.items {
+                    tr {
+                        td { (state(visit, one.state)) }
+                        th scope="row" {
+                            a.open href=(visit.to(format!("jobs/{}", one.id))) { (word(one.action)) }
+                            span.sub.mono { (parts::short(one.id)) }
+                        }
+                        td data-label="Of what" {
+                            (statuses(&one.filter))
+                            span.sub.clip { (scope(visit, &one.filter).await) }
+                        }
+                        td data-label="Progress" { (progress(one)) }
+                        td.number data-label="Done" { (parts::count(one.done_count)) }
+                        td data-label="Asked for" { (parts::time(visit, one.created_at)) }
+                    }
+                }
+            }
+        }
+        (rows.foot(visit, JobId::PREFIX, "jobs"))
+    }
+}
+
+/// The word for an action, as it stands on a button.
+pub(crate) fn word(action: Action) -> &'static str {
+    match action {
+        Action::Retry => "Retry",
+        Action::Cancel => "Cancel",
+        Action::Replay => "Replay",
+        Action::Resolve => "Resolve",
+        Action::Purge => "Purge",
+    }
+}
+
+/// The icon of an action.
+pub(crate) fn symbol(action: Action) -> &'static str {
+    match action {
+        Action::Retry => "rotate-cw",
+        Action::Cancel => "ban",
+        Action::Replay => "history",
+        Action::Resolve => "check",
+        Action::Purge => "x",
+    }
+}
+
+fn state(visit: &Visit, state: State) -> Markup {
+    match state {
+        State::Running => parts::badge(visit, Tone::Info, "loader-circle", "Running"),
+        State::Completed => parts::badge(visit, Tone::Ok, "circle-check", "Completed"),
+        State::Canceled => parts::badge(visit, Tone::Plain, "ban", "Canceled"),
+    }
+}
+
+fn progress(job: &Job) -> Markup {
+    let percent = format!("{:.0} %", job.progress * 100.0);
+    html! {
+        span.progress {
+            progress max="1" value=(job.progress) aria-label="The part of the rows that has been read" {}
+            span { (percent) }
+        }
+    }
+}
+
+/// The statuses that a filter names, in words.
+pub(crate) fn statuses(filter: &Filter) -> String {
+    let word = |status: &MatchedStatus| match status {
+        MatchedStatus::Pending => "pending",
+        MatchedStatus::Succeeded => "succeeded",
+        MatchedStatus::DeadLetter => "dead letters",
+        MatchedStatus::Canceled => "canceled",
+        MatchedStatus::Missed => "missed",
+    };
+    filter.statuses.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the deliveries go that a filter means, and why they failed, in a few words.
+async fn scope(visit: &Visit, filter: &Filter) -> String {
+    let mut words = Vec::new();
+    match (filter.subscription, filter.destinations) {
+        (Some(id), _) => words.push(format!("to {}", receiver(visit, id).await)),
+        (None, Destinations::Inline) => words.push("inline deliveries".to_owned()),
+        (None, Destinations::All) => words.push("to every receiver".to_owned()),
+    }
+    words.extend(filter.status_codes.iter().map(ToString::to_string));
+    words.extend(filter.error_kinds.iter().filter(|kind| *kind != "http_status").map(|kind| cause(kind).to_owned()));
+    words.extend(filter.event_types.to_texts());
+    words.join(" · ")
+}
+
+async fn receiver(visit: &Visit, id: SubscriptionId) -> String {
+    match visit.app.cache.get(id).await {
+        Ok(Some(subscription)) => name(&subscription),
+        Ok(None) | Err(_) => parts::short(id),
+    }
+}
+
+/// What a filter says, as pairs of a name and a fact.
+pub(crate) async fn filter_facts(visit: &Visit, filter: &Filter) -> Vec<(&'static str, Markup)> {
+    let list = |texts: Vec<String>| html! { @for text in texts { code.tag { (text) } " " } };
+    let mut pairs = vec![("Of what", parts::text(statuses(filter)))];
+    if let Some(id) = filter.subscription {
+        let link = visit.to(format!("subscriptions/{id}"));
+        pairs.push(("Subscription", html! { a href=(link) { (receiver(visit, id).await) } }));
+    }
+    if filter.destinations == Destinations::Inline {
+        pairs.push(("Where to", parts::text("URLs of inline deliveries only")));
+    }
+    if let Some(tenant) = filter.tenant_id.as_ref().filter(|_| visit.access.tenant().is_none()) {
+        pairs.push(("Tenant", parts::text(tenant)));
+    }
+    if let Some(id) = filter.event {
+        pairs.push(("Event", html! { a.mono href=(visit.to(format!("events/{id}"))) { (parts::short(id)) } }));
+    }
+    if let Some(id) = filter.job {
+        pairs.push(("Made by", html! { a.mono href=(visit.to(format!("jobs/{id}"))) { (parts::short(id)) } }));
+    }
+    let types = filter.event_types.to_texts();
+    if !types.is_empty() {
+        pairs.push(("Event types", list(types)));
+    }
+    if let Some(metadata) = &filter.metadata {
+        pairs.push(("Metadata", list(metadata.iter().map(|(key, value)| format!("{key}:{value}")).collect())));
+    }
+    if !filter.error_kinds.is_empty() {
+        pairs.push(("Cause", list(filter.error_kinds.clone())));
+    }
+    if !filter.status_codes.is_empty() {
+        pairs.push(("Answer", list(filter.status_codes.iter().map(ToString::to_string).collect())));
+    }
+    if let Some(since) = filter.since {
+        pairs.push(("Since", parts::clock(visit, since)));
+    }
+    pairs.push(("Until", parts::clock(visit, filter.until)));
+    if let Some(since) = filter.dead_since {
+        pairs.push(("Given up since", parts::clock(visit, since)));
+    }
+    if let Some(until) = filter.dead_until {
+        pairs.push(("Given up until", parts::clock(visit, until)));
+    }
+    pairs
+}
+
+/// The page of one job.
+pub(crate) async fn one(visit: &Visit, id: &str) -> Result<Page, ApiError> {
+    let job = job::get(visit.pool(), visit.find::<JobId>(id).await?).await?;
+    let is_running = job.state == State::Running;
+    let cancel =
+        Button { action: format!("jobs/{}/cancel", job.id), icon: "ban", word: "Stop the job", weight: Weight::Usual };
+    let warning = match job.action {
+        Action::Replay => "No further delivery is made, and those of it that wait are canceled.",
+        Action::Retry | Action::Cancel | Action::Resolve | Action::Purge => {
+            "Nothing more is done. What it has done stays done."
+        }
+    };
+    let actions = html! { @if is_running && visit.may_manage() { (cancel.behind(visit, warning)) } };
+    let rate = job.rate_per_second.map_or_else(|| parts::text("no bound"), |rate| html! { (rate) " a second" });
+    let mut pairs = vec![("Done", done(visit, &job)), ("Looked at", parts::text(parts::count(job.examined_count)))];
+    if job.skipped_count > 0 {
+        pairs.push(("Skipped", parts::text(parts::count(job.skipped_count))));
+    }
+    if job.failed_count > 0 {
+        pairs.push(("Failed", parts::text(parts::count(job.failed_count))));
+    }
+    pairs.push(("Rate", rate));
+    pairs.push(("Asked for", parts::time(visit, job.created_at)));
+    if let Some(at) = job.finished_at {
+        pairs.push(("Ended", parts::time(visit, at)));
+    }
+    let title = html! { (word(job.action)) " " (state(visit, job.state)) };
+    let body = html! {
+        div #live hx-get=[is_running.then(|| visit.to(&visit.path))] hx-trigger=[is_running.then_some("every 2s")]
+            hx-select="#live" hx-swap="outerMorph" {
+            (parts::head(&title, &parts::id(visit, job.id), &actions))
+            (panel("How far it is", &nothing(), &html! {
+                (progress(&job))
+                (facts(&pairs))
+                @if job.skipped_count > 0 {
+                    p {
+                        "Skipped ones match, but nothing could be done with them: somebody else was changing them, "
+                        "their event or subscription is gone, or the subscription is disabled."
+                    }
+                }
+                @if job.failed_count > 0 {
+                    p { "The database refused to change the failed ones. The log of the workers says why." }
+                }
+            }))
+            (panel("Which deliveries are meant", &nothing(), &facts(&filter_facts(visit, &job.filter).await)))
+        }
+    };
+    Ok(Page::new(Section::Jobs, "Job", body))
+}
+
+/// How many it has done; for a replay, with the way to what it has made.
+fn done(visit: &Visit, job: &Job) -> Markup {
+    let count = parts::count(job.done_count);
+    match job.action {
+        Action::Replay => {
+            let made = query([("job_id", job.id.to_string().as_str())]);
+            html! { a href=(visit.to(format!("deliveries{made}"))) { (count) " deliveries" } }
+        }
+        Action::Retry | Action::Cancel | Action::Resolve | Action::Purge => html! { (count) " deliveries" },
+    }
+}
+
+/// Stops a job.
+pub(crate) async fn cancel(visit: &Visit, id: &str) -> Result<Next, ApiError> {
+    let id: JobId = visit.find(id).await?;
+    job::cancel(&visit.app.pool, visit.access.actor(), id).await?;
+    Ok(Next::done(format!("jobs/{id}"), "The job is stopped."))
+}
