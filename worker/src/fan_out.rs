@@ -1,6 +1,6 @@
-//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, the steps of jobs, and
-//! the events of emitters. Every worker does all of it; row locks prevent two workers from taking the same. The steps
-//! themselves are in the core.
+//! Does what the api leaves to be done: it makes deliveries of events that were published by SQL, the steps of jobs,
+//! and the events of emitters. Every worker does all of it; row locks prevent two workers from taking the same. The
+//! steps themselves are in the core.
 
 use std::{
     sync::Arc,
