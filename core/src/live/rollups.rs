@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Result,
     database::{ANSWER_TIMEOUT, in_time},
-    live::{SCOPES_MAX, Scope, Topic, sample::Sample},
+    live::{Scope, Topic, sample::Sample},
     tally::{
         ALL_TENANTS, WHOLE_TENANT,
         buckets::DURATION_BUCKETS,
@@ -26,8 +26,8 @@ use crate::{
 const READ_EVERY: Duration = Duration::from_secs(5);
 /// Minutes that are read each time: sums of a minute are written soon after it.
 const MINUTES: i64 = 3;
-/// Rows that are read each time, at most: each minute of a scope has as many rows as there are slots.
-const ROWS_MAX: i64 = SCOPES_MAX as i64 * (MINUTES + 1) * 16;
+/// Rows that are read each time, at most: each of 32 scopes has one for each of four minutes and 16 slots.
+const ROWS_MAX: i64 = 2048;
 
 /// The sums of one minute.
 #[derive(Clone, Debug, Default)]
@@ -144,8 +144,8 @@ mod tests {
 
     #[test]
     fn what_was_added_since_is_counted_by_topic() {
-        let at = |minute| DateTime::from_timestamp(60 * minute, 0).expect("a time");
-        let minute = |succeeded, timeouts, dead| {
+        let at = |minute: i64| DateTime::from_timestamp(60 * minute, 0).expect("a time");
+        let minute = |succeeded: i64, timeouts: i64, dead: i64| {
             let mut minute = Minute::default();
             minute.outcomes[Class::Succeeded.place()] = succeeded;
             minute.outcomes[Class::Timeout.place()] = timeouts;

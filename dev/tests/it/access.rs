@@ -288,16 +288,8 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
     let (stranger, stranger_key) = key(&world, &["admin"], Some("stranger")).await;
     let lists: BTreeSet<String> =
         Operation::all(&world).await.into_iter().filter(|one| one.is_list).map(|one| one.template).collect();
-    let expected = [
-        "/api-keys",
-        "/audit-log",
-        "/dead-letters",
-        "/deliveries",
-        "/emitters",
-        "/events",
-        "/jobs",
-        "/subscriptions",
-    ];
+    let expected =
+        ["/api-keys", "/audit-log", "/dead-letters", "/deliveries", "/emitters", "/events", "/jobs", "/subscriptions"];
     assert_eq!(lists, expected.map(str::to_owned).into(), "each is tried here");
     for list in lists {
         let everybodys = data(&world.get(&list).await);

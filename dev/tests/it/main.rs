@@ -70,7 +70,7 @@ mod stats;
 mod subscriptions;
 mod targets;
 mod ui;
-mod ui_jobs;
 mod ui_demo;
+mod ui_jobs;
 mod ui_pages;
 mod waits;
