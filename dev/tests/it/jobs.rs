@@ -151,7 +151,8 @@ async fn waiting_deliveries_are_canceled_and_dead_letters_resolved_and_purged() 
         waiting.push(world.ingest(&calm, number.to_string()).await);
     }
     // A worker is attempting one of them.
-    let lease = "UPDATE queue SET lease_token = 7, attempt_count = 1, due_at = now() + interval '1 minute' WHERE delivery_id = $1";
+    let lease = "UPDATE queue SET lease_token = 7, attempt_count = 1, due_at = now() + interval '1 minute'
+                  WHERE delivery_id = $1";
     sqlx::query(lease).bind(uuid(&waiting[0])).execute(&world.pool).await.unwrap();
     assert_eq!(count(&world, "cancel", json!({"subscription_id": calm})).await, 5);
     let job = begin(&world, "cancel", json!({"subscription_id": calm})).await;
