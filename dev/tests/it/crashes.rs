@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     process::{Output, Stdio},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use dev::{
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::world::{KEY, SOON, World, answer, client, environment, id, uuid};
 
@@ -175,8 +176,10 @@ async fn a_killed_api_loses_nothing_it_acknowledged() {
     let api = process("api", &env).await;
     let url = format!("{}/webhooks/ingest/{subscription}", api.ready.rsplit(' ').next().unwrap());
     let mut posters = tokio::task::JoinSet::new();
+    // The api is killed when it has acknowledged some, while it is at work on others.
+    let some = Arc::new(Semaphore::new(0));
     for _ in 0..16 {
-        let (client, url) = (client(), url.clone());
+        let (client, url, some) = (client(), url.clone(), Arc::clone(&some));
         posters.spawn(async move {
             let mut acknowledged = Vec::new();
             while let Ok(response) = client.post(&url).bearer_auth(KEY).body("x").send().await {
@@ -185,11 +188,12 @@ async fn a_killed_api_loses_nothing_it_acknowledged() {
                 let body: Value = serde_json::from_str(&text).unwrap();
                 assert_eq!(status, 202, "{body}");
                 acknowledged.push(body["delivery_id"].as_str().unwrap().to_owned());
+                some.add_permits(1);
             }
             acknowledged
         });
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::timeout(SOON, some.acquire_many(100)).await.expect("events are acknowledged").unwrap().forget();
     api.signal(Signal::KILL);
     let acknowledged: Vec<String> = posters.join_all().await.into_iter().flatten().collect();
     assert!(!acknowledged.is_empty());
