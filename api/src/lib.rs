@@ -32,7 +32,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use postrider_core::{
     access::api_key::ApiKeyCache,
     announce::{
-        changes::{self, Change},
+        changes,
         notify::{Channel, Notice, listen},
     },
     live::{LIVE_CHANNEL, WATCH_CHANNEL},
@@ -90,9 +90,7 @@ pub async fn serve(
             async move {
                 cache.invalidate(&change).await;
                 keys.invalidate(&change).await;
-                if let Change::ApiKey(_) | Change::Anything = change {
-                    ending.end_views();
-                }
+                ending.hear_change(&change);
             }
         });
         let hear = move |notice: &Notice<'_>| {

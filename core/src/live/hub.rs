@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    announce::notify::Notice,
+    announce::{changes as announced, notify::Notice},
     database::{ANSWER_TIMEOUT, in_time},
     live::{
         ASKED_EVERY, SCOPES_MAX, Scope,
@@ -87,6 +90,7 @@ pub struct Hub {
     ticks: watch::Sender<u64>,
     came: Notify,
     is_closed: CancellationToken,
+    has_listened: AtomicBool,
 }
 
 #[derive(Default)]
@@ -117,6 +121,7 @@ impl Default for Hub {
             ticks: watch::Sender::new(0),
             came: Notify::new(),
             is_closed: CancellationToken::new(),
+            has_listened: AtomicBool::new(false),
         }
     }
 }
@@ -152,9 +157,18 @@ impl Hub {
         Ok(Viewer { hub: Arc::clone(self), who: who.to_owned(), scope, ticks, seen, ends })
     }
 
-    /// Ends all views that there are: call it when a key may have been revoked. Who still may look comes back.
-    pub fn end_views(&self) {
-        std::mem::take(&mut self.state().ends).cancel();
+    /// Ends all views where a key may have been revoked; call it for each change that is announced. Who still may look
+    /// comes back. That anything may have changed is also told when the api begins to listen, right after its start:
+    /// views are not ended for that.
+    pub fn hear_change(&self, change: &announced::Change) {
+        let may_revoke = match change {
+            announced::Change::ApiKey(_) => true,
+            announced::Change::Anything => self.has_listened.swap(true, Ordering::Relaxed),
+            announced::Change::Subscription { .. } => false,
+        };
+        if may_revoke {
+            std::mem::take(&mut self.state().ends).cancel();
+        }
     }
 
     /// Ends all views for good; call it when the process stops.
