@@ -25,7 +25,7 @@ const PAGE_LIMIT: Duration = Duration::from_millis(300);
 const STATISTICS_LIMIT: Duration = Duration::from_millis(10);
 /// What a page may send when it is opened for the first time, with everything that it loads.
 const BYTES_MAX: usize = 60 * 1024;
-/// Events a second that are delivered meanwhile; on two cores of 2024 they keep about one busy.
+/// Events a second that are delivered meanwhile. How many cores were busy is told at the end.
 const RATE: u32 = 300;
 
 /// The pages; words in capitals stand for ids.
