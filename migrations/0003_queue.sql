@@ -23,8 +23,6 @@ CREATE INDEX queue_leased ON queue (lane_id, ordering_key) WHERE ordering_key IS
 -- Places in the lines of ordered lanes. Sessions keep none in store, so that they follow the order of acceptance.
 CREATE SEQUENCE queue_places CACHE 1;
 
-CREATE SEQUENCE lease_tokens CACHE 32;
-
 -- The lanes in which deliveries wait. due_at says when a lane is next worth a visit; everything that makes a lane wait
 -- sets a later due_at. Each reason for waiting has a column of its own, so that the end of one does not end another.
 -- held_until is the latest of these times, and due_at is never earlier.

@@ -10,6 +10,8 @@
 -- late_us tells for how long the delivery had been due since its lane last rested; NULL in a lane with limits, where
 -- deliveries wait on purpose. is_awaited says that others of its lane wait for the outcome. Those of its ordering key
 -- do also where the lane is not ordered at the moment, because it may be again before the outcome comes.
+-- If a crash of the database undoes a claim, its deliveries are only made again, so it need not wait for the disk:
+-- unless they would then be under way beside their first attempts, where that exceeds a limit or breaks an order.
 CREATE OR REPLACE FUNCTION claim(
     lanes_max integer, rows_max integer, skip uuid[], lanes_from timestamptz, only_lane uuid
 ) RETURNS TABLE (
@@ -23,12 +25,13 @@ AS $$
 #variable_conflict use_column
 DECLARE
     t        constant timestamptz := clock_timestamp();
-    token    constant bigint := nextval('lease_tokens');
+    token    constant bigint := new_lease_token();
     visits   tid[];
     visit    record;
     found    record;
     quantum  integer;
     is_sweep boolean;
+    is_bound boolean := false;       -- a limit or an order rests on what this claim leases
     lanes_   uuid[] := '{}';         -- what the last statement needs of each visited lane, position by position
     subs     uuid[] := '{}';
     leases   integer[] := '{}';
@@ -38,8 +41,6 @@ DECLARE
     rests    timestamptz[] := '{}';
     tids     tid[] := '{}';          -- of the rows
 BEGIN
-    -- If a crash of the database undoes a claim, the deliveries are only made again: it need not wait for the disk.
-    PERFORM set_config('synchronous_commit', 'off', true);
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
          WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
@@ -57,11 +58,12 @@ BEGIN
         subs := subs || visit.subscription_id;
         leases := leases || visit.lease_ms;
         awaited := awaited || found.is_awaited;
+        is_bound := is_bound OR found.tids <> '{}' AND (found.is_awaited OR visit.rate_interval_us IS NOT NULL);
         waits := waits || found.wait_us;
         steps := steps || visit.rate_interval_us;
         rests := rests || found.rested;
     END LOOP;
-
+    IF NOT is_bound THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
     RETURN QUERY
         UPDATE queue q
            SET lease_token = token, attempt_count = q.attempt_count + 1,

@@ -11,6 +11,7 @@ mod clients;
 mod configuration;
 mod connections;
 mod crashes;
+mod database_crashes;
 mod dead_letters;
 mod deliveries;
 mod demo;
