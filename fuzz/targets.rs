@@ -9,6 +9,7 @@ use postrider_core::{
         event_type::{EventType, EventTypePattern},
         filter::PayloadFilter,
         json::{self, Json, Unreadable},
+        trace_context::TraceContext,
     },
     id::{DeliveryId, EventId, JobId, KeyId, SubscriptionId},
     queue::attempt::parse_retry_after,
@@ -25,7 +26,7 @@ use serde_json::{Value, value::RawValue};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("signature_header", signature_header),
     ("json", json),
     ("payload_filter", payload_filter),
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 8] = [
     ("event_type_pattern", event_type_pattern),
     ("signing_secret", signing_secret),
     ("sealed", sealed),
+    ("trace_context", trace_context),
 ];
 
 /// A secret that made-up bytes cannot be signed with, and that no input shows.
@@ -149,4 +151,14 @@ pub fn sealed(data: &[u8]) {
     assert!(ring.open(data, b"context").is_err());
     assert!(ring.open(&[&ring.mark(), data].concat(), b"context").is_err());
     assert_eq!(ring.open(&ring.seal(data, b"context"), b"context").as_deref(), Ok(data));
+}
+
+/// What is kept of a trace is within its bounds, and is kept as it is when it is read again.
+pub fn trace_context(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (parent, state) = text.split_once('\n').map_or((&*text, None), |(parent, state)| (parent, Some(state)));
+    let Some(kept) = TraceContext::parse(parent, state) else { return };
+    assert_eq!((kept.trace_id().len(), kept.parent_id().len()), (32, 16));
+    assert!(kept.tracestate().is_none_or(|state| (1..=512).contains(&state.len())), "{kept:?}");
+    assert_eq!(TraceContext::parse(kept.traceparent(), kept.tracestate()).as_ref(), Some(&kept));
 }

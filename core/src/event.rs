@@ -9,6 +9,7 @@ pub mod json;
 pub mod metadata;
 pub mod new_event;
 pub mod operational;
+pub mod trace_context;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, PgPool, types::Json};

@@ -75,6 +75,10 @@ const WORDS: &[&str] = &[
     "\u{1f600}",
     "\r\n",
     "\t",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+    "\nvendor=x",
+    ",other@vendor=y z",
 ];
 
 fn inputs() -> impl Strategy<Value = Vec<u8>> {
