@@ -19,6 +19,8 @@ CREATE TABLE events (
     ordering_key     text,
     deliver_at       timestamptz,                -- NULL means at once
     expires_at       timestamptz,                -- NULL means never
+    traceparent      text,                       -- of the W3C Trace Context, version 00; NULL means no trace
+    tracestate       text,
     created_at       timestamptz NOT NULL
 ) PARTITION BY RANGE (id);
 -- Compressing payloads on the hot path costs more in CPU time than it saves on disk.
@@ -123,6 +125,8 @@ CREATE TABLE outbox (
     ordering_key text,
     deliver_at   timestamptz,
     expires_at   timestamptz,
+    traceparent  text,                           -- as it was named, valid or not
+    tracestate   text,
     retry_at     timestamptz NOT NULL DEFAULT '-infinity',   -- after a failed fan-out, not tried before
     fanned_out_to uuid                           -- of a wide fan-out, the last subscription of the part that is done
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);

@@ -158,7 +158,9 @@ CREATE TYPE new_event AS (
     external_id      text,
     ordering_key     text,
     deliver_at       timestamptz,
-    expires_at       timestamptz
+    expires_at       timestamptz,
+    traceparent      text,
+    tracestate       text
 );
 
 CREATE TYPE event_key AS (

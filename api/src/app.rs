@@ -18,6 +18,7 @@ use postrider_core::{
 };
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
+use traces::Traces;
 
 use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
@@ -57,6 +58,7 @@ pub struct App {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) dashboard: Dashboard,
+    pub(crate) traces: Traces,
     ingest: PgPool,
     wake: PgPool,
 }
@@ -98,9 +100,10 @@ pub(crate) enum Tag {
 
 impl App {
     /// Makes the pools, caches and limits of a process, and starts the writer that stores events. The handle is that
-    /// writer's: it ends once all clones of the app are gone and all waiting events are stored.
+    /// writer's: it ends once all clones of the app are gone and all waiting events are stored. `traces` makes the
+    /// spans of requests.
     #[must_use]
-    pub fn new(config: &Config, metrics: Option<PrometheusHandle>) -> (Self, JoinHandle<()>) {
+    pub fn new(config: &Config, metrics: Option<PrometheusHandle>, traces: Traces) -> (Self, JoinHandle<()>) {
         let pool = config.database.pool(Session::Management, MANAGEMENT_CONNECTIONS_MAX);
         let pages = config.database.pool(Session::Pages, PAGE_CONNECTIONS_MAX);
         let ingest = config.database.pool(Session::Ingest, 1);
@@ -130,6 +133,7 @@ impl App {
             page_subscriptions: Subscriptions::new(pages.clone(), config.keyring.clone()),
             pages,
             dashboard: config.dashboard,
+            traces,
             acceptor,
             keyring: config.keyring.clone(),
             key_ttl: KeyTtl { seconds: config.idempotency_key_ttl_seconds },

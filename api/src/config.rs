@@ -7,6 +7,7 @@ use postrider_core::{
     process::config::{Environment, Stage},
     trust::{seal::Keyring, target_policy::TargetPolicy},
 };
+use traces::config::Export;
 
 use crate::access::auth::AdminKey;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub payload_bytes_max: usize,
     /// For how many seconds the answer to an idempotency key is remembered.
     pub idempotency_key_ttl_seconds: u32,
+    /// Whether and where spans of requests are exported.
+    pub traces: Export,
     /// How long requests under way may take to finish once the api is told to stop.
     pub shutdown_timeout: Duration,
 }
@@ -72,6 +75,7 @@ impl Config {
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
         let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
+        let traces = Export::read(env, "postrider-api");
         stage?;
         Some(Self {
             database: database?,
@@ -83,6 +87,7 @@ impl Config {
             dashboard: dashboard?,
             payload_bytes_max: payload_bytes_max? as usize,
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
+            traces: traces?,
             shutdown_timeout: shutdown_timeout?,
         })
     }

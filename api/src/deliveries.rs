@@ -30,6 +30,7 @@ use crate::{
         idempotency::stored_answer,
         list::{self, List, Wanted},
         problem::ApiError,
+        request_trace::RequestTrace,
     },
 };
 
@@ -49,9 +50,10 @@ impl DeliveriesApi {
         &self,
         key: Key<Ingest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+        trace: RequestTrace,
         body: JsonBody<InlineDeliveryInput>,
     ) -> Result<InlineResponse, ApiError> {
-        let created = inline::create(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
+        let created = inline::create(&self.0, &key, idempotency_key.0.as_deref(), &trace, body).await?;
         Ok(InlineResponse::Accepted(Json(created)))
     }
 

@@ -35,6 +35,7 @@ use crate::{
         idempotency::stored_answer,
         list::{self, List, Wanted},
         problem::ApiError,
+        request_trace::RequestTrace,
     },
 };
 
@@ -69,6 +70,14 @@ pub struct EventView {
     content_encoding: Option<String>,
     /// Bytes of the payload.
     payload_bytes: u32,
+    /// The id of the trace that the event belongs to (W3C Trace Context), 32 hexadecimal digits; absent where it
+    /// belongs to none.
+    trace_id: Option<String>,
+    /// The place in that trace, as the header `traceparent` has it: that of the request that brought the event where
+    /// its span was recorded, or else the producer's own.
+    traceparent: Option<String>,
+    /// What tracing systems have noted about the trace, as the header `tracestate` has it; at most 512 characters.
+    tracestate: Option<String>,
     /// When the event was accepted (RFC 3339).
     created_at: DateTime<Utc>,
 }
@@ -143,9 +152,10 @@ impl EventsApi {
         &self,
         key: Key<Ingest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+        trace: RequestTrace,
         body: JsonBody<EventInput>,
     ) -> Result<PublishResponse, ApiError> {
-        let published = publish::one(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
+        let published = publish::one(&self.0, &key, idempotency_key.0.as_deref(), &trace, body).await?;
         Ok(PublishResponse::Accepted(Json(published)))
     }
 
@@ -158,9 +168,10 @@ impl EventsApi {
         &self,
         key: Key<Ingest>,
         #[oai(name = "Idempotency-Key")] idempotency_key: Header<Option<String>>,
+        trace: RequestTrace,
         body: JsonBody<BatchInput>,
     ) -> Result<BatchResponse, ApiError> {
-        let published = publish::many(&self.0, &key, idempotency_key.0.as_deref(), body).await?;
+        let published = publish::many(&self.0, &key, idempotency_key.0.as_deref(), &trace, body).await?;
         Ok(BatchResponse::Accepted(Json(published)))
     }
 
@@ -268,6 +279,7 @@ impl EventsApi {
 }
 
 fn view(event: &Event) -> EventView {
+    let trace = event.trace();
     EventView {
         id: EventId(event.id).to_string(),
         tenant_id: event.tenant_id.clone(),
@@ -281,6 +293,9 @@ fn view(event: &Event) -> EventView {
         content_type: event.content_type.clone(),
         content_encoding: event.content_encoding.clone(),
         payload_bytes: event.payload_bytes.unsigned_abs(),
+        trace_id: trace.as_ref().map(|trace| trace.trace_id().to_owned()),
+        traceparent: event.traceparent.clone(),
+        tracestate: event.tracestate.clone(),
         created_at: event.created_at,
     }
 }

@@ -45,6 +45,7 @@ use postrider_core::{
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 
 use crate::{app::App, config::Config, serve::server};
 
@@ -67,14 +68,15 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
 /// Serves on a listener that the caller has opened, so that the caller can know its port beforehand.
 ///
 /// # Errors
-/// When the writer of events breaks down: without it, no event is accepted.
+/// When the writer of events breaks down: without it, no event is accepted. When spans are to be exported and cannot
+/// be.
 pub async fn serve(
     config: &Config,
     listener: TcpListener,
     metrics: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, mut writer) = App::new(config, metrics);
+    let (app, mut writer) = App::new(config, metrics, Traces::start(&config.traces)?);
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
     let (live, reporter) = (Arc::clone(&app.live), Arc::clone(&app.reporter));
@@ -125,7 +127,7 @@ pub async fn serve(
     let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
     closing.spawn(Arc::clone(&app.tally).run(app.pool.clone(), ended.clone()));
     closing.spawn(Heartbeat::new(app.pool.clone(), ProcessKind::Api).run(|| None, ended.clone()));
-    let keys = app.keys.clone();
+    let (keys, traces) = (app.keys.clone(), app.traces.clone());
     let pools = app.pools();
     beside.spawn(revived("showing gauges", move || gauges::show(pools.clone())));
     let routes = routes::routes(&app);
@@ -141,6 +143,7 @@ pub async fn serve(
     if tokio::time::timeout(config.shutdown_timeout, closed).await.is_err() {
         tracing::warn!("the last statistics could not be written");
     }
+    traces.close().await;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use poem::{
 };
 use poem_openapi::OpenApiService;
 use postrider_core::trust::provider::Provider;
+use traces::Traces;
 
 use crate::{
     access::{auth::Authenticator, ingest_limits::LimitStates},
@@ -37,6 +38,7 @@ use crate::{
         body_room::{BodyProgress, BodyRoom},
         document, idempotency, pages,
         problem::ApiError,
+        request_trace::RequestTrace,
     },
     stats::StatsApi,
     subscriptions::{SubscriptionsApi, sample::SamplesApi, secrets::SecretsApi},
@@ -112,19 +114,21 @@ pub fn routes(app: &App) -> impl Endpoint<Output = Response> + 'static {
         Dashboard::On => pages.nest("/ui", ui::Dashboard(app.clone())),
         Dashboard::Off => pages,
     };
+    let traces = app.traces.clone();
     pages
         .nest("/", service.into_endpoint())
         .data(Authenticator { admin_key: app.admin_key.clone(), keys: app.keys.clone(), limits: app.limits.clone() })
         .data(PayloadBytesMax(app.payload_bytes_max))
         .data(BodyRoom::default())
         .with(CatchPanic::new().with_handler(|_| ApiError::from(postrider_core::Error::internal("a handler panicked"))))
-        .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed)))
+        .around(move |endpoint, request| around(endpoint, request, Arc::clone(&allowed), traces.clone()))
 }
 
 async fn around<E: Endpoint<Output = Response>>(
     endpoint: Arc<E>,
     mut request: Request,
     allowed: Arc<Allowed>,
+    traces: Traces,
 ) -> poem::Result<Response> {
     let began = Instant::now();
     if let Some(path) = without_trailing_slash(request.uri().path()).map(str::to_owned) {
@@ -136,6 +140,11 @@ async fn around<E: Endpoint<Output = Response>>(
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
     }
     let (path, method) = (request.uri().path().to_owned(), request.method().clone());
+    let route = allowed.route(&path);
+    let trace = RequestTrace::begin(&traces, &request, route);
+    if let Some(trace) = &trace {
+        request.set_data(trace.clone());
+    }
     let (limit_states, body) = (LimitStates::default(), BodyProgress::default());
     request.set_data(limit_states.clone());
     request.set_data(body.clone());
@@ -149,7 +158,10 @@ async fn around<E: Endpoint<Output = Response>>(
     let mut response = answer.unwrap_or_else(|error| response_of(error, &path, &allowed));
     limit_states.tell(response.headers_mut());
     pages::secure(response.headers_mut());
-    counts::answered(allowed.route(&path), &method, response.status(), began);
+    if let Some(trace) = trace {
+        trace.answered(response.status());
+    }
+    counts::answered(route, &method, response.status(), began);
     Ok(response)
 }
 

@@ -9,4 +9,5 @@ pub mod idempotency;
 pub mod list;
 pub mod pages;
 pub mod problem;
+pub mod request_trace;
 pub mod server;

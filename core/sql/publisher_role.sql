@@ -2,7 +2,7 @@
 -- role belongs to the whole server and is not part of a dump of the database.
 DO $$
 DECLARE
-    publish constant text := 'publish(text, jsonb, text, jsonb, text, text, timestamptz, timestamptz)';
+    publish constant text := 'publish(text, jsonb, text, jsonb, text, text, timestamptz, timestamptz, text, text)';
     role    constant text := current_schema() || '_publisher';
 BEGIN
     IF to_regrole(quote_ident(role)) IS NULL THEN

@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    event::{content_encoding::ContentEncoding, event_type::EventType, metadata::Metadata},
+    event::{
+        content_encoding::ContentEncoding, event_type::EventType, metadata::Metadata, trace_context::TraceContext,
+    },
     id::{EventId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
@@ -56,8 +58,20 @@ pub struct Event {
     pub deliver_at: Option<DateTime<Utc>>,
     /// When deliveries that have not succeeded are canceled; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The value of the header `traceparent` that receivers get where their attempts are not recorded as spans.
+    pub traceparent: Option<String>,
+    /// The value of the header `tracestate` that belongs to it.
+    pub tracestate: Option<String>,
     /// When the event was accepted, by the database's clock.
     pub created_at: DateTime<Utc>,
+}
+
+impl Event {
+    /// The trace to which the event belongs, if it belongs to one.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        TraceContext::from_stored(self.traceparent.clone(), self.tracestate.clone())
+    }
 }
 
 /// Which events a list shows; an absent field means no restriction.
@@ -136,7 +150,7 @@ async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Event>> {
         Event,
         r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.is_inline, e.content_type,
                   e.content_encoding, length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id,
-                  e.ordering_key, e.deliver_at, e.expires_at, e.created_at
+                  e.ordering_key, e.deliver_at, e.expires_at, e.traceparent, e.tracestate, e.created_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM events x WHERE x.id = i.id OFFSET 0) e
             ORDER BY e.id DESC

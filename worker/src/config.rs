@@ -8,6 +8,7 @@ use postrider_core::{
     trust::{seal::Keyring, target_policy::TargetPolicy},
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use traces::config::Export;
 
 use crate::connections::CONNECTION_AGE_MAX;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub concurrency: u32,
     /// How long attempts may still take after the worker is told to stop.
     pub shutdown_timeout: Duration,
+    /// Whether and where spans of attempts are exported.
+    pub traces: Export,
     /// Days for which events, deliveries and attempts are kept.
     pub retention_days: u32,
     /// The times, in UTC, at which retention runs.
@@ -58,6 +61,7 @@ impl Config {
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
         let retention_days = env.number("POSTRIDER_RETENTION_DAYS", "30", 1..=3650);
         let retention_cron = env.get("POSTRIDER_RETENTION_CRON", "0 3 * * *");
+        let traces = Export::read(env, "postrider-worker");
         Some(Self {
             database: database?,
             keyring: keyring?,
@@ -67,6 +71,7 @@ impl Config {
             listen: listen.map(|address| (address != "off").then_some(address))?,
             concurrency: concurrency?,
             shutdown_timeout: shutdown_timeout?,
+            traces: traces?,
             retention_days: retention_days?,
             retention_cron: retention_cron?,
         })

@@ -14,7 +14,8 @@ use postrider_core::{
         destination::Destination,
         inline::{self, InlineDelivery},
     },
-    id::{DeliveryId, SubscriptionId},
+    event::trace_context::TraceContext,
+    id::{DeliveryId, EventId, SubscriptionId},
     queue::{
         Claimed, Counts, Disposition, Report,
         attempt::{ErrorKind, Failure, Outcome},
@@ -28,6 +29,7 @@ use postrider_core::{
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use traces::{Span, Traces};
 
 use crate::{
     counts,
@@ -35,6 +37,7 @@ use crate::{
     pacer::Pacer,
     payloads::{HeldEvent, Payload, Payloads},
     sender::Sender,
+    spans,
 };
 
 /// How soon a delivery is due again that could not be attempted through a fault of ours, the first time.
@@ -62,6 +65,8 @@ pub struct Courier {
     pub pacer: Arc<Pacer>,
     /// Those who are told of each attempt.
     pub observers: Observers,
+    /// Makes a span of each attempt, if traces are on.
+    pub traces: Traces,
     /// Canceled when the time for attempts under way is over, because the worker stops.
     pub cut_off: CancellationToken,
 }
@@ -119,11 +124,7 @@ impl Courier {
         }
         counts::begins(&claimed, claimed_at);
         self.observers.begins(&claimed, subject.as_ref());
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.attempt(destination, &claimed, event) => outcome,
-            () = self.cut_off.cancelled() => cut_short(claimed_at),
-        };
+        let outcome = self.attempt(destination, &claimed, event, claimed_at).await;
         if let Some(kind) = outcome.failure.as_ref().map(|failure| failure.kind).filter(|kind| kind.is_our_fault()) {
             let after = if kind == ErrorKind::WorkerBusy { OUR_FAULT_DELAY } else { Duration::ZERO };
             return claimed.report(Some(outcome), released(&claimed, after));
@@ -173,12 +174,42 @@ impl Courier {
         }
     }
 
-    async fn attempt(&self, destination: Destination<'_>, claimed: &Claimed, event: Option<&ClaimedEvent>) -> Outcome {
+    /// Makes the attempt of a delivery that was claimed at `claimed_at`, as a span of its event's trace where traces
+    /// are on. It ends early where the worker stops.
+    async fn attempt(
+        &self,
+        destination: Destination<'_>,
+        claimed: &Claimed,
+        event: Option<&ClaimedEvent>,
+        claimed_at: Instant,
+    ) -> Outcome {
+        let span = spans::begin(&self.traces, claimed, destination, event);
+        // Where no span is made, the receiver is told what the producer has told us.
+        let trace = span.as_ref().map(Span::context).or_else(|| event.and_then(|event| event.trace.as_ref()));
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.send(destination, claimed, event, trace) => outcome,
+            () = self.cut_off.cancelled() => cut_short(claimed_at),
+        };
+        log_attempt(claimed, trace, &outcome);
+        if let Some(span) = span {
+            spans::end(span, &outcome);
+        }
+        outcome
+    }
+
+    async fn send(
+        &self,
+        destination: Destination<'_>,
+        claimed: &Claimed,
+        event: Option<&ClaimedEvent>,
+        trace: Option<&TraceContext>,
+    ) -> Outcome {
         let Some(event) = event else {
             let failure = Failure::new(ErrorKind::PayloadGone, "the event has been removed");
             return Outcome { started_at: chrono::Utc::now(), failure: Some(failure), ..Outcome::default() };
         };
-        let outcome = self.sender.send(destination, claimed, event).await;
+        let outcome = self.sender.send(destination, claimed, event, trace).await;
         counts::attempted(&outcome);
         outcome
     }
@@ -223,6 +254,21 @@ impl Owner {
 /// worker is sending, so an attempt begins only if its whole timeout fits.
 fn time_left(claimed: &Claimed, claimed_at: Instant) -> Duration {
     Duration::from_millis(claimed.lease_ms.unsigned_abs().into()).saturating_sub(claimed_at.elapsed())
+}
+
+/// Logs an attempt, for those who look closely.
+fn log_attempt(claimed: &Claimed, trace: Option<&TraceContext>, outcome: &Outcome) {
+    tracing::debug!(
+        event_id = %EventId(claimed.event_id),
+        delivery_id = %DeliveryId(claimed.delivery_id),
+        subscription_id = claimed.subscription_id.map(|id| tracing::field::display(SubscriptionId(id))),
+        trace_id = trace.map(TraceContext::trace_id),
+        attempt = claimed.attempt_number,
+        status_code = outcome.response.as_ref().map(|response| response.status_code),
+        error_kind = outcome.failure.as_ref().map(|failure| failure.kind.as_str()),
+        duration_ms = u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+        "an attempt was made"
+    );
 }
 
 fn cut_short(claimed_at: Instant) -> Outcome {

@@ -25,6 +25,7 @@ pub mod places;
 pub mod rebuild_stats;
 pub mod recorder;
 pub mod sender;
+pub mod spans;
 pub mod wake;
 
 use std::{sync::Arc, time::Duration};
@@ -57,6 +58,7 @@ use postrider_core::{
 use sqlx::PgPool;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use traces::Traces;
 
 use crate::{
     config::Config,
@@ -97,7 +99,7 @@ impl Worker {
     /// Prepares a worker; it connects to the database when it runs.
     ///
     /// # Errors
-    /// When the machine has no usable TLS trust store.
+    /// When the machine has no usable TLS trust store, or spans are to be exported and cannot be.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
         let claims = config.database.pool(Session::Hot, 1);
@@ -114,6 +116,7 @@ impl Worker {
             payloads: Payloads::new(claims.clone(), payloads, PAYLOAD_BYTES_MAX),
             pacer: Arc::default(),
             observers: observers.clone(),
+            traces: Traces::start(&config.traces)?,
             cut_off: CancellationToken::new(),
         };
         Ok(Self {
@@ -176,6 +179,7 @@ impl Worker {
         if tokio::time::timeout(self.config.shutdown_timeout, closed).await.is_err() {
             tracing::warn!("the last statistics could not be written");
         }
+        self.courier.traces.close().await;
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use postrider_core::{
         request_headers::{self, Sent, Source},
     },
     error::is_out_of_files,
+    event::trace_context::TraceContext,
     hop,
     id::{DeliveryId, EventId},
     queue::{
@@ -65,12 +66,18 @@ impl Sender {
         Ok(Self { connections: Connections::new(policy.clone(), authorities, connection_age_max)?, policy })
     }
 
-    /// Makes one attempt, within the destination's timeout.
-    pub async fn send(&self, destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent) -> Outcome {
+    /// Makes one attempt, within the destination's timeout. The receiver is told `trace`.
+    pub async fn send(
+        &self,
+        destination: Destination<'_>,
+        claimed: &Claimed,
+        event: &ClaimedEvent,
+        trace: Option<&TraceContext>,
+    ) -> Outcome {
         let started_at = Utc::now();
         let clock = Instant::now();
         let mut outcome = Outcome { started_at, ..Outcome::default() };
-        if let Err(failure) = self.attempt(destination, claimed, event, clock, &mut outcome).await {
+        if let Err(failure) = self.attempt(destination, claimed, event, trace, clock, &mut outcome).await {
             outcome.failure = Some(failure);
         }
         if outcome.directive == Some(Directive::Abort) {
@@ -86,6 +93,7 @@ impl Sender {
         destination: Destination<'_>,
         claimed: &Claimed,
         event: &ClaimedEvent,
+        trace: Option<&TraceContext>,
         clock: Instant,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
@@ -98,7 +106,7 @@ impl Sender {
             Failure::new(ErrorKind::Protocol, format!("no request can be sent to the target URL: {error}"))
         })?;
         let mut request = Request::post(uri).body(Body::new(event.payload.clone())).expect("a URI and a body");
-        *request.headers_mut() = headers(destination, claimed, event, outcome.started_at);
+        *request.headers_mut() = headers(destination, claimed, event, trace, outcome.started_at);
         let connection = capture_connection(&mut request);
         let timeout = Duration::from_millis(destination.timeout_ms.into());
         // The exchange is in a box, because each delivery in flight is a task, which would hold all of its memory from
@@ -160,7 +168,13 @@ impl Sender {
 }
 
 /// The headers of an attempt, as the client library wants them.
-fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent, now: DateTime<Utc>) -> HeaderMap {
+fn headers(
+    destination: Destination<'_>,
+    claimed: &Claimed,
+    event: &ClaimedEvent,
+    trace: Option<&TraceContext>,
+    now: DateTime<Utc>,
+) -> HeaderMap {
     let sent = Sent {
         event_id: &EventId(claimed.event_id).to_string(),
         delivery_id: &DeliveryId(claimed.delivery_id).to_string(),
@@ -169,6 +183,7 @@ fn headers(destination: Destination<'_>, claimed: &Claimed, event: &ClaimedEvent
         content_type: &event.content_type,
         content_encoding: event.content_encoding.as_deref(),
         payload: &event.payload,
+        trace,
     };
     let all = request_headers::headers(destination, sent, now);
     let mut headers = HeaderMap::with_capacity(all.len());

@@ -20,6 +20,7 @@ use crate::{
         body::{self, Brings, Input, JsonBody},
         idempotency::KEY_NAME,
         problem::ApiError,
+        request_trace::RequestTrace,
     },
     subscriptions::{retry_policy_body::RetryPolicyBody, signature_body::SignatureSchemeName},
 };
@@ -86,24 +87,28 @@ pub async fn create(
     app: &App,
     access: &Access,
     header: Option<&str>,
+    trace: &RequestTrace,
     body: JsonBody<InlineDeliveryInput>,
 ) -> Result<Shown, ApiError> {
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
     let key = header.map(|text| RequestKey { text, asked: &body.bytes });
-    let (event, to) = body.value.into_core(tenant, &body.bytes);
+    let (event, to) = body.value.into_core(tenant, &body.bytes, trace);
     let accepted = app.acceptor.deliver_inline(event, to, key, Utc::now()).await;
-    Ok(Shown::of(&accepted.map_err(|error| error.renamed(&[KEY_NAME]))?))
+    let accepted = accepted.map_err(|error| error.renamed(&[KEY_NAME]))?;
+    trace.accepted(&accepted);
+    Ok(Shown::of(&accepted))
 }
 
 impl InlineDeliveryInput {
     /// The input for the core, which checks it. `tenant_id` is already decided; `body` is the request body that holds
-    /// the payload's bytes.
-    fn into_core(self, tenant_id: String, body: &Bytes) -> (EventInput, InlineInput) {
+    /// the payload's bytes, and `trace` is that request's.
+    fn into_core(self, tenant_id: String, body: &Bytes, trace: &RequestTrace) -> (EventInput, InlineInput) {
         let event = EventInput {
             event_type: self.event_type,
             metadata: self.metadata,
             deliver_at: self.deliver_at,
             expires_at: self.expires_at,
+            trace: trace.context(),
             ..EventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload, body))
         };
         let to = InlineInput {

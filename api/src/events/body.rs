@@ -9,7 +9,10 @@ use postrider_core::{accept::event_input::EventInput as CoreEventInput, event::C
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::serve::body::{self, Brings, Input};
+use crate::serve::{
+    body::{self, Brings, Input},
+    request_trace::RequestTrace,
+};
 
 /// An event to publish.
 #[derive(Debug, Deserialize, Object)]
@@ -63,9 +66,9 @@ impl Input for BatchInput {
 
 impl EventInput {
     /// The input for the core, which checks it. `tenant_id` is already decided; `body` is the request body that holds
-    /// the payload's bytes.
+    /// the payload's bytes, and `trace` is that request's.
     #[must_use]
-    pub fn into_core(self, tenant_id: String, body: &Bytes) -> CoreEventInput {
+    pub fn into_core(self, tenant_id: String, body: &Bytes, trace: &RequestTrace) -> CoreEventInput {
         CoreEventInput {
             event_type: Some(self.event_type),
             metadata: self.metadata,
@@ -73,6 +76,7 @@ impl EventInput {
             ordering_key: self.ordering_key,
             deliver_at: self.deliver_at,
             expires_at: self.expires_at,
+            trace: trace.context(),
             ..CoreEventInput::new(tenant_id, CONTENT_TYPE_JSON.to_owned(), payload_bytes(self.payload, body))
         }
     }

@@ -29,6 +29,7 @@ use crate::{
         body_room::{Caller, read},
         idempotency::KEY_NAME,
         problem::ApiError,
+        request_trace::RequestTrace,
     },
 };
 
@@ -121,6 +122,7 @@ impl IngestApi {
         /// Filters read what is packed with gzip or deflate.
         #[oai(name = "Content-Encoding")]
         content_encoding: Header<Option<String>>,
+        trace: RequestTrace,
         request: &Request,
         payload: Binary<poem::Body>,
     ) -> Result<IngestResponse, ApiError> {
@@ -150,10 +152,12 @@ impl IngestApi {
             content_encoding: content_encoding.0,
             ordering_key: ordering_key.0,
             payload,
+            trace: trace.context(),
         };
         let keys = IngestKeys { chosen: idempotency_key.0.as_deref(), signed: signed.as_deref() };
         let accepted = self.0.acceptor.ingest(&subscription, posted, keys, Utc::now()).await;
         let accepted = accepted.map_err(|error| error.renamed(&NAMES))?;
+        trace.accepted(&accepted);
         Ok(IngestResponse::Accepted(Json(Shown::of(&accepted))))
     }
 

@@ -9,7 +9,7 @@ use crate::{
     access::Access,
     app::App,
     events::body::{BatchInput, EventInput},
-    serve::{body::JsonBody, idempotency::KEY_NAME, problem::ApiError},
+    serve::{body::JsonBody, idempotency::KEY_NAME, problem::ApiError, request_trace::RequestTrace},
 };
 
 /// An event that was accepted.
@@ -53,11 +53,14 @@ pub async fn one(
     app: &App,
     access: &Access,
     header: Option<&str>,
+    trace: &RequestTrace,
     body: JsonBody<EventInput>,
 ) -> Result<Published, ApiError> {
     let tenant = access.creates_for(body.value.tenant_id.as_deref())?;
-    let accepted = app.acceptor.publish(body.value.into_core(tenant, &body.bytes), header, Utc::now()).await;
-    Ok(Published::of(&accepted.map_err(|error| error.renamed(&[KEY_NAME]))?))
+    let event = body.value.into_core(tenant, &body.bytes, trace);
+    let accepted = app.acceptor.publish(event, header, Utc::now()).await.map_err(|error| error.renamed(&[KEY_NAME]))?;
+    trace.accepted(&accepted);
+    Ok(Published::of(&accepted))
 }
 
 /// Publishes all events of `POST /events/batch` in one transaction: all of them or none.
@@ -68,16 +71,18 @@ pub async fn many(
     app: &App,
     access: &Access,
     header: Option<&str>,
+    trace: &RequestTrace,
     body: JsonBody<BatchInput>,
 ) -> Result<PublishedBatch, ApiError> {
     let events = body.value.events.into_iter().map(|event| {
         let tenant = access.creates_for(event.tenant_id.as_deref())?;
-        Ok(event.into_core(tenant, &body.bytes))
+        Ok(event.into_core(tenant, &body.bytes, trace))
     });
     let events = events.collect::<Result<Vec<_>, ApiError>>()?;
     let key = header.map(|text| RequestKey { text, asked: &body.bytes });
     let accepted = app.acceptor.publish_many(events, key, Utc::now()).await;
     let accepted = accepted.map_err(|error| error.renamed(&[KEY_NAME]))?;
+    trace.accepted_many(accepted.len());
     Ok(PublishedBatch { data: accepted.iter().map(Published::of).collect() })
 }
 

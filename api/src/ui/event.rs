@@ -92,6 +92,9 @@ fn what(visit: &Visit, event: &Event) -> Markup {
     if let Some(at) = event.expires_at {
         pairs.push(("Expires", parts::time(visit, at)));
     }
+    if let Some(trace) = event.trace() {
+        pairs.push(("Trace", html! { code.mono { (trace.trace_id()) } }));
+    }
     let entries = event.metadata.clone().map(|metadata| metadata.0.into_entries()).unwrap_or_default();
     if !entries.is_empty() {
         pairs.push(("Metadata", html! { @for (key, value) in &entries { code.tag { (key) ": " (value) } " " } }));

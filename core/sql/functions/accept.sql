@@ -23,9 +23,10 @@ BEGIN
     END IF;
 
     INSERT INTO events (id, tenant_id, event_type, subscription_id, is_inline, content_type, content_encoding, payload,
-                        metadata, external_id, ordering_key, deliver_at, expires_at, created_at)
+                        metadata, external_id, ordering_key, deliver_at, expires_at, traceparent, tracestate,
+                        created_at)
     SELECT i.id, i.tenant_id, i.event_type, i.posted_to, i.is_inline, i.content_type, i.content_encoding, i.payload,
-           i.metadata, i.external_id, i.ordering_key, i.deliver_at, i.expires_at, t
+           i.metadata, i.external_id, i.ordering_key, i.deliver_at, i.expires_at, i.traceparent, i.tracestate, t
       FROM unnest(new_events) i
      WHERE repeated = '{}' OR i.id <> ALL (repeated);
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     event::{
         content_encoding::ContentEncoding, event_type::EventType, idempotency::KEY_CHARACTERS_MAX, metadata::Metadata,
-        new_event::NewEvent,
+        new_event::NewEvent, trace_context::TraceContext,
     },
     validation::{self, Problems},
 };
@@ -44,6 +44,8 @@ pub struct EventInput {
     pub deliver_at: Option<DateTime<Utc>>,
     /// The moment at which deliveries that have not succeeded are canceled.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The trace to which the event belongs. It is no part of what makes two requests the same.
+    pub trace: Option<TraceContext>,
 }
 
 /// The limits that apply to an event at the moment of its request.
@@ -72,6 +74,7 @@ impl EventInput {
             ordering_key: None,
             deliver_at: None,
             expires_at: None,
+            trace: None,
         }
     }
 
@@ -114,6 +117,7 @@ impl EventInput {
                 ordering_key: self.ordering_key,
                 deliver_at: self.deliver_at.filter(|at| *at > rules.now),
                 expires_at: self.expires_at,
+                trace: self.trace,
                 ..NewEvent::new(self.tenant_id, event_type, self.content_type, self.payload)
             }),
             (None, _) | (_, None) => Err(problems),

@@ -19,6 +19,7 @@ use crate::{
         event_type::EventType,
         idempotency::{KeyNamespace, fingerprint, key},
         new_event::{EventKey, NewEvent, Verdict},
+        trace_context::TraceContext,
     },
     id::SubscriptionId,
     subscription::{State, Subscription},
@@ -43,6 +44,8 @@ pub struct Posted {
     pub ordering_key: Option<String>,
     /// The payload, byte for byte.
     pub payload: Bytes,
+    /// The trace to which the event belongs, if it belongs to one.
+    pub trace: Option<TraceContext>,
 }
 
 /// The two keys by which a repeated request is recognized.
@@ -72,6 +75,7 @@ impl Acceptor {
             content_encoding: posted.content_encoding,
             event_type: event_type_of(subscription, posted.provider_event_type.as_deref(), posted.event_type),
             ordering_key: posted.ordering_key,
+            trace: posted.trace,
             ..EventInput::new(subscription.tenant_id.clone(), content_type, posted.payload)
         };
         let rules = Rules { payload_bytes_max: self.payload_bytes_max, now, is_repeated: false };
@@ -127,7 +131,8 @@ fn verdict(subscription: &Subscription, event: &NewEvent) -> Verdict {
         Judgement::Filtered => Verdict::Filtered,
         Judgement::Unreadable(why) => {
             let (event_id, subscription_id) = (event.id, subscription.id);
-            tracing::info!(%event_id, %subscription_id, %why, "a filter cannot read the payload of an event");
+            let trace_id = event.trace.as_ref().map(TraceContext::trace_id);
+            tracing::info!(%event_id, %subscription_id, trace_id, %why, "a filter cannot read the payload of an event");
             Verdict::Unreadable
         }
     }

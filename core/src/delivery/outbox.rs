@@ -19,7 +19,10 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     error::is_locked,
-    event::{CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent},
+    event::{
+        CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent,
+        trace_context::TraceContext,
+    },
     id::{EventId, SubscriptionId},
     queue::{
         accept::{Atomicity, LeftAlone, Notification, Origin, accept, left_alone, store_deliveries},
@@ -69,6 +72,8 @@ struct Row {
     ordering_key: Option<String>,
     deliver_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
     fanned_out_to: Option<Uuid>,
 }
 
@@ -209,7 +214,7 @@ async fn lock_ordered(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
-                  expires_at, fanned_out_to
+                  expires_at, traceparent, tracestate, fanned_out_to
              FROM outbox WHERE event_id <= $1 AND tenant_id = ANY ($2) AND retry_at <= clock_timestamp()
             ORDER BY event_id LIMIT $3 FOR UPDATE"#,
         to,
@@ -236,7 +241,7 @@ async fn take(
     let free = sqlx::query_as!(
         Row,
         r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
-                  expires_at, fanned_out_to
+                  expires_at, traceparent, tracestate, fanned_out_to
              FROM outbox WHERE event_id = ANY ($1) AND retry_at <= clock_timestamp()
             ORDER BY event_id LIMIT 1000 FOR UPDATE SKIP LOCKED"#,
         &looked.free
@@ -308,12 +313,15 @@ async fn store_part(
 
 fn event_of(row: Row) -> Result<NewEvent> {
     let event_type: EventType = row.event_type.parse().map_err(Error::internal)?;
+    // publish() has stored what its caller named, whatever it is.
+    let trace = row.traceparent.and_then(|parent| TraceContext::parse(&parent, row.tracestate.as_deref()));
     Ok(NewEvent {
         id: EventId(row.event_id),
         metadata: row.metadata.map(|metadata| metadata.0).unwrap_or_default(),
         ordering_key: row.ordering_key,
         deliver_at: row.deliver_at,
         expires_at: row.expires_at,
+        trace,
         ..NewEvent::new(row.tenant_id, event_type, CONTENT_TYPE_JSON.to_owned(), row.payload.into())
     })
 }

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{delivery::destination::Destination, trust::signature::Message};
+use crate::{delivery::destination::Destination, event::trace_context::TraceContext, trust::signature::Message};
 
 /// The `User-Agent` of all requests, unless the subscription's owner chose another.
 pub const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
@@ -25,6 +25,8 @@ pub struct Sent<'a> {
     pub content_encoding: Option<&'a str>,
     /// The body of the request, byte for byte.
     pub payload: &'a [u8],
+    /// The place in a trace that the receiver is told, if the event belongs to a trace or the attempt is a span.
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// Where a header comes from. Of two headers with one name, the later one in the list counts.
@@ -53,6 +55,10 @@ pub fn headers(destination: Destination<'_>, sent: Sent<'_>, now: DateTime<Utc>)
     headers.push(ours("content-length", sent.payload.len().to_string()));
     headers.push(ours("content-type", sent.content_type.to_owned()));
     headers.extend(sent.content_encoding.map(|encoding| ours("content-encoding", encoding.to_owned())));
+    if let Some(trace) = sent.trace {
+        headers.push(ours("traceparent", trace.traceparent().to_owned()));
+        headers.extend(trace.tracestate().map(|state| ours("tracestate", state.to_owned())));
+    }
     headers.push(ours("webhook-timestamp", timestamp.to_string()));
     headers.push(ours("webhook-id", sent.event_id.to_owned()));
     headers.push(ours("webhook-delivery-id", sent.delivery_id.to_owned()));

@@ -13,6 +13,7 @@ use crate::{
         event_type::EventType,
         idempotency::Fingerprint,
         metadata::Metadata,
+        trace_context::TraceContext,
     },
     id::{DeliveryId, EventId, SubscriptionId},
     tally::AcceptedEvent,
@@ -50,6 +51,8 @@ pub struct NewEvent {
     pub deliver_at: Option<DateTime<Utc>>,
     /// When deliveries that have not succeeded are canceled; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The trace to which the event belongs, if it belongs to one.
+    pub trace: Option<TraceContext>,
     /// The key by which a repeated event is recognized, if there is one.
     pub key: Option<EventKey>,
     /// The deliveries that the event causes.
@@ -153,6 +156,7 @@ impl NewEvent {
             ordering_key: None,
             deliver_at: None,
             expires_at: None,
+            trace: None,
             key: None,
             deliveries: Vec::new(),
         }

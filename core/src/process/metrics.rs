@@ -17,7 +17,7 @@ const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 256.0,
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Every counter, and what it means.
-const COUNTERS: [(&str, &str); 13] = [
+const COUNTERS: [(&str, &str); 14] = [
     (
         "postrider_events_accepted_total",
         "Events that were stored, also those that nobody wanted, by where they came from.",
@@ -36,6 +36,7 @@ const COUNTERS: [(&str, &str); 13] = [
     ("postrider_requests_resent_total", "Requests that were sent once more because a kept connection was closed."),
     ("postrider_leases_lost_total", "Outcomes that came after their lease had been lost, and changed nothing."),
     ("postrider_lanes_repaired_total", "Lanes that were due too late and were repaired, which should never happen."),
+    ("postrider_spans_total", "Spans of traces that have ended, by what came of them on the way to the collector."),
     ("process_cpu_seconds_total", "Processor time that the process has used, in whole seconds."),
 ];
 

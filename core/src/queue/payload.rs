@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Result, database::bounded};
+use crate::{Result, database::bounded, event::trace_context::TraceContext};
 
 /// An event in the form in which workers deliver it.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct ClaimedEvent {
     pub deliver_at: Option<DateTime<Utc>>,
     /// When the event expires, by this process's steady clock; in the past where it has expired already.
     pub expires_at: Option<Instant>,
+    /// The trace to which the event belongs, if it belongs to one.
+    pub trace: Option<TraceContext>,
 }
 
 /// The result of reading one event.
@@ -52,7 +54,7 @@ pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashM
         r#"SELECT e.id AS "id!", e.tenant_id AS "tenant_id!", e.event_type AS "event_type!",
                   e.content_type AS "content_type!", e.content_encoding, e.deliver_at,
                   CASE WHEN e.bytes_so_far <= $2 THEN e.payload END AS payload, e.bytes AS "bytes!",
-                  e.created_at AS "created_at!",
+                  e.created_at AS "created_at!", e.traceparent, e.tracestate,
                   (extract(epoch FROM e.expires_at - clock_timestamp()) * 1000)::bigint AS expires_in_ms
              FROM (SELECT x.*, length(x.payload) AS bytes,
                           sum(length(x.payload)) OVER (ORDER BY i.place) AS bytes_so_far
@@ -79,6 +81,7 @@ pub async fn read(pool: &PgPool, ids: &[Uuid], bytes_max: usize) -> Result<HashM
                 created_at: row.created_at,
                 deliver_at: row.deliver_at,
                 expires_at: row.expires_in_ms.map(|ms| asked_at + Duration::from_millis(ms.max(0).unsigned_abs())),
+                trace: TraceContext::from_stored(row.traceparent, row.tracestate),
             }),
             None => Read::TooLarge(usize::try_from(row.bytes).unwrap_or(0)),
         };

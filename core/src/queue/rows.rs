@@ -19,6 +19,7 @@ use crate::{
         content_encoding::ContentEncoding,
         metadata::Metadata,
         new_event::{KeptAnswer, NewDelivery, NewEvent},
+        trace_context::TraceContext,
     },
     id::DeliveryId,
     queue::{Counts, Disposition, Report},
@@ -40,6 +41,8 @@ pub(crate) struct NewEventRow<'a> {
     ordering_key: Option<&'a str>,
     deliver_at: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
+    traceparent: Option<&'a str>,
+    tracestate: Option<&'a str>,
 }
 composite!(NewEventRow, "new_event");
 
@@ -60,6 +63,8 @@ impl<'a> NewEventRow<'a> {
             ordering_key: event.ordering_key.as_deref(),
             deliver_at: event.deliver_at,
             expires_at: event.expires_at,
+            traceparent: event.trace.as_ref().map(TraceContext::traceparent),
+            tracestate: event.trace.as_ref().and_then(TraceContext::tracestate),
         }
     }
 }

@@ -92,7 +92,7 @@ pub async fn accept(pool: &PgPool, lane: Uuid, rows: usize) -> Result<()> {
     sqlx::query(
         "SELECT accept(
                 ARRAY(SELECT ROW(i.id, 'bench', 'bench.event', $3, false, 'application/json', NULL, $4, NULL, NULL,
-                                 NULL, NULL, NULL)::new_event FROM unnest($1) AS i (id)),
+                                 NULL, NULL, NULL, NULL, NULL)::new_event FROM unnest($1) AS i (id)),
                 ARRAY(SELECT ROW(i.id, i.event_id, 'bench', $3, $3, NULL, NULL, NULL)::new_delivery
                         FROM unnest($2, $1) AS i (id, event_id)),
                 '{}', 0, false, false)",

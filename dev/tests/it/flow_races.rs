@@ -86,7 +86,7 @@ async fn store(connection: &mut PgConnection, subscription: &str) -> Uuid {
     let delivery = DeliveryId::new().0;
     sqlx::query(
         "SELECT accept(ARRAY[ROW($1, 'default', 'a.b', $2, false, 'text/plain', NULL, 'x', NULL, NULL, 'k', NULL,
-                                 NULL)::new_event],
+                                 NULL, NULL, NULL)::new_event],
                        ARRAY[ROW($3, $1, 'default', $2, $2, NULL, NULL, NULL)::new_delivery], '{}', 0, false, false)",
     )
     .bind(EventId::new().0)

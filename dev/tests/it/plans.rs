@@ -85,7 +85,7 @@ fn statements(subscription: Uuid, leased: [Uuid; 2]) -> Vec<(&'static str, Strin
         format!(
             "SELECT accept(
                 ARRAY(SELECT ROW({id}, 'default', 'a.b', NULL, false, 'text/plain', NULL, 'x', NULL, NULL, NULL,
-                                 NULL, NULL)::new_event FROM generate_series(1, 50) n),
+                                 NULL, NULL, NULL, NULL)::new_event FROM generate_series(1, 50) n),
                 ARRAY(SELECT ROW({id}, {id}, 'default', '{subscription}', md5(n::text)::uuid, NULL, NULL,
                                  NULL)::new_delivery FROM generate_series(1, 50) n),
                 {keys}, 1000, false, true)"

@@ -264,7 +264,7 @@ pub async fn store(connection: &mut PgConnection, subscription: &str, event: Uui
     let armed: Vec<Uuid> = sqlx::query_scalar(
         "SELECT armed FROM accept(
              ARRAY[ROW($1, 'default', 'a.b', $2, false, 'text/plain', NULL, 'x', NULL, NULL, NULL, NULL,
-                       NULL)::new_event],
+                       NULL, NULL, NULL)::new_event],
              ARRAY[ROW($3, $1, 'default', $2, $2, NULL, NULL, NULL)::new_delivery], '{}', 0, false, false)",
     )
     .bind(event)

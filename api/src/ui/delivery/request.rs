@@ -76,6 +76,7 @@ async fn made(
     };
     let attempt_number = last.map_or(1, |last| last.number);
     let (event_id, delivery_id) = (EventId(event.id).to_string(), delivery.id.to_string());
+    let trace = event.trace();
     let sent = Sent {
         event_id: &event_id,
         delivery_id: &delivery_id,
@@ -84,6 +85,7 @@ async fn made(
         content_type: &payload.content_type,
         content_encoding: payload.content_encoding.as_ref().map(ContentEncoding::as_str),
         payload: &payload.bytes,
+        trace: trace.as_ref(),
     };
     let at = last.map_or(visit.now, |last| last.started_at);
     let headers = shown(visit, destination, request_headers::headers(destination, sent, at));

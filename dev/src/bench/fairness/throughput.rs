@@ -213,7 +213,7 @@ pub async fn fill(pool: &PgPool, lanes: &[Uuid], rows: usize, key: Option<&dyn F
         sqlx::query(
             "SELECT accept(
                     ARRAY(SELECT ROW(i.id, 'default', 'bench.event', i.lane, false, 'application/json', NULL, $5, NULL,
-                                     NULL, i.key, NULL, NULL)::new_event
+                                     NULL, i.key, NULL, NULL, NULL, NULL)::new_event
                             FROM unnest($1::uuid[], $3::uuid[], $4::text[]) AS i (id, lane, key)),
                     ARRAY(SELECT ROW(i.id, i.event_id, 'default', i.lane, i.lane, NULL, NULL, NULL)::new_delivery
                             FROM unnest($2::uuid[], $1::uuid[], $3::uuid[]) AS i (id, event_id, lane)),
