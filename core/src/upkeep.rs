@@ -1,10 +1,12 @@
-//! Keeping the database in order: daily partitions, repairs and clean-ups, the invariants that must hold, and why lanes
-//! are late.
+//! Keeping the database in order: daily partitions and where they are archived, repairs and clean-ups, and the
+//! invariants that must hold.
 
+pub mod archive;
 pub mod invariants;
 pub mod maintenance;
 pub mod partition;
 pub mod queue_size;
+pub mod stuck;
 
 use crate::database::{DatabaseConfig, MigrationError, Session};
 

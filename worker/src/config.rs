@@ -6,6 +6,7 @@ use postrider_core::{
     database::DatabaseConfig,
     process::config::Environment,
     trust::{seal::Keyring, target_policy::TargetPolicy},
+    upkeep::archive::Archive,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use traces::config::Export;
@@ -35,8 +36,10 @@ pub struct Config {
     pub traces: Export,
     /// Days for which events, deliveries and attempts are kept.
     pub retention_days: u32,
-    /// The times, in UTC, at which retention runs.
-    pub retention_cron: croner::Cron,
+    /// The times, in UTC, at which retention runs; `None` where something else runs `worker retention --once`.
+    pub retention_cron: Option<croner::Cron>,
+    /// Where partitions are written before retention drops them; `None` where they are not.
+    pub archive: Option<Archive>,
 }
 
 impl Config {
@@ -59,9 +62,13 @@ impl Config {
         let listen = env.get::<String>("POSTRIDER_WORKER_LISTEN", "127.0.0.1:8081");
         let concurrency = env.number("POSTRIDER_WORKER_CONCURRENCY", "512", 1..=10_000);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
-        let retention_days = env.number("POSTRIDER_RETENTION_DAYS", "30", 1..=3650);
-        let retention_cron = env.get("POSTRIDER_RETENTION_CRON", "0 3 * * *");
         let traces = Export::read(env, "postrider-worker");
+        let retention_days = retention_days(env);
+        let retention_cron = env.parse("POSTRIDER_RETENTION_CRON", "0 3 * * *", |text| match text {
+            "off" => Ok(None),
+            text => text.parse().map(Some).map_err(|error: croner::errors::CronError| error.to_string()),
+        });
+        let archive = archive(env);
         Some(Self {
             database: database?,
             keyring: keyring?,
@@ -74,8 +81,26 @@ impl Config {
             traces: traces?,
             retention_days: retention_days?,
             retention_cron: retention_cron?,
+            archive: archive?,
         })
     }
+}
+
+/// Reads how many days events, deliveries and attempts are kept.
+pub(crate) fn retention_days(env: &mut Environment) -> Option<u32> {
+    env.number("POSTRIDER_RETENTION_DAYS", "30", 1..=3650)
+}
+
+/// Reads where partitions are archived. Whether the folder is there is checked when it is used, because it may be on
+/// another machine's disk that is away for a while.
+pub(crate) fn archive(env: &mut Environment) -> Option<Option<Archive>> {
+    env.parse(
+        "POSTRIDER_ARCHIVE_DIR",
+        "",
+        |text| {
+            if text.is_empty() { Ok(None) } else { Ok(Some(Archive::new(text.into()))) }
+        },
+    )
 }
 
 /// Reads the certificates of a PEM file; an empty path means none.

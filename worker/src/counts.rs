@@ -29,7 +29,12 @@ pub fn begin() {
     at_zero("postrider_dead_letters_created_total", "cause", causes);
     at_zero("postrider_job_deliveries_total", "action", Action::ALL.map(Action::as_str));
     metrics::counter!("postrider_delivery_attempts_total", "result" => "success", "status_class" => "2xx").increment(0);
-    for name in ["postrider_requests_resent_total", "postrider_leases_lost_total", "postrider_lanes_repaired_total"] {
+    for name in [
+        "postrider_requests_resent_total",
+        "postrider_leases_lost_total",
+        "postrider_lanes_repaired_total",
+        "postrider_archive_failures_total",
+    ] {
         metrics::counter!(name).increment(0);
     }
 }

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use chrono::{Days, Utc};
-use croner::Cron;
 use postrider_core::{
     Result,
     access::audit,
@@ -16,7 +15,7 @@ use postrider_core::{
     queue,
     stats::fold,
     subscription::{previous_secret, store::Subscriptions},
-    upkeep::{maintenance, partition, queue_size},
+    upkeep::{archive::Archive, maintenance, partition, queue_size},
 };
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -54,6 +53,10 @@ const LONG_DUTY_TIME_MAX: Duration = Duration::from_secs(3600);
 /// The number of long duties: vacuuming, folding statistics, and retention. They wait for no other duty.
 const LONG_DUTIES: usize = 3;
 
+/// The name of the duty that drops old partitions, by which `worker retention` and the janitors keep out of each
+/// other's way.
+pub(crate) const RETENTION: &str = "retention";
+
 /// Duties of short statements that are done at the same time, at most. A duty keeps one connection for its lock and
 /// needs others for its work, so all duties together must leave connections free, or they would wait for each other.
 const DUTIES_AT_ONCE_MAX: usize = 4;
@@ -86,7 +89,7 @@ pub async fn run(pool: PgPool, config: Config) {
             duty("measuring", MEASURE_EVERY).once(queue_size::measure(&pool)).await;
             show_size(&pool).await;
         }),
-        retire_on_schedule(long("retention", Duration::ZERO), &config.retention_cron, config.retention_days),
+        retire_on_schedule(long(RETENTION, Duration::ZERO), &config),
     );
 }
 
@@ -152,25 +155,29 @@ async fn show_size(pool: &PgPool) {
 }
 
 /// Waits for each time in the schedule (UTC), and then drops the partitions that are older than the retention.
-async fn retire_on_schedule(duty: Duty<'_>, schedule: &Cron, days: u32) {
+async fn retire_on_schedule(duty: Duty<'_>, config: &Config) {
+    let Some(schedule) = &config.retention_cron else { return };
+    let work = || async { retire(duty.pool, config.retention_days, config.archive.as_ref()).await.map(drop) };
     loop {
         let Ok(next) = schedule.find_next_occurrence(&Utc::now(), false) else {
             tracing::error!(%schedule, "the retention schedule has no future time");
             return std::future::pending().await;
         };
         tokio::time::sleep((next - Utc::now()).to_std().unwrap_or_default()).await;
-        Box::pin(duty.once(Box::pin(async { retire(duty.pool, days).await.map(drop) }))).await;
+        Box::pin(duty.once(Box::pin(work()))).await;
     }
 }
 
-/// Drops the partitions of days that lie more than `days` days back.
+/// Drops the partitions of days that lie more than `days` days back, after it has archived them where there is an
+/// archive.
 ///
 /// # Errors
 /// When the database is away or a lock is not free in time.
-pub async fn retire(pool: &PgPool, days: u32) -> Result<partition::Retired> {
+pub async fn retire(pool: &PgPool, days: u32, archive: Option<&Archive>) -> Result<partition::Retired> {
     let oldest = Utc::now().date_naive() - Days::new(days.into());
-    let retired = partition::retire(pool, oldest).await?;
+    let retired = partition::retire(pool, oldest, archive).await?;
     audit::retire(pool).await?;
-    tracing::info!(dropped = ?retired.dropped, kept = ?retired.kept, %oldest, "retention done");
+    let failed: Vec<_> = retired.failed.iter().map(ToString::to_string).collect();
+    tracing::info!(dropped = ?retired.dropped, kept = ?retired.kept, ?failed, %oldest, "retention done");
     Ok(retired)
 }

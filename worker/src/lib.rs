@@ -7,6 +7,7 @@
 //! database in order.
 
 pub mod claims;
+pub mod commands;
 pub mod config;
 pub mod connections;
 pub mod counts;
@@ -47,13 +48,9 @@ use postrider_core::{
         run::{revived, work_with},
     },
     queue::{Report, WAKE_CHANNEL},
-    subscription::{cache::SubscriptionCache, late_lanes, store::Subscriptions},
+    subscription::{cache::SubscriptionCache, store::Subscriptions},
     tally::Tally,
-    trust::rekey,
-    upkeep::{
-        self,
-        invariants::{self, Violation},
-    },
+    upkeep,
 };
 use sqlx::PgPool;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -295,49 +292,4 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
     worker.run(stop).await
-}
-
-/// Seals anew everything that is not sealed with the first encryption key, and prints on standard output what it has
-/// done.
-///
-/// # Errors
-/// When a secret cannot be opened, or the database is away.
-pub async fn rekey(config: Config) -> anyhow::Result<()> {
-    upkeep::bring_up_to_date(&config.database).await.context("the database could not be brought up to date")?;
-    let pool = config.database.pool(Session::Queue, 1);
-    let rekeyed = rekey::rekey(&pool, &config.keyring).await?;
-    println!("{} rows were sealed anew", rekeyed.resealed);
-    for row in &rekeyed.unopened {
-        println!("not opened: {row}");
-    }
-    anyhow::ensure!(rekeyed.unopened.is_empty(), "{} rows could not be opened", rekeyed.unopened.len());
-    anyhow::ensure!(
-        rekeyed.missed == 0,
-        "others go on sealing with another key: is the new one first in all processes?"
-    );
-    println!("everything is sealed with the first key");
-    Ok(())
-}
-
-/// Checks the database's invariants and looks for late lanes, and prints a line of standard output for each violation,
-/// and for each late lane why it waits. That lanes wait is no error.
-///
-/// # Errors
-/// When there is a violation, or the database cannot be examined.
-pub async fn doctor(config: Config) -> anyhow::Result<()> {
-    let pool = config.database.pool(Session::Queue, 1);
-    let violations = invariants::check(&pool).await?;
-    for Violation { violation, id } in &violations {
-        println!("{violation}: {id}");
-    }
-    let late = late_lanes::list(&pool).await?;
-    for lane in &late.lanes {
-        println!("waiting: {lane}");
-    }
-    if late.is_more {
-        println!("waiting: more lanes; only the {} that have waited longest are listed", late.lanes.len());
-    }
-    anyhow::ensure!(violations.is_empty(), "{} violations; the list ends at a hundred", violations.len());
-    println!("every invariant holds");
-    Ok(())
 }

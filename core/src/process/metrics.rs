@@ -17,7 +17,7 @@ const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 256.0,
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Every counter, and what it means.
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     (
         "postrider_events_accepted_total",
         "Events that were stored, also those that nobody wanted, by where they came from.",
@@ -37,6 +37,7 @@ const COUNTERS: [(&str, &str); 14] = [
     ("postrider_leases_lost_total", "Outcomes that came after their lease had been lost, and changed nothing."),
     ("postrider_lanes_repaired_total", "Lanes that were due too late and were repaired, which should never happen."),
     ("postrider_spans_total", "Spans of traces that have ended, by what came of them on the way to the collector."),
+    ("postrider_archive_failures_total", "Partitions that could not be written to the archive, and so were kept."),
     ("process_cpu_seconds_total", "Processor time that the process has used, in whole seconds."),
 ];
 

@@ -1,10 +1,16 @@
 //! The partitions of events, deliveries, inline deliveries, attempts and statistics, each of a day or a month. They are
-//! made ahead of time, and dropped when they are old. The view `partitioned_tables` in `migrations` lists the tables.
+//! made ahead of time, and dropped when they are old, after [`super::archive`] has written them to files where an
+//! archive is wanted. The view `partitioned_tables` in `migrations` lists the tables.
+
+use std::fmt;
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 
-use crate::Result;
+use crate::{
+    Result,
+    upkeep::archive::{Archive, ArchiveError},
+};
 
 /// Days ahead for which partitions are made.
 pub const DAYS_AHEAD: u64 = 7;
@@ -71,16 +77,34 @@ pub struct Retired {
     pub dropped: Vec<String>,
     /// Partitions that are old enough, but contain something that an unfinished delivery needs.
     pub kept: Vec<String>,
+    /// Partitions that should have been dropped. They stay until the next run.
+    pub failed: Vec<Failure>,
+}
+
+/// Why a partition was not dropped although nobody needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The name of the partition.
+    pub partition: String,
+    /// What went wrong.
+    pub why: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.partition, self.why)
+    }
 }
 
 /// Drops the partitions of days before `oldest`, except those that unfinished deliveries still need. So no accepted
-/// event is dropped before its deliveries are finished.
+/// event is dropped before its deliveries are finished. Where there is an archive, each is written to it before, and
+/// stays if it cannot be written.
 ///
 /// # Errors
 /// When the database is away or a lock is not free in time; what was dropped by then stays dropped.
-pub async fn retire(pool: &PgPool, oldest: NaiveDate) -> Result<Retired> {
+pub async fn retire(pool: &PgPool, oldest: NaiveDate, archive: Option<&Archive>) -> Result<Retired> {
     let mut connection = patient(pool).await?;
-    let outcome = retire_on(&mut connection, oldest).await;
+    let outcome = retire_on(&mut connection, oldest, archive).await;
     let _ = connection.close().await;
     outcome
 }
@@ -135,9 +159,10 @@ async fn patient(pool: &PgPool) -> Result<PgConnection> {
     Ok(connection)
 }
 
-async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<Retired> {
+async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate, archive: Option<&Archive>) -> Result<Retired> {
     // Of one day, deliveries go first: without its record, nobody can put a delivery back into the queue.
-    let old = sqlx::query!(
+    let old = sqlx::query_as!(
+        Partition,
         r#"SELECT parent AS "parent!", name AS "name!", day AS "day!" FROM partitions
             WHERE day < $1 AND is_by_id
             ORDER BY day, parent <> 'deliveries', parent"#,
@@ -145,28 +170,32 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     );
     let mut retired = Retired::default();
     for partition in old.fetch_all(&mut *connection).await? {
-        if is_needed(connection, &partition.parent, partition.day).await? {
+        if is_needed(connection, &partition).await? {
             retired.kept.push(partition.name);
             continue;
         }
-        let dropped = match detach(connection, &partition.parent, &partition.name).await {
-            Ok(()) => drop_detached(connection, &partition.parent, &partition.name, partition.day).await,
-            Err(error) => Err(error.into()),
+        let dropped = match archive {
+            // A partition is not detached in vain.
+            Some(archive) => archive.probe().await.map_err(Obstacle::Archive),
+            None => Ok(()),
         };
-        match dropped {
-            Ok(Dropped::Yes) => retired.dropped.push(partition.name),
-            Ok(Dropped::IsNeeded) => retired.kept.push(partition.name),
-            Err(error) => {
-                // Another transaction uses the partition, or another detach is running. The rest of the day waits for
-                // the next run.
-                tracing::warn!(%error, partition = partition.name, "a partition was not dropped");
-                retired.kept.push(partition.name);
-                break;
-            }
+        let dropped = match dropped {
+            Ok(()) => detach(connection, &partition.parent, &partition.name).await.map_err(Obstacle::Database),
+            failed => failed,
+        };
+        let dropped = match dropped {
+            Ok(()) => drop_detached(connection, &partition, archive).await,
+            Err(obstacle) => Err(obstacle),
+        };
+        // Where another transaction uses the partition, another detach is running, or the archive refuses, the rest of
+        // the day waits for the next run.
+        if !retired.note(partition, dropped) {
+            break;
         }
     }
     // These partitions were detached, but the process stopped before it dropped them.
-    let orphans = sqlx::query!(
+    let orphans = sqlx::query_as!(
+        Partition,
         r#"SELECT c.relname::text AS "name!", left(c.relname, -9) AS "parent!",
                   to_date(right(c.relname, 8), 'YYYYMMDD') AS "day!"
              FROM pg_class c JOIN partitioned_tables t ON c.relname ~ ('^' || t.parent || '_[0-9]{8}$') AND t.is_by_id
@@ -175,9 +204,9 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
         oldest
     );
     for orphan in orphans.fetch_all(&mut *connection).await? {
-        match drop_detached(connection, &orphan.parent, &orphan.name, orphan.day).await? {
-            Dropped::Yes => retired.dropped.push(orphan.name),
-            Dropped::IsNeeded => retired.kept.push(orphan.name),
+        let dropped = drop_detached(connection, &orphan, archive).await;
+        if !retired.note(orphan, dropped) {
+            break;
         }
     }
     // Rows of the side table are not partitioned, so they are deleted one by one; a day has few of them.
@@ -192,8 +221,65 @@ async fn retire_on(connection: &mut PgConnection, oldest: NaiveDate) -> Result<R
     Ok(retired)
 }
 
+/// A partition of a day.
+struct Partition {
+    parent: String,
+    name: String,
+    day: NaiveDate,
+}
+
+/// What became of a detached partition.
+enum Dropped {
+    /// It is gone.
+    Yes,
+    /// Somebody put one of its deliveries back into the queue before it was detached, so it is attached again.
+    IsNeeded,
+}
+
+/// What keeps a partition from being dropped.
+enum Obstacle {
+    /// The database is away, or somebody holds a lock for too long.
+    Database(sqlx::Error),
+    /// The partition could not be written to the archive.
+    Archive(ArchiveError),
+}
+
+impl From<sqlx::Error> for Obstacle {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Retired {
+    /// Notes what became of a partition; returns whether it makes sense to go on with the next one.
+    fn note(&mut self, partition: Partition, dropped: std::result::Result<Dropped, Obstacle>) -> bool {
+        let name = partition.name;
+        let why = match dropped {
+            Ok(Dropped::Yes) => {
+                self.dropped.push(name);
+                return true;
+            }
+            Ok(Dropped::IsNeeded) => {
+                self.kept.push(name);
+                return true;
+            }
+            Err(Obstacle::Database(error)) => {
+                tracing::warn!(%error, partition = name, "a partition was not dropped");
+                error.to_string()
+            }
+            Err(Obstacle::Archive(error)) => {
+                metrics::counter!("postrider_archive_failures_total").increment(1);
+                tracing::error!(%error, partition = name, "a partition was not archived, so it is kept");
+                error.to_string()
+            }
+        };
+        self.failed.push(Failure { partition: name, why });
+        false
+    }
+}
+
 /// Whether an unfinished delivery still needs a row of that day.
-async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) -> Result<bool> {
+async fn is_needed(connection: &mut PgConnection, partition: &Partition) -> std::result::Result<bool, sqlx::Error> {
     let needed = sqlx::query_scalar!(
         r#"SELECT EXISTS (
                SELECT FROM queue q
@@ -205,36 +291,51 @@ async fn is_needed(connection: &mut PgConnection, parent: &str, day: NaiveDate) 
                SELECT FROM outbox o
                 WHERE o.event_id >= uuid_floor($2::date::timestamp AT TIME ZONE 'UTC')
                   AND o.event_id < uuid_floor(($2::date + 1)::timestamp AT TIME ZONE 'UTC')) AS "needed!""#,
-        parent,
-        day
+        partition.parent,
+        partition.day
     );
-    Ok(needed.fetch_one(connection).await?)
+    needed.fetch_one(connection).await
 }
 
-/// Whether a detached partition was dropped.
-enum Dropped {
-    /// It is gone.
-    Yes,
-    /// Somebody put one of its deliveries back into the queue before it was detached, so it is attached again.
-    IsNeeded,
-}
-
-/// Drops a detached partition, unless an unfinished delivery needs it. From now on nobody can put a delivery of that
-/// day back, because nobody finds its record any more.
-async fn drop_detached(connection: &mut PgConnection, parent: &str, name: &str, day: NaiveDate) -> Result<Dropped> {
-    if !is_needed(connection, parent, day).await? {
-        run(connection, format!("DROP TABLE \"{name}\"")).await?;
-        return Ok(Dropped::Yes);
+/// Archives a detached partition and drops it, unless an unfinished delivery needs it. From now on nobody can put a
+/// delivery of that day back, because nobody finds its record any more. What is not archived is attached again, so that
+/// people go on seeing it.
+async fn drop_detached(
+    connection: &mut PgConnection,
+    partition: &Partition,
+    archive: Option<&Archive>,
+) -> std::result::Result<Dropped, Obstacle> {
+    if is_needed(connection, partition).await? {
+        attach(connection, partition).await?;
+        return Ok(Dropped::IsNeeded);
     }
+    if let Some(archive) = archive {
+        match archive.store(connection, &partition.name).await {
+            Ok(file) => tracing::info!(file = %file.display(), "a partition was archived"),
+            Err(error) => {
+                if let Err(error) = attach(connection, partition).await {
+                    // The next run finds it by its name.
+                    tracing::warn!(%error, partition = partition.name, "a partition stays detached for now");
+                }
+                return Err(Obstacle::Archive(error));
+            }
+        }
+    }
+    run(connection, format!("DROP TABLE \"{}\"", partition.name)).await?;
+    Ok(Dropped::Yes)
+}
+
+/// Attaches a partition again that was detached.
+async fn attach(connection: &mut PgConnection, partition: &Partition) -> std::result::Result<(), sqlx::Error> {
     let bounds = sqlx::query!(
         r#"SELECT uuid_floor($1::date::timestamp AT TIME ZONE 'UTC')::text AS "first!",
                   uuid_floor(($1::date + 1)::timestamp AT TIME ZONE 'UTC')::text AS "end!""#,
-        day
+        partition.day
     );
     let bounds = bounds.fetch_one(&mut *connection).await?;
     let values = format!("FOR VALUES FROM ('{}') TO ('{}')", bounds.first, bounds.end);
-    run(connection, format!("ALTER TABLE \"{parent}\" ATTACH PARTITION \"{name}\" {values}")).await?;
-    Ok(Dropped::IsNeeded)
+    let Partition { parent, name, .. } = partition;
+    run(connection, format!("ALTER TABLE \"{parent}\" ATTACH PARTITION \"{name}\" {values}")).await
 }
 
 /// Detaches a partition without locking out readers and writers; completes a detach that was interrupted.

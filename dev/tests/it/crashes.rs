@@ -355,5 +355,16 @@ async fn the_doctor_finds_what_is_wrong() {
     sqlx::query("UPDATE lanes SET due_at = now()").execute(&world.pool).await.unwrap();
     assert_eq!(world.drain().await, 1);
     assert_eq!(run_with("worker nurse", &variables).await.status.code(), Some(2));
+
+    // An event published by SQL two minutes ago, of which nobody has made deliveries.
+    let published = "INSERT INTO outbox (event_id, tenant_id, event_type, payload)
+                     VALUES (uuid_floor(now() - interval '2 minutes'), 'default', 'a.b', 'x')";
+    sqlx::query(published).execute(&world.pool).await.unwrap();
+    let stuck = run_with("worker doctor", &variables).await;
+    let told = String::from_utf8(stuck.stdout).unwrap();
+    assert_eq!(stuck.status.code(), Some(1), "{told}");
+    assert!(told.contains("stuck: 1 events published by SQL have no deliveries yet: no worker runs"), "{told}");
+    world.drain().await;
+    assert!(run_with("worker doctor", &variables).await.status.success(), "nothing is stuck any more");
     world.finish().await;
 }

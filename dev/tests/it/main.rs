@@ -5,6 +5,7 @@ mod world;
 
 mod access;
 mod api_keys;
+mod archive;
 mod attempts;
 mod bystanders;
 mod clients;
@@ -41,6 +42,7 @@ mod ingest_signatures;
 mod inline_deliveries;
 mod interop;
 mod jobs;
+mod kubernetes;
 mod lane_model;
 mod limit_races;
 mod lists;

@@ -66,7 +66,7 @@ async fn retention_drops_days_but_nothing_that_is_still_owed() {
     assert_eq!(world.drain().await, 3);
 
     let day = |days: u64| (today - Days::new(days)).format("%Y%m%d").to_string();
-    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    let retired = worker::janitor::retire(&world.pool, 3, None).await.unwrap();
     assert_eq!(retired.dropped.len(), 4, "{retired:?}");
     assert!(retired.dropped.iter().all(|name| name.ends_with(&day(5))), "{retired:?}");
     assert!(retired.kept.iter().all(|name| name.ends_with(&day(4))), "{retired:?}");
@@ -87,10 +87,11 @@ async fn retention_drops_days_but_nothing_that_is_still_owed() {
         .unwrap();
     let delivery = format!("dlv_{}", unfinished.simple());
     world.post(&format!("/deliveries/{delivery}/cancel")).await;
-    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    let retired = worker::janitor::retire(&world.pool, 3, None).await.unwrap();
     assert_eq!((retired.dropped.len(), retired.kept.len()), (5, 0), "{retired:?}");
     assert!(!exists(kept).await);
-    assert_eq!(worker::janitor::retire(&world.pool, 3).await.unwrap(), partition::Retired::default(), "twice is safe");
+    let again = worker::janitor::retire(&world.pool, 3, None).await.unwrap();
+    assert_eq!(again, partition::Retired::default(), "twice is safe");
     assert!(partition::runway(&world.pool).await.unwrap() >= 7);
     world.finish().await;
 }
@@ -195,7 +196,7 @@ async fn a_partition_that_is_needed_after_all_is_attached_again() {
     let name = format!("deliveries_{}", old.format("%Y%m%d"));
     let detach = format!("ALTER TABLE deliveries DETACH PARTITION {name}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(detach)).execute(&world.pool).await.unwrap();
-    let retired = worker::janitor::retire(&world.pool, 3).await.unwrap();
+    let retired = worker::janitor::retire(&world.pool, 3, None).await.unwrap();
     assert!(retired.kept.contains(&name) && !retired.dropped.contains(&name), "{retired:?}");
     assert_eq!(table_of(&world, delivery).await, name);
     world.finish().await;
