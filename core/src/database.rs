@@ -2,11 +2,13 @@
 
 mod functions;
 mod health;
+mod servers;
 
 use std::time::Duration;
 
 pub use health::{in_time, ping, suspect_sessions, while_answering};
 use health::{is_of_use, sessions_are_suspected};
+pub use servers::Servers;
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
@@ -69,8 +71,10 @@ impl From<MigrateError> for MigrationError {
 /// How to reach the database, and the schema in it that is Postrider's.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
-    /// The parts of the connection string in `DATABASE_URL`.
+    /// The parts of the connection string in `DATABASE_URL`; of several servers, for the first.
     pub options: PgConnectOptions,
+    /// The servers that it names, and which of them is in use.
+    pub servers: Servers,
     /// The schema that holds every table; plain lower-case letters, digits and `_`.
     pub schema: String,
     /// The tenant whose subscriptions receive operational events. Each session carries it as a setting, from which SQL
@@ -128,7 +132,7 @@ impl DatabaseConfig {
         if !commits.is_empty() {
             options = options.options([("synchronous_commit", commits)]);
         }
-        PgPoolOptions::new()
+        let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // A ping before each use would double the round trips, so only sessions that may be dead or read-only are
@@ -148,7 +152,9 @@ impl DatabaseConfig {
                     }
                 })
             })
-            .connect_lazy_with(options)
+            .connect_lazy_with(options);
+        self.servers.follow(&pool);
+        pool
     }
 
     /// The name of this schema's notification channel with this suffix. Channels belong to the whole database, so the
@@ -186,7 +192,7 @@ impl DatabaseConfig {
     async fn connect_patiently(&self) -> Result<PgConnection, sqlx::Error> {
         let mut tries = 1;
         loop {
-            match self.connect_options().connect().await {
+            match self.servers.connect(&self.connect_options()).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if tries < START_TRIES_MAX && crate::error::is_outage(&error) => {
                     tracing::warn!(%error, tries, "waiting for the database");
@@ -199,8 +205,8 @@ impl DatabaseConfig {
     }
 
     fn connect_options(&self) -> PgConnectOptions {
-        self.options
-            .clone()
+        self.servers
+            .direct(self.options.clone())
             .options([
                 ("search_path", self.schema.as_str()),
                 ("postrider.operator_tenant", self.operator_tenant.as_str()),

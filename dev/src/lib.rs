@@ -6,6 +6,7 @@ pub mod check;
 pub mod child;
 pub mod client;
 pub mod deny;
+pub mod failover;
 pub(crate) mod install;
 pub mod node;
 pub mod postgres;

@@ -2,15 +2,16 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use dev::{
     bench::bench,
     check::check,
+    failover::failover,
     prepare::prepare,
     receiver::{Keep, Receiver},
     schemathesis::{SEED, schemathesis},
     tidy::tidy,
-    up::up,
+    up::{build, up},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: cargo dev COMMAND
   receiver [ADDRESS] start the demo receiver alone, on 127.0.0.1:8090 or another address
   bench [NAME…]      measure the system in release mode; names: ingest latency events end_to_end backlog held trace
                      lists pages live fairness fairness_small
+  failover           promote a standby under load, and see that nothing acknowledged is lost
   check              every check there is, as CI runs them
   tidy               only the rules that no lint knows
   schemathesis [SEED] try the api against its own OpenAPI document
@@ -88,6 +90,7 @@ async fn run(words: &[&str]) -> Result<()> {
         ["receiver"] => receive("127.0.0.1:8090").await,
         ["receiver", address] => receive(address).await,
         ["bench", only @ ..] => bench(only).await,
+        ["failover"] => fail_over().await,
         ["check"] => check().await,
         ["tidy"] => tidy(),
         ["schemathesis"] => schemathesis(SEED).await,
@@ -96,6 +99,17 @@ async fn run(words: &[&str]) -> Result<()> {
         ["prepare", "--check"] => prepare(true).await,
         _ => bail!("{USAGE}"),
     }
+}
+
+/// How long the load lasts before the primary is stopped, and again after it works on the other server.
+const LOAD_FOR: Duration = Duration::from_secs(10);
+
+async fn fail_over() -> Result<()> {
+    build("debug").await?;
+    let report = failover(LOAD_FOR).await?;
+    println!("{report}");
+    ensure!(report.lost == 0, "{} acknowledged events were lost", report.lost);
+    Ok(())
 }
 
 async fn receive(address: &str) -> Result<()> {

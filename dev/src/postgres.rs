@@ -1,9 +1,10 @@
 //! A Postgres server of our own for development and tests. This file starts and stops the server, and finds it a port.
-//! As root it runs the server as another user, because Postgres refuses root. `binaries` finds the programs, and
-//! `state` the folders. None of them knows what the database is for.
+//! As root it runs the server as another user, because Postgres refuses root. `binaries` finds the programs, `state` the
+//! folders, and `standby` makes a second server that follows the first. None of them knows what the database is for.
 
 mod binaries;
 mod embedded;
+mod standby;
 mod state;
 
 use std::{
@@ -169,6 +170,12 @@ impl Postgres {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The port on which the server listens, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The process id of the server's main process.

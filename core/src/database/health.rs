@@ -16,7 +16,7 @@ use super::{ACQUIRE_TIMEOUT, ANSWER_TIMEOUT};
 use crate::{Error, Result, error::is_outage};
 
 /// How long the test of a session may take.
-const TEST_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long all sessions are tested before each use, after one of them has failed.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);
 

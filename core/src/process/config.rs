@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     access::tenancy::check_tenant,
-    database::DatabaseConfig,
+    database::{DatabaseConfig, Servers},
     event::operational::OPERATOR_TENANT_DEFAULT,
     trust::{dns::Dns, seal::Keyring, target_policy::TargetPolicy},
 };
@@ -115,12 +115,7 @@ impl Environment {
 
     /// `DATABASE_URL`, `POSTRIDER_DATABASE_SCHEMA` and `POSTRIDER_OPERATOR_TENANT`.
     pub fn database(&mut self) -> Option<DatabaseConfig> {
-        let url = self.required("DATABASE_URL", |text| {
-            // The parser's own message may repeat the text, and the text holds a password.
-            let ours = text.starts_with("postgres://") || text.starts_with("postgresql://");
-            let parsed = text.parse().ok().filter(|_| ours);
-            parsed.ok_or_else(|| "must be a URL such as postgres://user:password@host:5432/database".to_owned())
-        });
+        let url = self.required("DATABASE_URL", Servers::parse);
         let schema = self.parse("POSTRIDER_DATABASE_SCHEMA", "postrider", |text| {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             let valid = (1..=48).contains(&text.len())
@@ -134,7 +129,8 @@ impl Environment {
         let operator_tenant = self.parse("POSTRIDER_OPERATOR_TENANT", OPERATOR_TENANT_DEFAULT, |text| {
             check_tenant(text).map(|()| text.to_owned())
         });
-        Some(DatabaseConfig { options: url?, schema: schema?, operator_tenant: operator_tenant? })
+        let (options, servers) = url?;
+        Some(DatabaseConfig { options, servers, schema: schema?, operator_tenant: operator_tenant? })
     }
 
     /// `POSTRIDER_ENCRYPTION_KEYS`. The example key is for development only.

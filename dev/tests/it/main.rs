@@ -23,6 +23,7 @@ mod early_answers;
 mod emitters;
 mod events;
 mod failing;
+mod failover;
 mod filters;
 mod flow_control;
 mod flow_invariants;
