@@ -1,6 +1,7 @@
 //! A Postgres server of our own for development and tests. This file starts and stops the server, and finds it a port.
-//! As root it runs the server as another user, because Postgres refuses root. `binaries` finds the programs, `state` the
-//! folders, and `standby` makes a second server that follows the first. None of them knows what the database is for.
+//! As root it runs the server as another user, because Postgres refuses root. `binaries` finds the programs, `state`
+//! the folders, and `standby` makes a second server that follows the first. None of them knows what the database is
+//! for.
 
 mod binaries;
 mod embedded;
