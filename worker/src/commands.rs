@@ -66,9 +66,14 @@ impl RetentionConfig {
     /// # Errors
     /// Every mistake, one sentence each.
     pub fn from(mut env: Environment) -> Result<Self, Vec<String>> {
-        let (database, days, archive) = (env.database(), config::retention_days(&mut env), config::archive(&mut env));
-        let config = database.zip(days).zip(archive);
-        env.finish(config.map(|((database, days), archive)| Self { database, days, archive }))
+        let (database, days) = (env.database(), config::retention_days(&mut env));
+        let path = config::archive_path(&mut env);
+        let config = database.zip(days).zip(path).map(|((database, days), path)| Self {
+            database,
+            days,
+            archive: config::archive_in(&path),
+        });
+        env.finish(config)
     }
 }
 

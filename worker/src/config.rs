@@ -68,7 +68,7 @@ impl Config {
             "off" => Ok(None),
             text => text.parse().map(Some).map_err(|error: croner::errors::CronError| error.to_string()),
         });
-        let archive = archive(env);
+        let archive_path = archive_path(env);
         Some(Self {
             database: database?,
             keyring: keyring?,
@@ -81,7 +81,7 @@ impl Config {
             traces: traces?,
             retention_days: retention_days?,
             retention_cron: retention_cron?,
-            archive: archive?,
+            archive: archive_in(&archive_path?),
         })
     }
 }
@@ -91,16 +91,15 @@ pub(crate) fn retention_days(env: &mut Environment) -> Option<u32> {
     env.number("POSTRIDER_RETENTION_DAYS", "30", 1..=3650)
 }
 
-/// Reads where partitions are archived. Whether the folder is there is checked when it is used, because it may be on
-/// another machine's disk that is away for a while.
-pub(crate) fn archive(env: &mut Environment) -> Option<Option<Archive>> {
-    env.parse(
-        "POSTRIDER_ARCHIVE_DIR",
-        "",
-        |text| {
-            if text.is_empty() { Ok(None) } else { Ok(Some(Archive::new(text.into()))) }
-        },
-    )
+/// Reads the folder in which partitions are archived; an empty path means none. Whether the folder is there is checked
+/// when it is used, because it may be on another machine's disk that is away for a while.
+pub(crate) fn archive_path(env: &mut Environment) -> Option<String> {
+    env.get("POSTRIDER_ARCHIVE_DIR", "")
+}
+
+/// The archive in a folder; none where the path is empty.
+pub(crate) fn archive_in(path: &str) -> Option<Archive> {
+    (!path.is_empty()).then(|| Archive::new(path.into()))
 }
 
 /// Reads the certificates of a PEM file; an empty path means none.
