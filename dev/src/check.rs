@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use tokio::process::Command;
 
 use crate::{
+    chaos,
     child::status,
     deny::deny,
     prepare::prepare,
@@ -44,6 +45,9 @@ pub async fn check() -> Result<()> {
     let newest = [&["test", "--package", "dev", "--test", "it", "--locked", "--"][..], &ON_NEWEST_POSTGRES].concat();
     let env = [("RUST_TEST_THREADS", &*threads), ("POSTRIDER_DEV_POSTGRES", "embedded")];
     cargo("tests on the newest Postgres", &newest, &env).await?;
+    // The tests have built the binaries. Nothing runs beside this, because it judges by the clock.
+    println!("== chaos: nothing is lost while everything fails");
+    chaos::check().await?;
     // Schemathesis mostly waits for one core, so the checks that only compile run beside it.
     tokio::try_join!(agreement(), compiled_checks())?;
     println!("== all checks passed");

@@ -40,6 +40,19 @@ impl Client<'_> {
         self.call(Method::POST, path, body).await
     }
 
+    /// Posts a body with the key and these headers, and answers whatever comes.
+    ///
+    /// # Errors
+    /// When no answer arrives.
+    pub async fn try_post(&self, path: &str, headers: &[(&'static str, &str)], body: &str) -> Result<Response<Bytes>> {
+        let key = format!("Bearer {}", self.key);
+        let mut all = vec![(header::AUTHORIZATION, key.as_str())];
+        for (name, value) in headers {
+            all.push((HeaderName::from_bytes(name.as_bytes())?, *value));
+        }
+        self.send(Method::POST, path, &all, body).await
+    }
+
     async fn call(&self, method: Method, path: &str, body: &str) -> Result<Value> {
         let key = format!("Bearer {}", self.key);
         let answer = self.send(method, path, &[(header::AUTHORIZATION, &key)], body).await?.into_body();

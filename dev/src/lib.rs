@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod browser;
+pub mod chaos;
 pub mod check;
 pub mod child;
 pub mod client;

@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Result, bail, ensure};
 use dev::{
     bench::bench,
+    chaos::chaos,
     check::check,
     failover::failover,
     prepare::prepare,
@@ -22,6 +23,8 @@ const USAGE: &str = "usage: cargo dev COMMAND
   bench [NAME…]      measure the system in release mode; names: ingest latency events end_to_end backlog held trace
                      lists pages live fairness fairness_small
   failover           promote a standby under load, and see that nothing acknowledged is lost
+  chaos [SEED] [--minutes N | --seconds N]
+                     let everything fail around the whole system for 5 minutes, and prove that nothing is lost
   check              every check there is, as CI runs them
   tidy               only the rules that no lint knows
   schemathesis [SEED] try the api against its own OpenAPI document
@@ -91,6 +94,7 @@ async fn run(words: &[&str]) -> Result<()> {
         ["receiver", address] => receive(address).await,
         ["bench", only @ ..] => bench(only).await,
         ["failover"] => fail_over().await,
+        ["chaos", arguments @ ..] => chaos(arguments).await,
         ["check"] => check().await,
         ["tidy"] => tidy(),
         ["schemathesis"] => schemathesis(SEED).await,

@@ -156,7 +156,7 @@ impl Postgres {
         if self.durability == Durability::Disposable {
             options.push_str(" -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c shared_buffers=128MB");
         }
-        let log = self.data.join("server.log");
+        let log = self.log();
         run(self
             .command("pg_ctl")
             .args(["-w", "-t", "60", "start", "-D"])
@@ -186,6 +186,12 @@ impl Postgres {
     pub fn pid(&self) -> Result<u32> {
         let text = fs::read_to_string(self.data.join("postmaster.pid"))?;
         Ok(text.lines().next().unwrap_or_default().parse()?)
+    }
+
+    /// The file that the server logs to.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.data.join("server.log")
     }
 
     /// Lets the server run until this process ends, even where the process runs no destructors, as a test binary does.
@@ -234,7 +240,7 @@ impl Postgres {
             }
             sleep(Duration::from_millis(500));
         }
-        let log = fs::read_to_string(self.data.join("server.log")).unwrap_or_default();
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
         let tail: Vec<_> = log.lines().rev().take(5).collect();
         Err(last.context("Postgres does not start")?).with_context(|| format!("the server's log ends: {tail:?}"))
     }

@@ -86,8 +86,15 @@ impl Process {
         Ok(())
     }
 
+    /// Kills the process and waits until it has ended.
+    pub async fn kill(mut self) {
+        self.signal(Signal::KILL);
+        // If the operating system cannot wait for it, the destructor tries again.
+        let _ = self.child.wait().await;
+    }
+
     /// Waits until the process has ended by itself, and answers what to say about it.
-    async fn ended(&mut self) -> String {
+    pub async fn ended(&mut self) -> String {
         match self.child.wait().await {
             Ok(status) => format!("{} ended by itself: {status}", self.name),
             Err(error) => format!("{} was lost: {error}", self.name),
