@@ -62,7 +62,9 @@ impl Frozen {
             if new.is_empty() {
                 break;
             }
-            new.iter().for_each(|pid| signal(*pid, Signal::STOP));
+            for pid in &new {
+                signal(*pid, Signal::STOP);
+            }
             frozen.0.extend(new);
         }
         frozen

@@ -273,7 +273,7 @@ pub fn plan(seed: u64, time: Duration) -> Vec<Planned> {
         let mut time_of_it = lasts(kind, &mut random);
         if !fits(kind, time_of_it) {
             kind = Kind::ReceiverFails;
-            time_of_it = Duration::from_millis(500).min(time - at);
+            time_of_it = Duration::from_millis(500).min(time.saturating_sub(at));
         }
         if kind.stops_the_database() {
             database_rests_until = at + time_of_it + DATABASE_RESTS;

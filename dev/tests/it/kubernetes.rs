@@ -78,16 +78,13 @@ fn environment(documents: &[Value], container: &Value) -> HashMap<String, String
     }
     for variable in container["env"].as_array().into_iter().flatten() {
         let name = variable["name"].as_str().unwrap();
-        let value = match variable["value"].as_str() {
-            Some(value) => {
-                assert!(!secrets.contains_key(name), "{name} is secret and stands in plain text");
-                value.to_owned()
-            }
-            None => {
-                let reference = &variable["valueFrom"]["secretKeyRef"];
-                assert_eq!((&reference["name"], &reference["key"]), (&"postrider".into(), &name.into()), "{variable}");
-                secrets[name].clone()
-            }
+        let value = if let Some(value) = variable["value"].as_str() {
+            assert!(!secrets.contains_key(name), "{name} is secret and stands in plain text");
+            value.to_owned()
+        } else {
+            let reference = &variable["valueFrom"]["secretKeyRef"];
+            assert_eq!((&reference["name"], &reference["key"]), (&"postrider".into(), &name.into()), "{variable}");
+            secrets[name].clone()
         };
         env.insert(name.to_owned(), value);
     }
@@ -191,12 +188,11 @@ async fn probes_ports_and_routes_of_the_manifests_exist() {
             let get = &container[probe]["httpGet"];
             assert_eq!(get["port"], port["name"], "{name}: {probe}");
             let path = get["path"].as_str().unwrap();
-            let status = match name {
-                "api" => answer(world.anonymous(Method::GET, path)).await.status.as_u16(),
-                _ => {
-                    let url = format!("http://{worker_address}{path}");
-                    world.client().get(url).send().await.unwrap().status().as_u16()
-                }
+            let status = if name == "api" {
+                answer(world.anonymous(Method::GET, path)).await.status.as_u16()
+            } else {
+                let url = format!("http://{worker_address}{path}");
+                world.client().get(url).send().await.unwrap().status().as_u16()
             };
             assert_eq!(status, 200, "{name}: {probe}: {path}");
         }

@@ -134,7 +134,7 @@ fn in_flight_at_faults(log: &Log) -> usize {
     for request in log.requests.iter().rev() {
         let until = recorded.insert(request.delivery, request.arrived).unwrap_or(At::MAX);
         let is_hit = |fault: &&Happened| request.arrived <= fault.to && fault.from <= until;
-        in_flight += usize::from(request.is_success() && faults.iter().any(|fault| is_hit(fault)));
+        in_flight += usize::from(request.is_success() && faults.iter().any(is_hit));
     }
     in_flight
 }

@@ -73,8 +73,9 @@ fn examine_rate(log: &Log, requests: &[&Request], rate: Rate, findings: &mut Fin
 /// were answered late. It plans its attempts from when it gets the answer.
 fn late_by(log: &Log, at: At) -> Duration {
     let recent = |to: At| to <= at + LATE && at <= to + RECORDED_WITHIN;
-    let frozen =
-        hold_ups(log).filter(|(from, to)| recent(*to) || (*from..*to).contains(&at)).map(|(from, to)| to - from);
+    let frozen = hold_ups(log)
+        .filter(|(from, to)| recent(*to) || (*from..*to).contains(&at))
+        .map(|(from, to)| to.saturating_sub(from));
     let stalled = log.stalls.iter().filter(|(to, _)| recent(*to)).map(|(_, by)| *by);
     frozen.chain(stalled).max().unwrap_or_default()
 }
