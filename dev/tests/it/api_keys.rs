@@ -28,7 +28,7 @@ fn scope(operation: &Operation) -> &'static str {
             "admin"
         }
         ("GET", "/subscriptions/{id}/secret") => "manage",
-        ("GET", _) => "read",
+        ("GET", _) | ("POST", "/jobs/count") => "read",
         ("POST", "/events" | "/events/batch" | "/deliveries" | "/webhooks/ingest/{subscription_id}") => "ingest",
         _ => "manage",
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::world::{Answer, KEY, SOON, World, answer, client, id, serve};
 
 /// The tables that a creation may add rows to.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "events",
     "deliveries",
     "inline_deliveries",
@@ -18,6 +18,7 @@ const TABLES: [&str; 9] = [
     "subscriptions",
     "api_keys",
     "jobs",
+    "emitters",
     "audit_log",
     "idempotency_keys",
 ];
@@ -98,6 +99,12 @@ pub fn creations(tenant: &Tenant, target: &str, variant: usize) -> Vec<Creation>
         creation("/events/{id}/replay", &format!("/events/{old}/replay"), json!({"to": to}), 202),
         creation("/deliveries/{id}/replay", &format!("/deliveries/{}/replay", deliveries[variant]), Value::Null, 202),
         creation("/jobs", "/jobs", json!({"action": "purge", "filter": {"tenant_id": name, "until": since}}), 202),
+        creation(
+            "/emitters",
+            "/emitters",
+            json!({"subscription_id": subscription, "rate_per_second": 0.01, "duration_seconds": 60 + variant}),
+            201,
+        ),
     ]
 }
 
