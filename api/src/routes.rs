@@ -2,14 +2,15 @@
 //! none, a time limit, security headers, and a problem for each answer that is not a success.
 
 use std::{
-    sync::{Arc, OnceLock},
+    collections::HashMap,
+    sync::{Arc, LazyLock, OnceLock},
     time::{Duration, Instant},
 };
 
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response,
     error::MethodNotAllowedError,
-    http::{HeaderValue, Method, Uri, header},
+    http::{HeaderName, HeaderValue, Method, Uri, header},
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
@@ -49,6 +50,15 @@ use crate::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Routes that read only the path of a request, so nothing else of it can be wrong.
 const WITHOUT_INPUT: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
+
+/// The headers that handlers read, of which each may stand in a request once, as text.
+static READ_ONCE: LazyLock<Vec<(&str, HeaderName)>> = LazyLock::new(|| {
+    let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type", "Content-Encoding"];
+    let of_providers = Provider::ALL.map(Provider::header);
+    // `Authorization` is compared as a whole, so whatever else it may be, it is a wrong key.
+    let all = ours.into_iter().chain(of_providers.into_iter().filter(|name| *name != "Authorization"));
+    all.map(|name| (name, name.parse().expect("these are names of headers"))).collect()
+});
 
 type Apis = (
     IngestApi,
@@ -206,12 +216,9 @@ fn readable(request: &Request) -> Result<(), ApiError> {
     if ![Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
         return Ok(());
     }
-    let ours = [idempotency::HEADER, "X-Event-Type", "X-Ordering-Key", "Content-Type", "Content-Encoding"];
-    let of_providers = Provider::ALL.map(Provider::header);
-    // `Authorization` is compared as a whole, so whatever else it may be, it is a wrong key.
-    for name in ours.into_iter().chain(of_providers.into_iter().filter(|name| *name != "Authorization")) {
+    for (name, header) in READ_ONCE.iter() {
         // A request whose key were dropped would be carried out twice, and of two values one would be dropped.
-        let mut values = request.headers().get_all(name).iter();
+        let mut values = request.headers().get_all(header).iter();
         let is_readable = values.next().is_none_or(|value| value.to_str().is_ok());
         if !is_readable || values.next().is_some() {
             return Err(ApiError::invalid(name, "must be printable ASCII, and stand there once"));
@@ -235,8 +242,8 @@ fn response_of(error: poem::Error, path: &str, allowed: &Allowed) -> Response {
 }
 
 /// Every path that is served, as the document writes it, with its methods: for the `Allow` header of a 405 (RFC 9110
-/// §15.5.6), and for the metrics.
-struct Allowed(Vec<(&'static str, String)>);
+/// §15.5.6), and for the metrics. They stand by the first segment of the path, because every request is looked up here.
+struct Allowed(HashMap<&'static str, Vec<(&'static str, String)>>);
 
 impl Allowed {
     fn from_spec(spec: &str) -> Self {
@@ -251,16 +258,24 @@ impl Allowed {
             })
             .collect();
         allowed.extend(["/", "/swagger", "/swagger/{file}", "/openapi.json"].map(|path| (path, "GET".to_owned())));
-        Self(allowed)
+        let mut by_first: HashMap<_, Vec<_>> = HashMap::new();
+        for (path, methods) in allowed {
+            by_first.entry(first_segment(path)).or_default().push((path, methods));
+        }
+        Self(by_first)
+    }
+
+    fn find(&self, path: &str) -> Option<&(&'static str, String)> {
+        self.0.get(first_segment(path))?.iter().find(|(known, _)| fits(known, path))
     }
 
     fn methods(&self, path: &str) -> Option<String> {
-        self.0.iter().find(|(known, _)| fits(known, path)).map(|(_, methods)| methods.clone())
+        self.find(path).map(|(_, methods)| methods.clone())
     }
 
     /// The path as the document writes it; `other` where there is no such route, so that callers cannot make up labels.
     fn route(&self, path: &str) -> &'static str {
-        self.0.iter().find(|(known, _)| fits(known, path)).map_or("other", |(known, _)| known)
+        self.find(path).map_or("other", |(known, _)| known)
     }
 }
 
@@ -274,6 +289,11 @@ fn fits(known: &str, path: &str) -> bool {
             (_, _) => return false,
         }
     }
+}
+
+/// The first segment of a path; of those that the document writes, no first one is a parameter.
+fn first_segment(path: &str) -> &str {
+    segments(path).next().unwrap_or_default()
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {

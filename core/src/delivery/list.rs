@@ -1,6 +1,7 @@
 //! Lists of deliveries. The page's ids come from the index that fits the filter best, by a scan of a bounded number of
-//! rows; their details are read afterwards. A condition on the event is a scalar subquery, because an EXISTS may be
-//! planned as a join that reads all events. The rows are not materialized, so the scan ends where the page is full.
+//! rows; their details are read afterwards. A condition on the delivery or its event is a scalar subquery: an EXISTS may
+//! be planned as a join that reads all events, and a join is planned for every partition also where nothing is asked of
+//! it. The rows are not materialized, so the scan ends where the page is full.
 //! Where it is not full, the row is read as well at which the scan stopped.
 
 use sqlx::{PgPool, types::Json};
@@ -107,12 +108,13 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                 ORDER BY delivery_id DESC LIMIT $5)
            (SELECT x.id AS "id!", false AS "last!"
               FROM looked_at x
-             CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
-             WHERE ($7::uuid IS NULL OR d.job_id = $7)
+             WHERE ($7::uuid IS NULL OR (SELECT d.job_id = $7 FROM deliveries d WHERE d.id = x.id))
                AND ($8::text IS NULL
-                    OR (SELECT e.event_type = $8 FROM events e WHERE e.id = d.event_id))
+                    OR (SELECT e.event_type = $8 FROM events e
+                         WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
                AND ($9::jsonb IS NULL
-                    OR (SELECT e.metadata @> $9 FROM events e WHERE e.id = d.event_id))
+                    OR (SELECT e.metadata @> $9 FROM events e
+                         WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
              ORDER BY x.id DESC LIMIT $10)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
@@ -143,13 +145,15 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
                 ORDER BY delivery_id DESC LIMIT $5)
            (SELECT x.id AS "id!", false AS "last!"
               FROM looked_at x
-             CROSS JOIN LATERAL (SELECT * FROM deliveries y WHERE y.id = x.id OFFSET 0) d
              WHERE (x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()) = $6
-               AND ($7::text IS NULL OR d.tenant_id = $7) AND ($8::uuid IS NULL OR d.job_id = $8)
+               AND ($7::text IS NULL OR (SELECT d.tenant_id = $7 FROM deliveries d WHERE d.id = x.id))
+               AND ($8::uuid IS NULL OR (SELECT d.job_id = $8 FROM deliveries d WHERE d.id = x.id))
                AND ($9::text IS NULL
-                    OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))
+                    OR (SELECT e.event_type = $9 FROM events e
+                         WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
                AND ($10::jsonb IS NULL
-                    OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
+                    OR (SELECT e.metadata @> $10 FROM events e
+                         WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
              ORDER BY x.id DESC LIMIT $11)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
