@@ -16,31 +16,36 @@ mod lists;
 mod live;
 mod load;
 mod pages;
+mod ratio;
+mod scale;
+mod system;
 mod trace;
 mod usage;
 
-use std::{collections::HashMap, process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions};
 use tokio::process::Command;
 use uuid::Uuid;
 
 use self::{
     ceiling::Ceiling,
-    load::{Posted, Target, Until, quantile_ms},
-    usage::{CpuTimes, peak_memory_mb},
+    load::{Posted, Until, quantile_ms},
+    system::{System, database},
 };
 use crate::{
     child::status,
-    client::Client,
     postgres::{Durability, Postgres},
     receiver::{Keep, Receiver},
-    schema,
-    up::{Process, build, environment},
+    up::build,
     workspace,
 };
+
+/// The measurements that are made where nothing is named, and those that are made only where they are named: they take
+/// long, or fill the disk.
+const USUAL: [&str; 6] = ["ingest", "latency", "events", "end_to_end", "backlog", "held"];
+const NAMED: [&str; 7] = ["trace", "lists", "pages", "live", "fairness", "fairness_small", "scale"];
 
 /// How many connections post at the same time; ingest is measured with each of these numbers.
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
@@ -59,20 +64,32 @@ const LATENCY_TIME: Duration = Duration::from_secs(20);
 const HELD_RATE: u32 = 2000;
 const HELD_TIME: Duration = Duration::from_secs(60);
 
-/// Runs all measurements but `trace`, `lists`, `pages`, `live` and `fairness`, or only those that are named.
+/// Which builds are measured: those of release mode, unless the word `debug` asks for debug builds, to try a bench
+/// quickly. Of what it then prints only sizes mean anything.
+const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+const DEBUG: &str = "debug";
+
+/// Runs the usual measurements, or only those that are named. `debug` measures debug
+/// builds.
 ///
 /// # Errors
-/// When something does not start, or a measurement fails.
+/// When a name is not known, something does not start, or a measurement fails.
 pub async fn bench(only: &[&str]) -> Result<()> {
-    if cfg!(debug_assertions) {
+    for word in only {
+        let is_known = USUAL.contains(word) || NAMED.contains(word) || *word == DEBUG;
+        ensure!(is_known, "`{word}` is not measured; what is: {}", [&USUAL[..], &NAMED].concat().join(" "));
+    }
+    let is_debug_wanted = only.contains(&DEBUG);
+    let only: Vec<&str> = only.iter().copied().filter(|word| *word != DEBUG).collect();
+    if cfg!(debug_assertions) && !is_debug_wanted {
         let mut cargo = Command::new("cargo");
-        cargo.args(["run", "--quiet", "--release", "--package", "dev", "--", "bench"]).args(only);
+        cargo.args(["run", "--quiet", "--release", "--package", "dev", "--", "bench"]).args(&only);
         ensure!(status(cargo.current_dir(workspace())).await?.success(), "the bench failed");
         return Ok(());
     }
-    build("release").await?;
+    build(PROFILE).await?;
     let server = Postgres::temporary("bench", Durability::Durable)?;
-    let outcome = measure(&server, only).await?;
+    let outcome = measure(&server, &only).await?;
     drop(server);
     println!("\n{}", serde_json::to_string_pretty(&outcome)?);
     Ok(())
@@ -113,16 +130,8 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     if only.contains(&"trace") {
         all["trace"] = trace::trace(server).await?;
     }
-    // Filling the database takes minutes and gigabytes, so these are measured only where they are asked for.
-    if only.contains(&"lists") || only.contains(&"pages") {
-        let history = history::History::start(server).await?;
-        if only.contains(&"lists") {
-            all["lists"] = lists::lists(&history).await?;
-        }
-        if only.contains(&"pages") {
-            all["pages"] = pages::pages(&history).await?;
-        }
-        history.system.stop().await?;
+    if only.iter().any(|name| ["lists", "pages"].contains(name)) {
+        with_history(server, only, &mut all).await?;
     }
     if only.contains(&"live") {
         all["live"] = live::live(server).await?;
@@ -132,102 +141,22 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
             all[name] = fairness::fairness(server, size).await?;
         }
     }
+    if only.contains(&"scale") {
+        all["scale"] = scale::scale(server).await?;
+    }
     Ok(all)
 }
 
-/// An api and a worker that run on a database of their own.
-struct System {
-    api: Process,
-    worker: Process,
-    pool: PgPool,
-    postmaster: u32,
-    key: String,
-}
-
-impl System {
-    async fn start(server: &Postgres) -> Result<Self> {
-        Self::start_with(server, &[], [Stdio::inherit(), Stdio::inherit()]).await
+/// Makes those measurements that need a month of history.
+async fn with_history(server: &Postgres, only: &[&str], all: &mut Value) -> Result<()> {
+    let history = history::History::start(server).await?;
+    if only.contains(&"lists") {
+        all["lists"] = lists::lists(&history).await?;
     }
-
-    /// Starts them with these variables besides the usual ones; their logs go to `logs`.
-    async fn start_with(server: &Postgres, variables: &[(&str, &str)], logs: [Stdio; 2]) -> Result<Self> {
-        let (pool, url) = database(server).await?;
-        let mut env: HashMap<_, _> = environment()?;
-        env.extend(
-            [
-                ("DATABASE_URL", url.as_str()),
-                ("POSTRIDER_API_LISTEN", "127.0.0.1:0"),
-                ("POSTRIDER_WORKER_LISTEN", "off"),
-            ]
-            .iter()
-            .chain(variables)
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
-        let [log_of_api, log_of_worker] = logs;
-        Ok(Self {
-            api: Process::start_logging_to(log_of_api, "api", "release", &env).await?,
-            worker: Process::start_logging_to(log_of_worker, "worker", "release", &env).await?,
-            pool,
-            postmaster: server.pid()?,
-            key: env["POSTRIDER_ADMIN_KEY"].clone(),
-        })
+    if only.contains(&"pages") {
+        all["pages"] = pages::pages(&history).await?;
     }
-
-    fn cpu(&self) -> CpuTimes {
-        CpuTimes::now(self.api.id(), self.worker.id(), self.postmaster)
-    }
-
-    fn address(&self) -> String {
-        self.api.ready.rsplit('/').next().unwrap_or_default().to_owned()
-    }
-
-    /// Creates a subscription and answers its id.
-    async fn subscribe(&self, url: &str) -> Result<String> {
-        let body = json!({"target_url": url}).to_string();
-        let answer = self.call("/subscriptions", &body).await?;
-        Ok(answer["id"].as_str().with_context(|| format!("no id in {answer}"))?.to_owned())
-    }
-
-    /// Creates a subscription with these settings and answers its lane.
-    async fn subscribe_with(&self, settings: &Value) -> Result<Uuid> {
-        let answer = self.call("/subscriptions", &settings.to_string()).await?;
-        let id = answer["id"].as_str().with_context(|| format!("no id in {answer}"))?;
-        Ok(Uuid::parse_str(id.trim_start_matches("sub_"))?)
-    }
-
-    async fn call(&self, path: &str, body: &str) -> Result<Value> {
-        Client { address: self.address(), key: &self.key }.post(path, body).await
-    }
-
-    /// Where ingest of a subscription is posted to.
-    fn target(&self, subscription: &str) -> Target {
-        self.target_at(format!("/webhooks/ingest/{subscription}"), load::payload)
-    }
-
-    fn target_at(&self, path: String, body: impl Fn(u64) -> bytes::Bytes + Send + Sync + 'static) -> Target {
-        let body = std::sync::Arc::new(body);
-        Target { address: self.address(), path, body, authorization: format!("Bearer {}", self.key) }
-    }
-
-    async fn stop(self) -> Result<()> {
-        self.pool.close().await;
-        self.api.stop().await?;
-        self.worker.stop().await
-    }
-}
-
-/// A fresh database with the schema, and connections to it.
-async fn database(server: &Postgres) -> Result<(PgPool, String)> {
-    let name = format!("bench_{}", Uuid::now_v7().simple());
-    let admin = PgPool::connect(&server.url("postgres")).await?;
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
-    admin.close().await;
-    let url = server.url(&name);
-    let options: PgConnectOptions = url.parse()?;
-    let options = options.options([("search_path", "postrider")]).disable_statement_logging();
-    let pool = PgPool::connect_with(options).await?;
-    schema::make(&mut *pool.acquire().await?).await?;
-    Ok((pool, url))
+    history.system.stop().await
 }
 
 async fn measure_ceiling(server: &Postgres) -> Result<Ceiling> {
@@ -318,7 +247,7 @@ async fn end_to_end(server: &Postgres, ceiling: &Ceiling, parked: usize) -> Resu
     let elapsed = started.elapsed();
     let cpu = system.cpu().per_thousand(&before, END_TO_END_EVENTS);
     let rate = END_TO_END_EVENTS as f64 / elapsed.as_secs_f64();
-    let memory = [system.api.id(), system.worker.id()].map(peak_memory_mb);
+    let memory = system.peak_memory_mb();
     println!(
         "end to end:     {rate:>7.0} deliveries/s, {END_TO_END_EVENTS} events, {parked} parked \
          ({:.0} % of the database alone)",

@@ -1,7 +1,7 @@
 //! `cargo dev up`: starts all that a newcomer needs with one command: Postgres (that of `DATABASE_URL`, or one of our
 //! own), api, worker and a demo receiver. Then it prints what to try.
 
-use std::{collections::HashMap, env, fs, process::Stdio, time::Duration};
+use std::{collections::HashMap, env, fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use sqlx::{Connection, PgConnection};
@@ -51,7 +51,21 @@ impl Process {
         profile: &str,
         env: &HashMap<String, String>,
     ) -> Result<Self> {
-        let mut command = Command::new(workspace().join("target").join(profile).join(name));
+        let program = workspace().join("target").join(profile).join(name);
+        Self::start_program(log, name, &program, env).await
+    }
+
+    /// Like [`Self::start_logging_to`], but the binary is this file.
+    ///
+    /// # Errors
+    /// When the process ends, or does not become ready in time.
+    pub async fn start_program(
+        log: Stdio,
+        name: &'static str,
+        program: &Path,
+        env: &HashMap<String, String>,
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
         command.envs(env).current_dir(workspace()).stdout(Stdio::piped()).stderr(log);
         let mut child = Child::spawn(&mut command)?;
         let mut lines = BufReader::new(child.stdout().context("its output is piped")?).lines();
@@ -67,6 +81,12 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Host and port on which an api serves, as it has printed them.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.ready.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
     /// Sends a signal to the process.

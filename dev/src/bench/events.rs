@@ -8,9 +8,10 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use super::{
-    LATENCY_RATE, LATENCY_TIME, System,
+    LATENCY_RATE, LATENCY_TIME,
     load::{self, Posted, Until, quantile_ms},
     receipt,
+    system::System,
 };
 use crate::{
     postgres::Postgres,

@@ -7,9 +7,14 @@ mod throughput;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{System, load, receipt};
+use super::{
+    load,
+    ratio::{Limit, Ratio, by_name, ensure_kept},
+    receipt,
+    system::System,
+};
 use crate::{
     postgres::Postgres,
     receiver::{Keep, Receiver},
@@ -43,7 +48,7 @@ pub struct Size {
     limits: Limits,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Limits {
     Bind,
     AreOnlyTold,
@@ -95,41 +100,6 @@ const BURDEN_SETTLES: Duration = Duration::from_secs(5);
 /// What the p99 beside a burden may be, as a multiple of the p99 without it.
 const LATENCY_MAX: f64 = 2.0;
 
-/// A figure with the burden as a multiple of the same figure without it, and its limit.
-struct Ratio {
-    name: &'static str,
-    value: f64,
-    limit: Limit,
-}
-
-#[derive(Clone, Copy)]
-enum Limit {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-impl Ratio {
-    /// Prints the ratio and answers it.
-    fn told(name: &'static str, value: f64, limit: Limit) -> Self {
-        let ratio = Self { name, value, limit };
-        let limit = match limit {
-            Limit::AtMost(limit) => format!("at most {limit:.2}"),
-            Limit::AtLeast(limit) => format!("at least {limit:.2}"),
-        };
-        let verdict = if ratio.is_kept() { "" } else { "   BROKEN" };
-        println!("                {value:>8.2}   {name}: {limit}{verdict}");
-        ratio
-    }
-
-    /// A value that is no number keeps no limit.
-    fn is_kept(&self) -> bool {
-        match self.limit {
-            Limit::AtMost(limit) => self.value <= limit,
-            Limit::AtLeast(limit) => self.value >= limit,
-        }
-    }
-}
-
 /// Measures everything, one after the other. What leaves most behind in the database server comes last.
 ///
 /// # Errors
@@ -140,10 +110,11 @@ pub async fn fairness(server: &Postgres, size: Size) -> Result<Value> {
     ratios.push(throughput::many_subscriptions(server, size).await?);
     ratios.extend(throughput::ordering_keys(server, size).await?);
     ratios.push(throughput::waiting_lanes(server, size).await?);
-    let broken: Vec<_> = ratios.iter().filter(|ratio| !ratio.is_kept()).map(|ratio| ratio.name).collect();
-    ensure!(size.limits == Limits::AreOnlyTold || broken.is_empty(), "these limits are broken: {broken:?}");
-    let answer: Map<_, _> = ratios.iter().map(|ratio| (ratio.name.to_owned(), json!(ratio.value))).collect();
-    Ok(answer.into())
+    match size.limits {
+        Limits::Bind => ensure_kept(&ratios)?,
+        Limits::AreOnlyTold => {}
+    }
+    Ok(by_name(&ratios))
 }
 
 /// One subscription has a deep backlog, and its receiver takes ten seconds for each delivery.
@@ -228,24 +199,5 @@ impl Beside {
         println!("fairness at {HEALTHY_RATE}/s:  p50 ms   p99 ms   {name}");
         let seen = receipt(&self.receiver, usize::try_from(before)?, &posted)?;
         Ok(seen["accept_to_receipt"]["p99_ms"].as_f64().unwrap_or(f64::NAN))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_is_kept_up_to_its_value_and_never_by_what_is_no_number() {
-        for (value, limit, is_kept) in [
-            (2.0, Limit::AtMost(2.0), true),
-            (2.01, Limit::AtMost(2.0), false),
-            (0.95, Limit::AtLeast(0.95), true),
-            (0.94, Limit::AtLeast(0.95), false),
-            (f64::NAN, Limit::AtMost(2.0), false),
-            (f64::NAN, Limit::AtLeast(0.95), false),
-        ] {
-            assert_eq!(Ratio::told("a ratio", value, limit).is_kept(), is_kept, "{value}");
-        }
     }
 }

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    System,
     load::{self, Until},
+    system::System,
 };
 use crate::{client::Client, postgres::Postgres};
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinSet};
 
 use super::{
-    System,
     load::{self, Until},
+    system::System,
 };
 use crate::{
     postgres::Postgres,

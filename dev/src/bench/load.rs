@@ -70,8 +70,14 @@ pub fn quantile_ms(sorted: &[Duration], share: f64) -> f64 {
 /// A payload of [`PAYLOAD_BYTES`] that begins with a number, by which the receiver recognizes it.
 #[must_use]
 pub fn payload(number: u64) -> Bytes {
+    payload_of(number, PAYLOAD_BYTES)
+}
+
+/// Such a payload with this many bytes, at least 100.
+#[must_use]
+pub fn payload_of(number: u64, bytes: usize) -> Bytes {
     let mut text = format!("{{\"n\":\"{number:020}\",\"filler\":\"");
-    text.push_str(&"x".repeat(PAYLOAD_BYTES - text.len() - 2));
+    text.push_str(&"x".repeat(bytes.saturating_sub(text.len() + 2)));
     text.push_str("\"}");
     text.into()
 }
@@ -79,7 +85,13 @@ pub fn payload(number: u64) -> Bytes {
 /// The body of `POST /events` with the payload of this number.
 #[must_use]
 pub fn event(number: u64) -> Bytes {
-    [b"{\"event_type\":\"bench.event\",\"payload\":", &*payload(number), b"}"].concat().into()
+    event_of_type("bench.event", number)
+}
+
+/// The body of `POST /events` with an event of this type and the payload of this number.
+#[must_use]
+pub fn event_of_type(event_type: &str, number: u64) -> Bytes {
+    [b"{\"event_type\":\"", event_type.as_bytes(), b"\",\"payload\":", &*payload(number), b"}"].concat().into()
 }
 
 /// The number that a payload begins with.
@@ -95,10 +107,18 @@ pub fn number(payload: &[u8]) -> Option<u64> {
 /// # Errors
 /// When the api refuses a request.
 pub async fn flood(target: &Target, connections: usize, until: Until) -> Result<Seen> {
+    flood_all(std::slice::from_ref(target), connections, until).await
+}
+
+/// Posts as fast as this many connections can, which are spread over the targets evenly.
+///
+/// # Errors
+/// When an api refuses a request.
+pub async fn flood_all(targets: &[Target], connections: usize, until: Until) -> Result<Seen> {
     let next = Arc::new(AtomicU64::new(0));
     let mut posters = JoinSet::new();
     let mut clients = Vec::new();
-    for _ in 0..connections {
+    for target in targets.iter().cycle().take(connections) {
         clients.push(Connection::open(target).await?);
     }
     let started = Instant::now();

@@ -14,8 +14,9 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{
-    System, cpu_json,
+    cpu_json,
     load::{self, Posted, quantile_ms},
+    system::System,
 };
 use crate::{
     postgres::Postgres,

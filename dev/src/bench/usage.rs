@@ -8,9 +8,9 @@ const TICKS_PER_SECOND: u64 = 100;
 /// The CPU time that each process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuTimes {
-    /// The CPU time of the api.
+    /// The CPU time of all apis.
     pub api: Duration,
-    /// The CPU time of the worker.
+    /// The CPU time of all workers.
     pub worker: Duration,
     /// The CPU time of all processes of Postgres.
     pub postgres: Duration,
@@ -21,18 +21,19 @@ pub struct CpuTimes {
 impl CpuTimes {
     /// Reads the CPU times of these processes, given by their ids, and of this process.
     #[must_use]
-    pub fn now(api: u32, worker: u32, postmaster: u32) -> Self {
+    pub fn now(apis: &[u32], workers: &[u32], postmaster: u32) -> Self {
+        let of_all = |processes: &[u32]| processes.iter().map(|id| ticks(*id, false)).sum();
         Self {
-            api: ticks(api, false),
-            worker: ticks(worker, false),
+            api: of_all(apis),
+            worker: of_all(workers),
             postgres: ticks(postmaster, true)
                 + children(postmaster).into_iter().map(|id| ticks(id, false)).sum::<Duration>(),
             bench: ticks(std::process::id(), false),
         }
     }
 
-    /// CPU seconds for each thousand of something since an earlier reading: of the api, the worker, Postgres, and this
-    /// process.
+    /// CPU seconds for each thousand of something since an earlier reading: of the apis, the workers, Postgres, and
+    /// this process.
     #[must_use]
     pub fn per_thousand(&self, earlier: &Self, count: u64) -> [f64; 4] {
         let thousands = count as f64 / 1000.0;

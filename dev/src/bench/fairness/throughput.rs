@@ -12,8 +12,12 @@ use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
 use super::{
-    super::{System, load, load::Until},
-    Limit, Ratio, Size,
+    super::{
+        load::{self, Until},
+        ratio::{Limit, Ratio},
+        system::System,
+    },
+    Size,
 };
 use crate::{
     postgres::Postgres,
