@@ -8,6 +8,7 @@
     reason = "counts of a bench are far below 2^52"
 )]
 
+mod bloat;
 mod ceiling;
 mod events;
 mod fairness;
@@ -17,6 +18,7 @@ mod live;
 mod load;
 mod pages;
 mod ratio;
+mod retention;
 mod scale;
 mod system;
 mod trace;
@@ -45,7 +47,8 @@ use crate::{
 /// The measurements that are made where nothing is named, and those that are made only where they are named: they take
 /// long, or fill the disk.
 const USUAL: [&str; 6] = ["ingest", "latency", "events", "end_to_end", "backlog", "held"];
-const NAMED: [&str; 7] = ["trace", "lists", "pages", "live", "fairness", "fairness_small", "scale"];
+const NAMED: [&str; 9] =
+    ["trace", "lists", "pages", "live", "fairness", "fairness_small", "scale", "retention", "bloat"];
 
 /// How many connections post at the same time; ingest is measured with each of these numbers.
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
@@ -69,14 +72,14 @@ const HELD_TIME: Duration = Duration::from_secs(60);
 const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 const DEBUG: &str = "debug";
 
-/// Runs the usual measurements, or only those that are named. `debug` measures debug
-/// builds.
+/// Runs the usual measurements, or only those that are named. A number is how many minutes `bloat` lasts, and `debug`
+/// measures debug builds.
 ///
 /// # Errors
 /// When a name is not known, something does not start, or a measurement fails.
 pub async fn bench(only: &[&str]) -> Result<()> {
     for word in only {
-        let is_known = USUAL.contains(word) || NAMED.contains(word) || *word == DEBUG;
+        let is_known = USUAL.contains(word) || NAMED.contains(word) || minutes(&[word]).is_some() || *word == DEBUG;
         ensure!(is_known, "`{word}` is not measured; what is: {}", [&USUAL[..], &NAMED].concat().join(" "));
     }
     let is_debug_wanted = only.contains(&DEBUG);
@@ -93,6 +96,11 @@ pub async fn bench(only: &[&str]) -> Result<()> {
     drop(server);
     println!("\n{}", serde_json::to_string_pretty(&outcome)?);
     Ok(())
+}
+
+/// The number among these words.
+fn minutes(words: &[&str]) -> Option<u64> {
+    words.iter().find_map(|word| word.parse().ok())
 }
 
 async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
@@ -130,7 +138,7 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     if only.contains(&"trace") {
         all["trace"] = trace::trace(server).await?;
     }
-    if only.iter().any(|name| ["lists", "pages"].contains(name)) {
+    if only.iter().any(|name| ["lists", "pages", "retention"].contains(name)) {
         with_history(server, only, &mut all).await?;
     }
     if only.contains(&"live") {
@@ -144,10 +152,13 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     if only.contains(&"scale") {
         all["scale"] = scale::scale(server).await?;
     }
+    if only.contains(&"bloat") {
+        all["bloat"] = bloat::bloat(server, minutes(only).unwrap_or(bloat::MINUTES)).await?;
+    }
     Ok(all)
 }
 
-/// Makes those measurements that need a month of history.
+/// Makes those measurements that need a month of history. Retention comes last, because it drops a part of it.
 async fn with_history(server: &Postgres, only: &[&str], all: &mut Value) -> Result<()> {
     let history = history::History::start(server).await?;
     if only.contains(&"lists") {
@@ -155,6 +166,9 @@ async fn with_history(server: &Postgres, only: &[&str], all: &mut Value) -> Resu
     }
     if only.contains(&"pages") {
         all["pages"] = pages::pages(&history).await?;
+    }
+    if only.contains(&"retention") {
+        all["retention"] = retention::retention(&history).await?;
     }
     history.system.stop().await
 }
