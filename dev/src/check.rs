@@ -12,7 +12,7 @@ use crate::{
     prepare::prepare,
     schemathesis::{SEED, schemathesis},
     tidy::tidy,
-    workspace,
+    upgrade, workspace,
 };
 
 /// The tests that run once more on the newest Postgres: those in which most depends on what the server does.
@@ -48,6 +48,8 @@ pub async fn check() -> Result<()> {
     // The tests have built the binaries. Nothing runs beside this, because it judges by the clock.
     println!("== chaos: nothing is lost while everything fails");
     chaos::check().await?;
+    println!("== upgrade: the last release and this tree work on one database");
+    upgrade::check().await?;
     // Schemathesis mostly waits for one core, so the checks that only compile run beside it.
     tokio::try_join!(agreement(), compiled_checks())?;
     println!("== all checks passed");

@@ -19,7 +19,9 @@ pub mod schema;
 pub mod schemathesis;
 pub mod tidy;
 pub mod tools;
+pub mod traffic;
 pub mod up;
+pub mod upgrade;
 
 use std::path::PathBuf;
 

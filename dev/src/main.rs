@@ -13,6 +13,7 @@ use dev::{
     schemathesis::{SEED, schemathesis},
     tidy::tidy,
     up::{build, up},
+    upgrade::upgrade,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,7 +22,8 @@ const USAGE: &str = "usage: cargo dev COMMAND
   up                 start Postgres (or use DATABASE_URL), api, worker and a demo receiver
   receiver [ADDRESS] start the demo receiver alone, on 127.0.0.1:8090 or another address
   bench [NAME…]      measure the system in release mode; names: ingest latency events end_to_end backlog held trace
-                     lists pages live fairness fairness_small
+                     lists pages live fairness fairness_small scale retention footprint bloat [MINUTES]
+  upgrade [TAG]      run the release of a tag, or of the newest one, and this tree on one database under load
   failover           promote a standby under load, and see that nothing acknowledged is lost
   chaos [SEED] [--minutes N | --seconds N]
                      let everything fail around the whole system for 5 minutes, and prove that nothing is lost
@@ -93,6 +95,8 @@ async fn run(words: &[&str]) -> Result<()> {
         ["receiver"] => receive("127.0.0.1:8090").await,
         ["receiver", address] => receive(address).await,
         ["bench", only @ ..] => bench(only).await,
+        ["upgrade"] => upgrade(None).await,
+        ["upgrade", tag] => upgrade(Some(tag)).await,
         ["failover"] => fail_over().await,
         ["chaos", arguments @ ..] => chaos(arguments).await,
         ["check"] => check().await,
@@ -112,7 +116,8 @@ async fn fail_over() -> Result<()> {
     build("debug").await?;
     let report = failover(LOAD_FOR).await?;
     println!("{report}");
-    ensure!(report.lost == 0, "{} acknowledged events were lost", report.lost);
+    let lost = report.balance.lost;
+    ensure!(lost == 0, "{lost} acknowledged events were lost");
     Ok(())
 }
 

@@ -13,6 +13,6 @@ const LOAD_FOR: Duration = Duration::from_secs(1);
 async fn a_promoted_standby_is_used_by_itself_and_nothing_acknowledged_is_lost() {
     binaries();
     let report = failover(LOAD_FOR).await.unwrap();
-    assert_eq!(report.lost, 0, "{report}");
+    assert_eq!(report.balance.lost, 0, "{report}");
     assert!(report.accepting_after < SOON && report.delivering_after < SOON, "{report}");
 }

@@ -79,4 +79,5 @@ mod ui;
 mod ui_demo;
 mod ui_jobs;
 mod ui_pages;
+mod upgrades;
 mod waits;
