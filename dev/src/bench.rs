@@ -12,6 +12,7 @@ mod bloat;
 mod ceiling;
 mod events;
 mod fairness;
+mod footprint;
 mod history;
 mod lists;
 mod live;
@@ -47,8 +48,8 @@ use crate::{
 /// The measurements that are made where nothing is named, and those that are made only where they are named: they take
 /// long, or fill the disk.
 const USUAL: [&str; 6] = ["ingest", "latency", "events", "end_to_end", "backlog", "held"];
-const NAMED: [&str; 9] =
-    ["trace", "lists", "pages", "live", "fairness", "fairness_small", "scale", "retention", "bloat"];
+const NAMED: [&str; 10] =
+    ["trace", "lists", "pages", "live", "fairness", "fairness_small", "scale", "retention", "bloat", "footprint"];
 
 /// How many connections post at the same time; ingest is measured with each of these numbers.
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
@@ -151,6 +152,9 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
     }
     if only.contains(&"scale") {
         all["scale"] = scale::scale(server).await?;
+    }
+    if only.contains(&"footprint") {
+        all["footprint"] = footprint::footprint(server).await?;
     }
     if only.contains(&"bloat") {
         all["bloat"] = bloat::bloat(server, minutes(only).unwrap_or(bloat::MINUTES)).await?;
