@@ -43,7 +43,10 @@ use postrider_core::{
     },
     upkeep,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use traces::Traces;
 
@@ -76,7 +79,18 @@ pub async fn serve(
     metrics: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, mut writer) = App::new(config, metrics, Traces::start(&config.traces)?);
+    let (app, writer) = App::new(config, metrics, Traces::start(&config.traces)?);
+    serve_with(config, app, writer, listener, stop).await
+}
+
+/// Serves with the app's writer of events.
+async fn serve_with(
+    config: &Config,
+    app: App,
+    mut writer: JoinHandle<()>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut beside = JoinSet::new();
     let (cache, keys) = (app.cache.clone(), app.keys.clone());
     let (live, reporter) = (Arc::clone(&app.live), Arc::clone(&app.reporter));
@@ -153,5 +167,31 @@ async fn write_down_key_uses(keys: ApiKeyCache) {
         if let Err(error) = keys.write_down_uses().await {
             tracing::warn!(?error, "when API keys were last used was not written down");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_core::process::config::Environment;
+
+    use super::*;
+
+    /// There is no database, so nothing ends by itself.
+    #[tokio::test]
+    async fn an_api_ends_with_an_error_when_its_writer_has_ended() {
+        let env = Environment::new(|name| match name {
+            "DATABASE_URL" => Some("postgres://nobody@127.0.0.1:1/nothing".to_owned()),
+            "POSTRIDER_ENCRYPTION_KEYS" => Some(format!("k1:{}=", "A".repeat(43))),
+            "POSTRIDER_ADMIN_KEY" => Some(format!("pr_{}", "x".repeat(24))),
+            _ => None,
+        });
+        let config = Config::from(env).expect("a valid configuration");
+        let (app, _writer) = App::new(&config, None, Traces::start(&config.traces).expect("traces are off"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let serving = serve_with(&config, app, tokio::spawn(async {}), listener, CancellationToken::new());
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), serving).await.expect("it ends without being told to");
+        let error = ended.expect_err("whoever watches over the process must start it anew");
+        assert!(error.to_string().contains("the writer of events broke down"), "{error}");
     }
 }

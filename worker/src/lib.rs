@@ -53,7 +53,10 @@ use postrider_core::{
     upkeep,
 };
 use sqlx::PgPool;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use traces::Traces;
 
@@ -133,9 +136,20 @@ impl Worker {
     /// # Errors
     /// When the recorder ends: without it, every delivery would be made again and again.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let places = Arc::new(Places::new(self.config.concurrency as usize));
         let wake = Arc::new(Wake::default());
-        let (outcomes, mut recorder) = self.start_recorder(&wake);
+        let (outcomes, recorder) = self.start_recorder(&wake);
+        self.run_with(wake, outcomes, recorder, stop).await
+    }
+
+    /// Works with this recorder, which takes the outcomes and wakes the dispatcher.
+    async fn run_with(
+        self,
+        wake: Arc<Wake>,
+        outcomes: mpsc::Sender<(Report, Place)>,
+        mut recorder: JoinHandle<()>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let places = Arc::new(Places::new(self.config.concurrency as usize));
         let mut beside = self.start_beside(&wake, &places);
         // These two write something at the end.
         let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
@@ -180,7 +194,7 @@ impl Worker {
         Ok(())
     }
 
-    fn start_recorder(&self, wake: &Arc<Wake>) -> (mpsc::Sender<(Report, Place)>, tokio::task::JoinHandle<()>) {
+    fn start_recorder(&self, wake: &Arc<Wake>) -> (mpsc::Sender<(Report, Place)>, JoinHandle<()>) {
         // There is room for as many outcomes as places, so a task waits here only if the database does not answer.
         let (outcomes, received) = mpsc::channel(self.config.concurrency as usize);
         let observers = self.observers.clone();
@@ -292,4 +306,29 @@ pub async fn run(config: Config, metrics: Option<PrometheusHandle>, stop: Cancel
     }
     println!("worker ready, health and metrics on {}", address.trim_start_matches("socket://"));
     worker.run(stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_core::process::config::Environment;
+
+    use super::*;
+
+    /// There is no database, so nothing ends by itself.
+    #[tokio::test]
+    async fn a_worker_ends_with_an_error_when_its_recorder_has_ended() {
+        let env = Environment::new(|name| match name {
+            "DATABASE_URL" => Some("postgres://nobody@127.0.0.1:1/nothing".to_owned()),
+            "POSTRIDER_ENCRYPTION_KEYS" => Some(format!("k1:{}=", "A".repeat(43))),
+            _ => None,
+        });
+        let worker = Worker::new(Config::from(env).expect("a valid configuration")).expect("a usable machine");
+        let (outcomes, _received) = mpsc::channel(1);
+        let recorder = tokio::spawn(async {});
+        let running = worker.run_with(Arc::default(), outcomes, recorder, CancellationToken::new());
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), running).await.expect("it ends without being told to");
+        let error = ended.expect_err("whoever watches over the process must start it anew");
+        assert!(error.to_string().contains("the recorder broke down"), "{error}");
+    }
 }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use sqlx::PgPool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -97,26 +100,14 @@ impl Intake {
         key_ttl_seconds: u32,
         tally: Arc<Tally>,
         reporter: Arc<Reporter>,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    ) -> (Self, JoinHandle<()>) {
         let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
         let waker = Arc::new(Waker::default());
-        let mut calling = tokio::spawn(Arc::clone(&waker).run(wake));
+        let calling = tokio::spawn(Arc::clone(&waker).run(wake));
         let intake =
             Self { requests, waker: Arc::clone(&waker), tally: Arc::clone(&tally), reporter: Arc::clone(&reporter) };
-        let writer = Writer { pool: ingest, waker: Arc::clone(&waker), tally, reporter, key_ttl_seconds };
-        let writer = tokio::spawn(async move {
-            tokio::select! {
-                () = writer.run(waiting) => {}
-                ended = &mut calling => {
-                    tracing::error!(?ended, "the waker of workers broke down");
-                    return;
-                }
-            }
-            // The waker sends its last wake-up before the process ends.
-            waker.close();
-            let _ = calling.await;
-        });
-        (intake, writer)
+        let writer = Writer { pool: ingest, waker, tally, reporter, key_ttl_seconds };
+        (intake, tokio::spawn(writer.run_beside(calling, waiting)))
     }
 
     /// Stores the events of one request with the deliveries that they cause. When this returns without an error, they
@@ -153,6 +144,20 @@ impl Intake {
 }
 
 impl Writer {
+    /// Stores what waits, and ends when nothing more can come; or at once where `calling`, the waker's task, ends.
+    async fn run_beside(self, mut calling: JoinHandle<()>, waiting: mpsc::Receiver<Request>) {
+        tokio::select! {
+            () = self.run(waiting) => {}
+            ended = &mut calling => {
+                tracing::error!(?ended, "the waker of workers broke down");
+                return;
+            }
+        }
+        // The waker sends its last wake-up before the process ends.
+        self.waker.close();
+        let _ = calling.await;
+    }
+
     async fn run(&self, mut waiting: mpsc::Receiver<Request>) {
         let mut taken = Vec::with_capacity(REQUESTS_PER_BATCH_MAX);
         while waiting.recv_many(&mut taken, REQUESTS_PER_BATCH_MAX).await > 0 {
@@ -291,5 +296,22 @@ fn refuse(batch: Vec<Request>, error: &sqlx::Error) {
         } else {
             Error::internal(error.to_string())
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_writer_ends_when_the_waker_has_ended() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").expect("a valid URL");
+        let (waker, tally, reporter) = (Arc::default(), Arc::default(), Arc::default());
+        let writer = Writer { pool, waker, tally, reporter, key_ttl_seconds: 60 };
+        let (_requests, waiting) = mpsc::channel(1);
+        let writing = writer.run_beside(tokio::spawn(async {}), waiting);
+        tokio::time::timeout(Duration::from_secs(10), writing).await.expect("it ends although requests may still come");
     }
 }
