@@ -238,3 +238,26 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     error.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
 }
+
+#[cfg(test)]
+mod tests {
+    use postrider_core::trust::target_policy::Blocked;
+
+    use super::*;
+
+    #[test]
+    fn why_a_host_cannot_be_reached_is_told_by_kind() {
+        let unresolved = Unreachable::Unresolved("there is no such name".to_owned());
+        let errors: [(Box<dyn StdError>, ErrorKind); 6] = [
+            (Box::new(Unreachable::Busy), ErrorKind::WorkerBusy),
+            (Box::new(unresolved), ErrorKind::Dns),
+            (Box::new(Unreachable::Blocked(Blocked::NotHttps)), ErrorKind::BlockedTarget),
+            (Box::new(io::Error::from_raw_os_error(24)), ErrorKind::WorkerBusy),
+            (Box::new(io::Error::from(io::ErrorKind::TimedOut)), ErrorKind::Timeout),
+            (Box::new(io::Error::from(io::ErrorKind::ConnectionReset)), ErrorKind::Protocol),
+        ];
+        for (error, kind) in errors {
+            assert_eq!(failure_of(error.as_ref()).kind, kind, "{error}");
+        }
+    }
+}

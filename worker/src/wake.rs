@@ -48,3 +48,26 @@ impl Wake {
         self.is_late.swap(false, Ordering::SeqCst)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_armed_long_ago_is_looked_for_from_the_first_lane_on() {
+        let wake = Wake::default();
+        for (notice, is_late) in [
+            (Notice::Notification(""), false),
+            (Notice::Notification(LATE_WAKE_UP), true),
+            (Notice::MayHaveMissed, true),
+        ] {
+            wake.hear(&notice);
+            assert_eq!(wake.take_late(), is_late);
+            assert!(!wake.take_late(), "it is read once");
+        }
+        for (took, is_late) in [(LATE, false), (LATE + Duration::from_millis(1), true)] {
+            wake.ring(took);
+            assert_eq!(wake.take_late(), is_late, "{took:?}");
+        }
+    }
+}

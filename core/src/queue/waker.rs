@@ -122,3 +122,33 @@ impl Waker {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The pauses are 1, 2, 4 … milliseconds, so there are about ten tries in a second.
+    #[tokio::test]
+    async fn a_server_that_refuses_is_asked_less_and_less_often() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let url = format!("postgres://nobody@127.0.0.1:{port}/nothing?sslmode=disable");
+        let waker = Arc::<Waker>::default();
+        waker.note_stored(&[Uuid::nil()], Duration::ZERO, LeftAlone::new());
+        let pool = PgPoolOptions::new().connect_lazy(&url).expect("a valid URL");
+        let running = tokio::spawn(waker.run(pool));
+        let mut tries = 0;
+        let counting = async {
+            // Each connection is closed at once.
+            while listener.accept().await.is_ok() {
+                tries += 1;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), counting).await;
+        running.abort();
+        assert!((2..=15).contains(&tries), "{tries} tries");
+    }
+}

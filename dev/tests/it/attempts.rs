@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use postrider_core::trust::dns::Dns;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use worker::{Worker, config::Config as WorkerConfig};
 
 use crate::{
@@ -82,6 +85,28 @@ async fn a_request_that_is_sent_once_more_tells_of_the_new_connection() {
         assert_eq!(phases(&attempt), ["connect_us", "first_byte_us"], "{attempt}");
         assert_eq!(reached(&attempt), (Some("127.0.0.1"), Some(false)));
     }
+    goes_on(world).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_once_more_in_vain_tells_nothing_of_the_old_connection() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(OK).await.unwrap();
+        // It ends the connection when the second request has come.
+        read_request(&mut stream).await.unwrap();
+    });
+    assert_eq!(told(&attempt_at(&world, &url).await), ("success", Some(200)));
+    let attempt = attempt_at(&world, &url).await;
+    server.await.unwrap();
+    assert_eq!(told(&attempt), ("connect", None), "{attempt}");
+    assert_eq!(phases(&attempt), ["connect_us"], "{attempt}");
+    assert_eq!(reached(&attempt), (None, None));
     goes_on(world).await;
 }
 

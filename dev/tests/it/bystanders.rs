@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postrider_core::{
     id::{DeliveryId, EventId},
-    queue::{self, ClaimRequest, Counts, Disposition, next_step::RELEASES_MAX},
+    queue::{self, ClaimRequest, Claimed, Counts, Disposition, next_step::RELEASES_MAX},
 };
 use reqwest::Method;
 use uuid::Uuid;
@@ -25,6 +25,23 @@ async fn hold(world: &World, subscription: &str) -> sqlx::PgTransaction<'static>
         .await
         .unwrap();
     holder
+}
+
+fn claim_all() -> ClaimRequest {
+    ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None }
+}
+
+/// Claims until something was claimed, because a wake-up may hold a lane for a moment.
+async fn claim(world: &World) -> Vec<Claimed> {
+    let some = async {
+        loop {
+            let (claimed, _) = queue::claim(&world.pool, &claim_all()).await.unwrap();
+            if !claimed.is_empty() {
+                return claimed;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, some).await.expect("something is due")
 }
 
 async fn post(world: &World, subscription: &str) -> Duration {
@@ -75,8 +92,7 @@ async fn a_locked_lane_keeps_nobodys_outcomes_waiting() {
     let world = World::new().await;
     let (locked, free) = (world.subscription("/fail").await, world.subscription("/fail").await);
     let deliveries = [world.ingest(&locked, "x").await, world.ingest(&free, "x").await];
-    let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
-    let (claimed, _) = queue::claim(&world.pool, &request).await.unwrap();
+    let claimed = claim(&world).await;
     let reports: Vec<_> = claimed
         .iter()
         .map(|claimed| {
@@ -145,6 +161,8 @@ async fn a_lane_whose_claims_fail_is_set_aside_and_the_others_are_delivered() {
     let delivery = world.ingest(&healthy, "x").await;
     assert_eq!(world.drain().await, 1);
     assert_eq!(world.delivery(&delivery).await["status"], "succeeded");
+    let due: Vec<Uuid> = queue::due_lanes(&world.pool, &claim_all()).await.unwrap();
+    assert!(!due.contains(&uuid(&poisoned)), "it does not fail every claim until it is mended");
     // Once the trigger is gone, the delivery of the poisoned lane is made without anybody's help.
     sqlx::query("DROP TRIGGER poison ON queue").execute(&world.pool).await.unwrap();
     world.pass(Duration::from_secs(61)).await;
@@ -181,8 +199,7 @@ async fn large_payloads_are_read_as_there_is_room_for_them() {
     for _ in 0..5 {
         world.ingest(&subscription, vec![b'x'; MIB]).await;
     }
-    let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
-    let (claimed, _) = queue::claim(&world.pool, &request).await.unwrap();
+    let claimed = claim(&world).await;
     let payloads = Payloads::new(world.pool.clone(), world.pool.clone(), 2 * MIB);
     let mut read = payloads.read(&claimed).await;
     let held = |payload: &Payload| matches!(payload, Payload::Held(_));
@@ -198,5 +215,23 @@ async fn large_payloads_are_read_as_there_is_room_for_them() {
     assert!(payloads.read_one(EventId::new().0, None, SOON).await.unwrap().is_none(), "an event that is gone");
     world.pass(Duration::from_secs(36)).await;
     assert_eq!(world.drain().await, 5);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_read_together_after_a_claim_is_bounded_whatever_room_there_is() {
+    use worker::payloads::{PAYLOAD_BYTES_MAX, Payload, Payloads};
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    for _ in 0..6 {
+        world.ingest(&subscription, vec![b'x'; 1 << 20]).await;
+    }
+    let claimed = claim(&world).await;
+    let payloads = Payloads::new(world.pool.clone(), world.pool.clone(), PAYLOAD_BYTES_MAX);
+    let read = payloads.read(&claimed).await;
+    assert_eq!(read.values().filter(|payload| matches!(payload, Payload::Held(_))).count(), 4, "4 MiB");
+    drop(read);
+    world.pass(Duration::from_secs(36)).await;
+    assert_eq!(world.drain().await, 6);
     world.finish().await;
 }

@@ -250,3 +250,24 @@ async fn a_policy_may_give_up_on_client_errors() {
     }
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_pause_does_not_shorten_a_rest() {
+    let world = World::new().await;
+    let busy = answering(b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n", Then::Closes);
+    let body = json!({"target_url": busy.url, "retry_policy": {"delays_seconds": [10, 10]}});
+    let subscription = id(&world.call(Method::POST, "/subscriptions", Some(body)).await.expect(201));
+    let path = format!("/subscriptions/{subscription}");
+    world.ingest(&subscription, "1").await;
+    assert_eq!(world.drain().await, 1);
+    let rests_until = world.get(&path).await["rests_until"].clone();
+    world.post(&format!("{path}/pause")).await;
+    world.post(&format!("{path}/resume")).await;
+    assert_eq!(world.get(&path).await["rests_until"], rests_until);
+    world.ingest(&subscription, "2").await;
+    world.pass(Duration::from_secs(110)).await;
+    assert_eq!(world.drain().await, 0, "the receiver has asked to be left alone");
+    world.pass(Duration::from_secs(11)).await;
+    assert_eq!(world.drain().await, 2);
+    world.finish().await;
+}

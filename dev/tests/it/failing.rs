@@ -125,6 +125,34 @@ async fn who_does_nothing_but_fail_is_warned_of_and_disabled() {
 }
 
 #[tokio::test]
+async fn who_was_warned_of_and_succeeds_again_has_recovered() {
+    let world = World::new().await;
+    listen(&world, "operator").await;
+    let (warned, other) = (world.subscription("/success").await, world.subscription("/success").await);
+    fails_for(&world, &warned, 61, 3).await;
+    assert_eq!(look_after(&world).await, WARNED);
+    fails_for(&world, &other, 59, 3).await;
+    for _ in 0..2 {
+        for subscription in [&warned, &other] {
+            world.ingest(subscription, "x").await;
+        }
+        world.drain().await;
+    }
+    for subscription in [&warned, &other] {
+        assert_eq!(failing(&world, subscription).await, (false, 0));
+    }
+    let events = told(&world).await;
+    let mut types = types_about(&events, &warned);
+    types.sort_unstable();
+    assert_eq!(types, ["subscription.failing", "subscription.recovered"], "once");
+    assert_eq!(types_about(&events, &other), [""; 0], "nobody was warned of it");
+    let recovered = events.iter().find(|event| event["event_type"] == "postrider.subscription.recovered").unwrap();
+    assert_eq!((&recovered["failing_attempts"], &recovered["reason"]), (&json!(3), &json!("an attempt has succeeded")));
+    assert!(recovered["failing_since"].is_string(), "{recovered}");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn some_are_left_alone_and_some_begin_anew() {
     let world = World::new().await;
     listen(&world, "operator").await;

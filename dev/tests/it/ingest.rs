@@ -309,3 +309,25 @@ async fn a_change_is_seen_by_every_api_at_once() {
     serving.await.unwrap();
     world.finish().await;
 }
+
+#[tokio::test]
+async fn large_events_share_transactions_of_a_few_megabytes() {
+    const MIB: usize = 1 << 20;
+    let world = World::new().await;
+    let intake = intake(&world);
+    let mut callers = JoinSet::new();
+    for _ in 0..12 {
+        let intake = intake.clone();
+        callers.spawn(async move { intake.accept(vec![event("large", &[b'x'; MIB])]).await });
+    }
+    while let Some(done) = callers.join_next().await {
+        done.unwrap().unwrap();
+    }
+    let largest: i64 =
+        sqlx::query_scalar("SELECT max(n) FROM (SELECT count(*) AS n FROM events GROUP BY xmin::text) x")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    assert!((2..=4).contains(&largest), "{largest} MiB in one transaction");
+    world.finish().await;
+}

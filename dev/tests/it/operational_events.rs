@@ -1,6 +1,8 @@
 //! What the operator is told, as events of the operator's own tenant: subscriptions that Postrider disables, and dead
 //! letters. Those that do nothing but fail stand in [`crate::failing`].
 
+use std::time::Duration;
+
 use postrider_core::{delivery::dead_letter_notice, event::operational::OperationalEvent};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -119,6 +121,41 @@ async fn whoever_closes_a_circuit_by_a_change_lets_the_operator_know_why() {
     let mut reasons: Vec<_> = closed.map(|event| event["reason"].as_str().unwrap()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["it was switched off", "the subscription has another target", "the subscription was enabled"]);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_circuit_the_operator_is_told() {
+    let world = World::new().await;
+    listen(&world, "operator").await;
+    let circuit = json!({"failures_in_a_row": 1, "cooldown_seconds": 30, "successes_to_close": 1});
+    let settings = json!({"tenant_id": "acme", "circuit": circuit, "retry_policy": {"delays_seconds": vec![1; 9]}});
+    let subscription = id(&world.subscribe("/switch", settings).await);
+    world.receiver.switch_to(500);
+    world.ingest(&subscription, "x").await;
+    world.drain().await;
+    let first = told(&world).await;
+    assert_eq!(types_about(&first, &subscription), ["circuit.opened"]);
+    assert_eq!((&first[0]["tenant_id"], &first[0]["cooldown_seconds"]), (&json!("acme"), &json!(30)));
+    assert_eq!(
+        (&first[0]["failures_in_a_row"], &first[0]["reason"]),
+        (&json!(1), &json!("the receiver keeps failing"))
+    );
+    assert!(first[0]["opened_at"].is_string() && first[0]["next_probe_at"].is_string(), "{first:?}");
+
+    // The probe fails, and after a longer cooldown another one succeeds.
+    for (status, seconds) in [(500, 31), (200, 61)] {
+        world.receiver.switch_to(status);
+        world.pass(Duration::from_secs(seconds)).await;
+        world.drain().await;
+    }
+    let events = told(&world).await;
+    let mut types = types_about(&events, &subscription);
+    types.sort_unstable();
+    let expected = ["circuit.closed", "circuit.half_open", "circuit.half_open", "circuit.opened", "circuit.opened"];
+    assert_eq!(types, expected);
+    let closed = events.iter().find(|event| event["event_type"] == "postrider.circuit.closed").unwrap();
+    assert_eq!(closed["reason"], "the receiver answers again");
     world.finish().await;
 }
 

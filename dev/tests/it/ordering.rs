@@ -136,3 +136,25 @@ async fn work_goes_on(random: &mut StdRng) {
 fn id_of_delivery(accepted: &Value) -> String {
     accepted["delivery_id"].as_str().unwrap().to_owned()
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_is_retried_joins_the_end_of_its_line() {
+    let world = World::new().await;
+    let settings = json!({"ordering": "fifo", "circuit": null, "retry_policy": {"delays_seconds": [60]}});
+    let subscription = id(&world.subscribe("/switch", settings).await);
+    world.receiver.switch_to(500);
+    let first = world.ingest(&subscription, "1").await;
+    let second = world.ingest(&subscription, "2").await;
+    assert_eq!(world.drain().await, 1);
+    world.pass(Duration::from_secs(67)).await;
+    assert_eq!(world.drain().await, 2, "the first one is given up, and the second one goes");
+    assert_eq!(world.delivery(&first).await["status"], "dead_letter");
+    world.post(&format!("/deliveries/{first}/retry")).await;
+    assert_eq!(world.drain().await, 0, "it waits for the second one, which is to be tried again");
+    world.receiver.switch_to(200);
+    world.post(&format!("/deliveries/{second}/retry")).await;
+    assert_eq!(world.drain().await, 2);
+    let bodies: Vec<_> = world.receiver.received().iter().map(|received| received.body.clone()).collect();
+    assert_eq!(bodies, ["1", "1", "2", "2", "1"]);
+    world.finish().await;
+}

@@ -1,13 +1,17 @@
 //! A database that fails without stopping: it takes no writes for a while, ends idle sessions, has defaults of its own,
 //! freezes, or lacks a partition.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_core::{
-    database::{ANSWER_TIMEOUT, Session},
+    Error,
+    database::{ANSWER_TIMEOUT, STEP_TIMEOUT, Session, while_answering},
     id::SubscriptionId,
+    queue,
+    upkeep::partition,
 };
 use reqwest::Method;
+use serde_json::json;
 
 use crate::world::{SOON, World, answer, database_config, uuid};
 
@@ -47,7 +51,12 @@ async fn a_server_that_was_read_only_for_a_while_is_used_again() {
     set(&world, "default_transaction_read_only", "on").await;
     end_sessions(&world).await;
     posts_until(&world, &subscription, 503).await;
-    answer(world.anonymous(Method::GET, "/health/ready")).await.problem(503);
+    // That may have been a session that had just been ended. Those that follow would be read-only, and kept.
+    for _ in 0..3 {
+        let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body("x");
+        answer(request).await.problem(503);
+        answer(world.anonymous(Method::GET, "/health/ready")).await.problem(503);
+    }
     set(&world, "default_transaction_read_only", "off").await;
     // A session that was opened while the database was read-only would stay read-only; such a session must not be kept.
     posts_until(&world, &subscription, 202).await;
@@ -73,6 +82,36 @@ async fn the_first_post_after_a_silence_is_accepted() {
     tokio::time::timeout(SOON, ended).await.expect("the server ends the session");
     world.ingest(&subscription, "y").await;
     world.drain().await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn one_session_that_has_ended_makes_the_others_suspected() {
+    let world = World::new().await;
+    let pool = database_config(&world.env).pool(Session::Queue, 3);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(pool.acquire().await.unwrap());
+    }
+    drop(open);
+    end_sessions(&world).await;
+    let mut failures = 0;
+    for _ in 0..3 {
+        failures += usize::from(partition::runway(&pool).await.is_err());
+    }
+    assert!(failures <= 1, "{failures} callers have met a session that had ended");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_that_takes_no_writes_any_more_is_replaced() {
+    let world = World::new().await;
+    let pool = database_config(&world.env).pool(Session::Queue, 1);
+    // As after a server has been demoted without ending its sessions.
+    sqlx::query("SET default_transaction_read_only = on").execute(&pool).await.unwrap();
+    let first = queue::arm_noted_lanes(&pool).await;
+    assert!(matches!(first, Ok(_) | Err(Error::Unavailable(_))), "it passes by: {first:?}");
+    queue::arm_noted_lanes(&pool).await.expect("another session");
     world.finish().await;
 }
 
@@ -112,7 +151,15 @@ async fn a_missing_partition_is_made_when_an_event_needs_it() {
     sqlx::raw_sql(drop).execute(&world.pool).await.unwrap();
     world.ingest(&subscription, "x").await;
     assert_eq!(world.drain().await, 1);
-    world.finish().await;
+
+    // Where it cannot be made, the caller may come again.
+    sqlx::raw_sql(drop).execute(&world.pool).await.unwrap();
+    let nothing = "CREATE OR REPLACE FUNCTION ensure_partitions(first date, last date) RETURNS integer
+                   LANGUAGE sql AS 'SELECT 0'";
+    sqlx::raw_sql(nothing).execute(&world.pool).await.unwrap();
+    let request = world.request(Method::POST, &format!("/webhooks/ingest/{subscription}")).body("x");
+    answer(request).await.problem(503);
+    world.api_stops().await;
 }
 
 #[tokio::test]
@@ -134,13 +181,81 @@ async fn a_frozen_server_is_given_up_and_not_asked_again_on_the_same_sessions() 
     world.api_stops().await;
 }
 
+#[tokio::test]
+async fn whoever_meets_a_frozen_session_is_answered_in_time() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "x").await;
+    let frozen = freeze(&world).await;
+    // A session that was used a moment ago is not tested before it is used.
+    let started = Instant::now();
+    let ready = answer(world.anonymous(Method::GET, "/health/ready")).await;
+    assert!([200, 503].contains(&ready.status.as_u16()), "{}", ready.status);
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    let started = Instant::now();
+    posts_until(&world, &subscription, 202).await;
+    assert!(started.elapsed() < ANSWER_TIMEOUT + Duration::from_secs(8), "{:?}", started.elapsed());
+    drop(frozen);
+    world.api_stops().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_sessions_are_frozen_goes_on_with_others() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.post(&format!("/subscriptions/{subscription}/pause")).await;
+    let delivery = world.ingest(&subscription, "x").await;
+    let others = sessions(&world).await;
+    let (stop, running) = world.run_worker();
+    let works = async { while count_looks_for_jobs(&world).await == 0 {} };
+    tokio::time::timeout(SOON, works).await.expect("it looks for jobs");
+    let pids = sessions(&world).await.into_iter().filter(|pid| !others.contains(pid)).collect();
+    let frozen = Frozen(pids);
+    frozen.signal("STOP");
+    let job = json!({"action": "cancel", "filter": {"subscription_id": subscription}});
+    world.call(Method::POST, "/jobs", Some(job)).await.expect(202);
+    let done = async {
+        while world.delivery(&delivery).await["status"] != "canceled" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(STEP_TIMEOUT + SOON, done).await.expect("the step that hangs is given up");
+    drop(frozen);
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+/// How many sessions have just looked for a job.
+async fn count_looks_for_jobs(world: &World) -> i64 {
+    let looks = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND application_name = 'postrider' AND query LIKE '%FROM jobs%'";
+    sqlx::query_scalar(looks).fetch_one(&world.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn long_work_ends_when_the_database_does_not_answer_any_more() {
+    let world = World::new().await;
+    let pool = database_config(&world.env).pool(Session::Queue, 1);
+    pool.close().await;
+    let working = while_answering(&pool, std::future::pending::<Result<(), Error>>());
+    let ended = tokio::time::timeout(ANSWER_TIMEOUT + Duration::from_secs(5), working).await.expect("it ends");
+    assert!(matches!(ended, Err(Error::Unavailable(_))), "{ended:?}");
+    world.finish().await;
+}
+
+/// The process ids of Postrider's sessions.
+async fn sessions(world: &World) -> Vec<i32> {
+    let pids = "SELECT pid FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'postrider'";
+    sqlx::query_scalar(pids).fetch_all(&world.pool).await.unwrap()
+}
+
 /// The process ids of frozen Postgres sessions. They go on when this is dropped.
 struct Frozen(Vec<i32>);
 
 async fn freeze(world: &World) -> Frozen {
-    let pids = "SELECT pid FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name = 'postrider'";
-    let frozen = Frozen(sqlx::query_scalar(pids).fetch_all(&world.pool).await.unwrap());
+    let frozen = Frozen(sessions(world).await);
     frozen.signal("STOP");
     frozen
 }

@@ -147,6 +147,28 @@ async fn a_batch_mixes_outcomes_and_stale_ones() {
 }
 
 #[tokio::test]
+async fn what_fails_through_a_fault_of_ours_does_not_count() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "x").await;
+    let again = |counts| Disposition::Retry { after: Duration::ZERO, lane_rests: None, counts };
+    for (counts, kind, number, in_round, releases) in [
+        (Counts::No, ErrorKind::WorkerBusy, 1, 1, 0),
+        (Counts::No, ErrorKind::Shutdown, 2, 1, 1),
+        (Counts::Yes, ErrorKind::HttpStatus, 3, 1, 2),
+        (Counts::Yes, ErrorKind::HttpStatus, 4, 2, 2),
+    ] {
+        let claimed = claim(&world, 20).await.remove(0);
+        assert_eq!(
+            (claimed.attempt_number, claimed.attempt_in_round(), claimed.releases),
+            (number, in_round, releases)
+        );
+        queue::record(&world.pool, &[record(&claimed, again(counts), Some(kind))]).await.unwrap();
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_paused_subscription_keeps_its_backlog() {
     let world = World::new().await;
     let subscription = world.subscription("/success").await;
@@ -228,6 +250,23 @@ async fn a_slow_receiver_keeps_its_own_pace_beside_others() {
         }
     };
     tokio::time::timeout(Duration::from_secs(12), slow_done).await.expect("each place that is free again is used");
+    stop.cancel();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+/// Nothing wakes this worker: it looks again when a place is free. With the pauses of its backstop, which are 2 s, the
+/// six rounds would take 12 s.
+#[tokio::test]
+async fn a_slow_receiver_keeps_its_own_pace_alone() {
+    let world = World::with(&[("POSTRIDER_WORKER_CONCURRENCY", "8")]).await;
+    let slow = world.subscription("/slow/300").await;
+    for number in 0..24 {
+        world.ingest(&slow, number.to_string()).await;
+    }
+    let (stop, running) = world.run_worker();
+    world.receiver.wait_for(24, Duration::from_secs(8)).await.expect("each place that is free again is used");
+    world.queue_is_empty().await;
     stop.cancel();
     running.await.unwrap();
     world.finish().await;

@@ -1,13 +1,17 @@
 //! Ingest, claims and wake-ups in every order that could lose a delivery. The tests hold transactions open by hand.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use postrider_core::{
     id::{DeliveryId, EventId},
-    queue::wake,
+    queue::{LATE, LATE_WAKE_UP, accept::LeftAlone, wake, waker::Waker},
 };
+use sqlx::postgres::PgListener;
 
-use crate::world::{World, uuid};
+use crate::world::{SOON, World, uuid};
 
 #[tokio::test]
 async fn a_lane_is_found_however_an_ingest_and_a_claim_interleave() {
@@ -166,5 +170,89 @@ async fn a_delivery_for_later_does_not_hide_that_a_lane_was_drained() {
     assert!(drained, "the second look is still to come");
     world.pass(Duration::from_secs(9)).await;
     assert_eq!(world.drain().await, 1, "and finds what was left alone");
+    world.finish().await;
+}
+
+/// Locks the lane of a subscription until the transaction ends.
+async fn hold(world: &World, subscription: &str) -> sqlx::PgTransaction<'static> {
+    let mut holder = world.pool.begin().await.unwrap();
+    let lock = sqlx::query("SELECT FROM lanes WHERE id = $1 FOR UPDATE").bind(uuid(subscription));
+    lock.execute(&mut *holder).await.unwrap();
+    holder
+}
+
+#[tokio::test]
+async fn a_wake_up_waits_for_no_locked_lane() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    let holder = hold(&world, &subscription).await;
+    let delivery = DeliveryId::new();
+    assert!(!store_as(&mut world.pool.acquire().await.unwrap(), &subscription, delivery).await);
+    let started = Instant::now();
+    let woken = wake(&world.pool, true, Duration::ZERO, &[delivery.0]).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!((woken.notified, woken.locked), (true, vec![delivery.0]), "others are told all the same");
+    holder.rollback().await.unwrap();
+    assert!(wake(&world.pool, false, Duration::ZERO, &[delivery.0]).await.unwrap().notified);
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_waker_comes_back_for_a_lane_that_was_locked() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    world.ingest(&subscription, "first").await;
+    assert_eq!(world.drain().await, 1);
+    // The lane was drained a moment ago, so no note tells the janitor of it: its second look would find the delivery.
+    let holder = hold(&world, &subscription).await;
+    let delivery = DeliveryId::new();
+    assert!(!store_as(&mut world.pool.acquire().await.unwrap(), &subscription, delivery).await);
+    let waker = Arc::new(Waker::default());
+    waker.note_stored(&[], Duration::ZERO, LeftAlone::from([(uuid(&subscription), delivery.0)]));
+    let running = tokio::spawn(Arc::clone(&waker).run(world.pool.clone()));
+    let met = async {
+        let asked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                                       AND query LIKE '%FROM wake(%' AND pid <> pg_backend_pid())";
+        while !sqlx::query_scalar::<_, bool>(asked).fetch_one(&world.pool).await.unwrap() {}
+    };
+    tokio::time::timeout(SOON, met).await.expect("it meets the locked lane");
+    holder.rollback().await.unwrap();
+    let found = async { while world.drain().await == 0 {} };
+    tokio::time::timeout(Duration::from_secs(5), found).await.expect("before the second look, which is after 8 s");
+    waker.close();
+    running.await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_is_due_from_when_it_was_armed_and_not_from_when_the_statement_began() {
+    let world = World::new().await;
+    let subscription = world.subscription("/success").await;
+    // As a wide fan-out on a slow disk. A worker that has looked meanwhile begins a second before its last look.
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$;
+                CREATE TRIGGER slow BEFORE INSERT ON queue FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(&world.pool).await.unwrap();
+    assert!(store(&mut world.pool.acquire().await.unwrap(), &subscription).await);
+    let age: f64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp() - due_at)::float8 FROM lanes")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert!(age < 2.0, "{age} s");
+    assert_eq!(world.drain().await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_wake_up_says_whether_it_is_late() {
+    let world = World::new().await;
+    let mut listener = PgListener::connect_with(&world.pool).await.unwrap();
+    listener.listen("postrider_wake").await.unwrap();
+    for (took, payload) in [(Duration::ZERO, ""), (LATE + Duration::from_millis(1), LATE_WAKE_UP)] {
+        assert!(wake(&world.pool, true, took, &[]).await.unwrap().notified);
+        assert_eq!(listener.recv().await.unwrap().payload(), payload, "{took:?}");
+    }
+    drop(listener);
     world.finish().await;
 }
