@@ -47,6 +47,7 @@ mod interop;
 mod jobs;
 mod kubernetes;
 mod lane_model;
+mod late_lanes;
 mod limit_races;
 mod lists;
 mod live;
@@ -83,3 +84,15 @@ mod ui_jobs;
 mod ui_pages;
 mod upgrades;
 mod waits;
+
+/// A file that no `mod` names would not even be compiled, and its tests would never fail.
+#[test]
+fn every_file_beside_this_one_is_a_module() {
+    let folder = dev::workspace().join("dev/tests/it");
+    let named = std::fs::read_to_string(folder.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(name == "main" || named.contains(&format!("\nmod {name};\n")), "{name}");
+    }
+}
