@@ -24,6 +24,7 @@ use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
     config::{Config, Dashboard},
     serve::{idempotency::KeyTtl, problem::ApiError},
+    ui::environment::EnvironmentName,
 };
 
 /// Connections for the management API, for loading caches, and for listening to announcements of changes.
@@ -58,6 +59,7 @@ pub struct App {
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) dashboard: Dashboard,
+    pub(crate) environment: Option<EnvironmentName>,
     pub(crate) traces: Traces,
     ingest: PgPool,
     wake: PgPool,
@@ -133,6 +135,7 @@ impl App {
             page_subscriptions: Subscriptions::new(pages.clone(), config.keyring.clone()),
             pages,
             dashboard: config.dashboard,
+            environment: config.environment_name.clone(),
             traces,
             acceptor,
             keyring: config.keyring.clone(),

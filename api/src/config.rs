@@ -9,7 +9,7 @@ use postrider_core::{
 };
 use traces::config::Export;
 
-use crate::access::auth::AdminKey;
+use crate::{access::auth::AdminKey, ui::environment::EnvironmentName};
 
 /// The admin key of the examples. Its text is public, so it is accepted in development only.
 const EXAMPLE_ADMIN_KEY: &str = "pr_dev_admin";
@@ -42,6 +42,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Whether the dashboard is served.
     pub dashboard: Dashboard,
+    /// The name of the environment that the dashboard shows; `None` shows none.
+    pub environment_name: Option<EnvironmentName>,
     /// An event's payload has at most this many bytes.
     pub payload_bytes_max: usize,
     /// For how many seconds the answer to an idempotency key is remembered.
@@ -72,6 +74,7 @@ impl Config {
         let admin_key = env.required("POSTRIDER_ADMIN_KEY", |text| check_admin_key(text, stage));
         let connections_max = env.number("POSTRIDER_API_CONNECTIONS_MAX", "4096", 1..=1_000_000);
         let dashboard = env.parse("POSTRIDER_DASHBOARD", "on", parse_dashboard);
+        let environment_name = env.parse("POSTRIDER_ENVIRONMENT_NAME", "", EnvironmentName::parse);
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
         let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
@@ -85,6 +88,7 @@ impl Config {
             admin_key: admin_key?,
             connections_max: connections_max? as usize,
             dashboard: dashboard?,
+            environment_name: environment_name?,
             payload_bytes_max: payload_bytes_max? as usize,
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             traces: traces?,

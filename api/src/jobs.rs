@@ -21,7 +21,7 @@ use crate::{
         auth::{Key, Manage, Read},
     },
     app::{App, Tag},
-    jobs::body::{JobCount, JobInput, JobView, view},
+    jobs::body::{JobCount, JobInput, JobState, JobView, view},
     serve::{
         body::JsonBody,
         idempotency::stored_answer,
@@ -86,13 +86,16 @@ impl JobsApi {
         tenant_id: Query<Option<String>>,
         /// Only jobs whose filter names this subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`.
         subscription_id: Query<Option<String>>,
+        /// Only jobs that stand so, such as `running`.
+        state: Query<Option<JobState>>,
         limit: Query<Option<u32>>,
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<JobView>>, ApiError> {
         let tenant = key.lists(tenant_id.0.as_deref())?;
         let subscription = key.find_named(&self.0.pool, "subscription_id", subscription_id.0.as_deref()).await?;
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: JobId| id.0)?;
-        let found = job::list(&self.0.pool, tenant.as_deref(), subscription, wanted.page()).await?;
+        let state = state.0.map(Into::into);
+        let found = job::list(&self.0.pool, tenant.as_deref(), subscription, state, wanted.page()).await?;
         Ok(Json(wanted.list(found, |one| one.id, view)))
     }
 

@@ -23,6 +23,7 @@ pub mod routes;
 pub mod serve;
 pub mod stats;
 pub mod subscriptions;
+pub mod tenants;
 pub mod ui;
 
 use std::{sync::Arc, time::Duration};

@@ -43,6 +43,7 @@ use crate::{
     },
     stats::StatsApi,
     subscriptions::{SubscriptionsApi, sample::SamplesApi, secrets::SecretsApi},
+    tenants::TenantsApi,
     ui,
 };
 
@@ -68,11 +69,11 @@ type Apis = (
     EventsApi,
     DeliveriesApi,
     DeadLettersApi,
-    // The library takes 16 groups of routes at most, so these two are one.
+    // The library takes 16 groups of routes at most, so some of them are two.
     (JobsApi, ReplaysApi),
     EmittersApi,
     DemoApi,
-    StatsApi,
+    (StatsApi, TenantsApi),
     ApiKeysApi,
     AuditLogApi,
     LiveApi,
@@ -94,7 +95,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         (JobsApi(app.clone()), ReplaysApi(app.clone())),
         EmittersApi(app.clone()),
         DemoApi(app.clone()),
-        StatsApi(app.clone()),
+        (StatsApi(app.clone()), TenantsApi(app.clone())),
         ApiKeysApi(app.clone()),
         AuditLogApi(app.clone()),
         LiveApi(app.clone()),

@@ -12,6 +12,7 @@ mod deliveries;
 mod delivery;
 mod demo;
 mod emitters;
+pub mod environment;
 mod event;
 mod events;
 mod fields;
@@ -35,6 +36,8 @@ mod sprite;
 mod statistics;
 mod subscription;
 mod subscriptions;
+mod tenants;
+mod top_bar;
 
 use chrono::Utc;
 use poem::{

@@ -2,7 +2,8 @@
 
 /** Where `g` and a letter lead: the ends of the links in the navigation. @type {Record<string, string>} */
 const PLACES = {
-    o: '', d: 'deliveries', l: 'dead-letters', s: 'subscriptions', e: 'events', j: 'jobs', v: 'live', w: 'lanes', a: 'audit',
+    o: '', d: 'deliveries', l: 'dead-letters', s: 'subscriptions', e: 'events', j: 'jobs', m: 'emitters', v: 'live', w: 'lanes',
+    t: 'tenants', a: 'audit',
 };
 /** For how long `g` waits for its letter, in milliseconds. */
 const CHORD_MS = 1200;
@@ -38,7 +39,13 @@ function choose(step) {
 function go(letter) {
     const end = PLACES[letter];
     const links = [...document.querySelectorAll('nav.side li a')];
-    const link = links.find(link => (link.getAttribute('href') ?? '').replace(/^[./]*/, '') === end);
+    const link = links.find(link => (link.getAttribute('href') ?? '').replace(/^[./]*/, '').split('?')[0] === end);
+    if (link instanceof HTMLElement) link.click();
+}
+
+/** Opens another page of the list. @param {string} way `prev` or `next` */
+function turn(way) {
+    const link = document.querySelector(`.paging a[rel=${way}]`);
     if (link instanceof HTMLElement) link.click();
 }
 
@@ -76,6 +83,8 @@ document.addEventListener('keydown', event => {
         case 'g': chord = Date.now(); break;
         case 'j': choose(1); break;
         case 'k': choose(-1); break;
+        case '[': turn('prev'); break;
+        case ']': turn('next'); break;
         case 'p': if (live) togglePause(); break;
         case 'z': document.getElementById('zone')?.click(); break;
         default: return;

@@ -8,6 +8,7 @@ pub mod causes;
 pub mod fold;
 mod read;
 pub mod recount;
+pub mod tenants;
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use sqlx::PgPool;
@@ -30,6 +31,10 @@ use crate::{
 
 /// The span where the caller names none.
 const SPAN_DEFAULT: TimeDelta = TimeDelta::hours(24);
+/// The span over which the pace is measured.
+const PACE_SPAN: TimeDelta = TimeDelta::minutes(5);
+/// A minute counts for the pace when it is over for so long: by then processes have written its sums.
+const PACE_WRITTEN_AFTER: TimeDelta = TimeDelta::seconds(20);
 /// Points of a series, at most: more than a day of minutes.
 pub const POINTS_MAX: i64 = 1_500;
 /// The shares of values for which percentiles are estimated.
@@ -123,6 +128,20 @@ impl Outcomes {
         self.classes[class.place()]
     }
 
+    /// Adds what others have counted.
+    fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.classes[..], &other.classes[..]),
+            (&mut self.durations, &other.durations),
+            (&mut self.latencies, &other.latencies),
+            (&mut self.waits, &other.waits),
+        ];
+        for (to, from) in pairs.into_iter().flat_map(|(to, from)| to.iter_mut().zip(from)) {
+            *to += from;
+        }
+        self.bytes += other.bytes;
+    }
+
     /// Every class that was counted, with its number.
     pub fn classes(&self) -> impl Iterator<Item = (Class, u64)> {
         Class::ALL.into_iter().map(|class| (class, self.of(class))).filter(|(_, count)| *count > 0)
@@ -184,6 +203,20 @@ pub async fn totals(pool: &PgPool, filter: &Filter, now: DateTime<Utc>) -> Resul
     let (since, until) = (floor(since, finest.length()), ceiling(until, TimeDelta::minutes(1)));
     let points = series(pool, filter, (since, until), until - since, now).await?;
     points.into_iter().next().ok_or_else(|| Error::internal("a span has one point"))
+}
+
+/// How many deliveries ended each second of late, in whatever way, over all tenants: the mean of the last full minutes
+/// whose sums have been written.
+///
+/// # Errors
+/// When the database is away.
+pub async fn pace(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
+    let until = floor(now - PACE_WRITTEN_AFTER, TimeDelta::minutes(1));
+    let span = Span { since: Some(until - PACE_SPAN), until: Some(until) };
+    let outcomes = totals(pool, &Filter { span, ..Filter::default() }, now).await?.outcomes.unwrap_or_default();
+    let ended = [Class::Succeeded, Class::DeadLetter, Class::Canceled].map(|class| outcomes.of(class));
+    #[expect(clippy::cast_precision_loss, reason = "a pace needs no more digits")]
+    Ok(ended.iter().sum::<u64>() as f64 / PACE_SPAN.as_seconds_f64())
 }
 
 /// The numbers of a span of time as a series. Every point is there, also where nothing happened.

@@ -114,7 +114,7 @@ pub enum JobAction {
 /// How far a job has come: `running` goes on; `completed` has looked at everything; `canceled` was stopped by somebody,
 /// or by the deletion or disabling of the subscription to which it replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
+#[oai(rename_all = "snake_case", remote = "State")]
 pub enum JobState {
     /// It goes on.
     Running,
@@ -277,11 +277,7 @@ pub(crate) fn view(job: &Job) -> JobView {
         },
         filter: filter_view(&job.filter),
         rate_per_second: job.rate_per_second.map(i32::unsigned_abs),
-        state: match job.state {
-            State::Running => JobState::Running,
-            State::Completed => JobState::Completed,
-            State::Canceled => JobState::Canceled,
-        },
+        state: job.state.into(),
         progress: job.progress,
         examined_count: job.examined_count.unsigned_abs(),
         done_count: job.done_count.unsigned_abs(),

@@ -43,10 +43,7 @@ impl Wanted {
     /// # Errors
     /// Unprocessable where `limit` is out of its range, or `cursor` is not an id of this list.
     pub fn parse<I: FromStr>(limit: Option<u32>, cursor: Option<&str>, uuid: fn(I) -> Uuid) -> Result<Self, ApiError> {
-        let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(ApiError::invalid("limit", format!("must be from 1 to {LIMIT_MAX}")));
-        }
+        let limit = limit_of(limit)?;
         let before = cursor.map(|cursor| cursor.parse().map(uuid)).transpose();
         let before = before.map_err(|_| ApiError::invalid("cursor", "must be a next_cursor of this list"))?;
         Ok(Self { limit: limit as usize, page: Page { before, limit: i64::from(limit) + 1 } })
@@ -83,6 +80,19 @@ impl Wanted {
         let last = items.last().filter(|_| more).map(|last| id(last).to_string());
         let next_cursor = last.or_else(|| found.examined_to.map(cursor));
         List { data: items.iter().map(view).collect(), next_cursor }
+    }
+}
+
+/// How many items a page has.
+///
+/// # Errors
+/// Unprocessable where the number is out of its range.
+pub fn limit_of(asked: Option<u32>) -> Result<u32, ApiError> {
+    let limit = asked.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(ApiError::invalid("limit", format!("must be from 1 to {LIMIT_MAX}")))
     }
 }
 

@@ -44,7 +44,7 @@ async fn list(visit: &Visit) -> Result<Rows<Entry>, ApiError> {
     let fields = &visit.query;
     let named = |name: &str| fields.get(name).map(str::to_owned);
     let filter = Filter {
-        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        tenant_id: visit.lists()?,
         actor: named("actor"),
         action: named("action"),
         target_id: named("target_id"),

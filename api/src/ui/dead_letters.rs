@@ -66,7 +66,7 @@ async fn filter(visit: &Visit) -> Result<Filter, ApiError> {
     let error_kind = fields.get("error_kind").map(parse_cause).transpose();
     let status_code = fields.get("status_code").map(str::parse).transpose();
     Ok(Filter {
-        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        tenant_id: visit.lists()?,
         subscription: visit.find_named("subscription_id").await?,
         since: times.since,
         until: times.until,

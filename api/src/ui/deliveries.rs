@@ -102,7 +102,7 @@ pub(crate) async fn list(visit: &Visit, only: Option<SubscriptionId>) -> Result<
     let fields = &visit.query;
     let entries = fields.all("metadata").map(str::to_owned).collect();
     let filter = delivery_list::Filter {
-        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        tenant_id: visit.lists()?,
         subscription: if only.is_some() { only } else { visit.find_named("subscription_id").await? },
         event: visit.find_named("event_id").await?,
         job: visit.find_named("job_id").await?,
@@ -128,8 +128,7 @@ pub(crate) fn moment(field: &str, text: Option<&str>) -> Result<Option<chrono::D
 /// The rows with what stands below them, or what to do where there are none.
 pub(crate) async fn show(visit: &Visit, rows: &Rows<Delivery>, caption: &str) -> Markup {
     if rows.is_empty() {
-        let filtered = !visit.query.with("cursor", None).query().is_empty();
-        return if filtered {
+        return if visit.is_filtered() {
             parts::empty(
                 visit,
                 "list-filter",

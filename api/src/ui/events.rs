@@ -30,7 +30,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     };
     let body = html! {
         (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &html! {
-            a.button href=(visit.to("emitters")) { (visit.icon("radio-tower")) "Emitters" }
+            a.button href=(visit.to("emitters")) { (visit.icon("audio-waveform")) "Emitters" }
         }))
         (filters(visit))
         section.panel #list { (list) }
@@ -42,7 +42,7 @@ async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
     let fields = &visit.query;
     let entries = fields.all("metadata").map(str::to_owned).collect();
     let filter = event::Filter {
-        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        tenant_id: visit.lists()?,
         event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
         subscription: visit.find_named("subscription_id").await?,
         metadata: metadata(entries)?,
@@ -54,7 +54,16 @@ async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
 
 fn show(visit: &Visit, rows: &Rows<Event>) -> Markup {
     if rows.is_empty() {
-        return if visit.query.with("cursor", None).query().is_empty() {
+        return if visit.is_filtered() {
+            parts::empty(
+                visit,
+                "list-filter",
+                "No event matches",
+                &html! {
+                    p { a.button href=(visit.to("events")) { (visit.icon("x")) "Clear the filters" } }
+                },
+            )
+        } else {
             parts::empty(
                 visit,
                 "radio-tower",
@@ -64,15 +73,6 @@ fn show(visit: &Visit, rows: &Rows<Event>) -> Markup {
                     "Publish one with " code { "POST /events" } ", post one to a subscription's ingest, or publish one "
                     "by SQL."
                 }
-                },
-            )
-        } else {
-            parts::empty(
-                visit,
-                "list-filter",
-                "No event matches",
-                &html! {
-                    p { a.button href=(visit.to("events")) { (visit.icon("x")) "Clear the filters" } }
                 },
             )
         };

@@ -2,6 +2,13 @@
 
 use url::form_urlencoded;
 
+/// The field that says behind which row a page of a list begins.
+pub(crate) const CURSOR: &str = "cursor";
+/// The field with the cursors of the pages that one has come through, the first one first.
+pub(crate) const EARLIER: &str = "earlier";
+/// The field that names the tenant whose things are shown.
+pub(crate) const TENANT: &str = "tenant_id";
+
 /// Fields in their order; a name may stand there several times.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Vec<(String, String)>);
@@ -44,11 +51,18 @@ impl Fields {
         self.0.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The same fields, but with this one set to this value, or left out; for the link to another view of a list.
+    /// The same fields, but with this one set to this value, or left out; for the link to another view of a list. The
+    /// way to a page of a list means nothing on another one, so it goes with the cursor.
     pub(crate) fn with(&self, name: &str, value: Option<&str>) -> Self {
-        let others = self.0.iter().filter(|(known, value)| known != name && !value.is_empty()).cloned();
-        let one = value.map(|value| (name.to_owned(), value.to_owned()));
-        Self(others.chain(one).collect())
+        self.with_all(name, value.as_slice())
+    }
+
+    /// Like [`Self::with`], for a field that stands there as often as there are values.
+    pub(crate) fn with_all(&self, name: &str, values: &[&str]) -> Self {
+        let goes = |known: &str| known == name || (name == CURSOR && known == EARLIER);
+        let others = self.0.iter().filter(|(known, value)| !goes(known) && !value.is_empty()).cloned();
+        let new = values.iter().map(|value| (name.to_owned(), (*value).to_owned()));
+        Self(others.chain(new).collect())
     }
 
     /// The query of a link: `?` and the fields, or nothing where there are none.
@@ -86,6 +100,10 @@ mod tests {
         assert_eq!(fields.with("cursor", None).query(), "?status=dead_letter&a=1&a=2+3");
         assert_eq!(fields.with("a", Some("&")).query(), "?status=dead_letter&cursor=dlv_1&a=%26");
         assert_eq!(Fields::default().query(), "");
+        let deep = Fields::parse(b"a=1&cursor=3").with_all("earlier", &["first", "2"]);
+        assert_eq!(deep.query(), "?a=1&cursor=3&earlier=first&earlier=2");
+        assert_eq!(deep.with("a", Some("2")).query(), "?cursor=3&earlier=first&earlier=2&a=2");
+        assert_eq!(deep.with("cursor", None).query(), "?a=1");
     }
 
     #[test]

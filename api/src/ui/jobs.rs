@@ -14,7 +14,7 @@ use postrider_core::{
 };
 
 use crate::{
-    serve::problem::ApiError,
+    serve::{list::parsed, problem::ApiError},
     ui::{
         dead_letters::groups::cause,
         deliveries::name,
@@ -39,20 +39,44 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
             "What is done with many deliveries at once: retries, cancellations, replays, and dead letters that are "
             "dealt with."
         }, &actions))
+        (chips(visit))
         section.panel #list { (list) }
     };
     Ok(Page::new(Section::Jobs, "Jobs", body))
 }
 
+fn chips(visit: &Visit) -> Markup {
+    let fields = visit.query.with("cursor", None);
+    let chosen = visit.query.get("state");
+    let chip = |state: Option<State>, word: &str| {
+        let state = state.map(State::as_str);
+        let link = visit.with_query(&fields.with("state", state));
+        html! { a href=(link) aria-current=[(chosen == state).then_some("true")] { (word) } }
+    };
+    html! {
+        nav.chips aria-label="State" {
+            (chip(None, "All"))
+            (chip(Some(State::Running), "Running"))
+            (chip(Some(State::Completed), "Completed"))
+            (chip(Some(State::Canceled), "Canceled"))
+        }
+    }
+}
+
 async fn list(visit: &Visit) -> Result<Rows<Job>, ApiError> {
-    let tenant = visit.access.lists(visit.query.get("tenant_id"))?;
+    let tenant = visit.lists()?;
     let subscription = visit.find_named("subscription_id").await?;
+    let state = parsed::<State>("state", visit.query.get("state"))?;
     let window = window(visit, |id: JobId| id.0)?;
-    let found = job::list(visit.pool(), tenant.as_deref(), subscription, window).await?;
+    let found = job::list(visit.pool(), tenant.as_deref(), subscription, state, window).await?;
     Ok(Rows::whole(found, |job| job.id.0))
 }
 
 async fn show(visit: &Visit, rows: &Rows<Job>) -> Markup {
+    if rows.is_empty() && visit.is_filtered() {
+        let all = html! { p { a.button href=(visit.to("jobs")) { (visit.icon("x")) "Show all" } } };
+        return parts::empty(visit, "list-filter", "No job matches", &all);
+    }
     if rows.is_empty() {
         return parts::empty(
             visit,

@@ -55,7 +55,7 @@ async fn with(visit: &Visit, form: &Fields, note: &Markup) -> Page {
 }
 
 async fn list(visit: &Visit) -> Result<Rows<ApiKey>, ApiError> {
-    let tenant = visit.access.lists(visit.query.get("tenant_id"))?;
+    let tenant = visit.lists()?;
     let found = api_key::list(visit.pool(), tenant.as_deref(), window(visit, |id: KeyId| id.0)?).await?;
     Ok(Rows::whole(found, |key| key.id.0))
 }

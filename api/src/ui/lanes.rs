@@ -35,6 +35,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let body = html! {
         (parts::head(&parts::text("Workers and lanes"), &html! {
             "Each subscription has a lane in which its deliveries wait until a worker takes them."
+            @if visit.tenant().is_some() { " This page shows those of all tenants." }
         }, &nothing()))
         div #live hx-get=(visit.to("lanes")) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (panel("Lanes with deliveries that are due", &nothing(), &body))

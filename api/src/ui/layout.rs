@@ -1,10 +1,12 @@
-//! The frame of every page: its head, the navigation, the bar on top, and the sentence about what was just done.
+//! The frame of every page: its head, the navigation, and the sentence about what was just done. The bar on top is in
+//! `top_bar`.
 
 use maud::{DOCTYPE, Markup, html};
 
 use crate::ui::{
     assets::Assets,
     page::{Note, Page, Section, Theme, Visit},
+    top_bar,
 };
 
 /// How htmx is set up: it adds no styles, keeps no copies of pages, and leaves open what the reader has opened.
@@ -14,15 +16,17 @@ const HTMX: &str = r#"{"includeIndicatorCSS": false, "history": false, "morphIgn
 struct Entry(Section, &'static str, &'static str, &'static str);
 
 /// What everybody sees, in the order in which one looks for trouble.
-const ENTRIES: [Entry; 8] = [
+const ENTRIES: [Entry; 10] = [
     Entry(Section::Overview, "", "Overview", "layout-dashboard"),
     Entry(Section::Deliveries, "deliveries", "Deliveries", "send"),
     Entry(Section::DeadLetters, "dead-letters", "Dead letters", "mail-x"),
     Entry(Section::Subscriptions, "subscriptions", "Subscriptions", "webhook"),
     Entry(Section::Events, "events", "Events", "radio-tower"),
     Entry(Section::Jobs, "jobs", "Jobs", "list-checks"),
+    Entry(Section::Emitters, "emitters", "Emitters", "audio-waveform"),
     Entry(Section::Live, "live", "Live", "activity"),
     Entry(Section::Lanes, "lanes", "Workers, lanes", "route"),
+    Entry(Section::Tenants, "tenants", "Tenants", "users"),
 ];
 
 /// What needs the scope `admin`.
@@ -31,13 +35,13 @@ const ADMIN_ENTRIES: [Entry; 2] =
 
 /// The whole document that shows a page.
 pub(crate) fn document(visit: &Visit, page: &Page) -> String {
-    let assets = visit.to("assets/");
+    let assets = visit.to_all("assets/");
     let body = html! {
         a.skip href="#main" { "Skip to the content" }
         div.frame {
             (navigation(visit, page.section))
             div.column {
-                (bar(visit))
+                (top_bar::show(visit))
                 main #main tabindex="-1" {
                     @if let Some(note) = &visit.note { (told(visit, note)) }
                     (page.body)
@@ -51,7 +55,11 @@ pub(crate) fn document(visit: &Visit, page: &Page) -> String {
         }
         div.announcer #announcer aria-live="polite" {}
     };
-    whole(&page.title, &assets, visit.theme, &body)
+    let title = match &visit.app.environment {
+        Some(environment) => format!("{} · {environment}", page.title),
+        None => page.title.clone(),
+    };
+    whole(&title, &assets, visit.theme, &body)
 }
 
 /// The document of a page that has no navigation, such as the one where people sign in.
@@ -79,7 +87,7 @@ fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
                 link rel="icon" href="data:,";
                 @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }
                 @if let Some(htmx) = link("htmx.js") { script src=(htmx) defer {} }
-                @for name in ["copy.js", "time.js", "keys.js", "live.js"] {
+                @for name in ["copy.js", "time.js", "keys.js", "live.js", "views.js"] {
                     @if let Some(script) = link(name) { script type="module" src=(script) {} }
                 }
             }
@@ -93,7 +101,9 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
     let entry = |Entry(own, path, word, symbol): &Entry| {
         html! {
             li {
-                a href=(visit.to(path)) aria-current=[(section == *own).then_some("page")] {
+                // From the list of tenants one chooses another one.
+                @let link = if *own == Section::Tenants { visit.to_all(path) } else { visit.to(path) };
+                a href=(link) aria-current=[(section == *own).then_some("page")] {
                     (visit.icon(symbol)) span { (word) }
                 }
             }
@@ -110,61 +120,6 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
                         @for one in &ADMIN_ENTRIES { (entry(one)) }
                     }
                 }
-            }
-        }
-    }
-}
-
-fn bar(visit: &Visit) -> Markup {
-    html! {
-        header.bar {
-            form.search role="search" action=(visit.to("find")) method="get" {
-                (visit.icon("search"))
-                label.unseen for="q" { "Go to an id or an event type" }
-                input #q name="q" type="search" autocomplete="off" spellcheck="false"
-                    placeholder="Go to an id, or an event type";
-                kbd aria-hidden="true" { "/" }
-            }
-            div.tools {
-                button.quiet.only-script #zone type="button" { "UTC" }
-                button.quiet.only-script #live-toggle type="button" aria-pressed="false"
-                    aria-label="Pause live updates" title="Pause live updates" {
-                    (visit.icon("pause")) span { "Live" }
-                }
-                (themes(visit))
-                details.menu {
-                    summary { (visit.icon("key-round")) span { (visit.name) } }
-                    div {
-                        p {
-                            "Signed in with " strong { (visit.name) } ", which reaches "
-                            @match visit.access.tenant() {
-                                Some(tenant) => { "the tenant " strong { (tenant) } }
-                                None => "every tenant",
-                            }
-                            " and may " (if visit.may_administer() { "do everything" }
-                                else if visit.may_manage() { "read and change" } else { "read" }) "."
-                        }
-                        form method="post" action=(visit.to("sign-out")) {
-                            button type="submit" { (visit.icon("log-out")) "Sign out" }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn themes(visit: &Visit) -> Markup {
-    html! {
-        form.themes method="post" action=(visit.to("theme")) {
-            input type="hidden" name="back" value=(format!("{}{}", visit.path, visit.query.query()));
-            @for (theme, symbol, words) in [
-                (Theme::Auto, "monitor", "Colours of the system"),
-                (Theme::Light, "sun", "Light colours"),
-                (Theme::Dark, "moon", "Dark colours"),
-            ] {
-                button type="submit" name="theme" value=(theme) title=(words) aria-label=(words)
-                    aria-pressed=(visit.theme == theme) { (visit.icon(symbol)) }
             }
         }
     }

@@ -54,7 +54,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
                 " tells the same, whenever it is opened."
             } }
         }
-        div #feed data-source=(source) data-root=(visit.to("")) {
+        div #feed data-source=(source) data-root=(visit.root) {
             div.tiles {
                 @for (name, word) in [("succeeded", "Succeeded"), ("failed", "Failed"), ("dead_letter", "Dead letters"),
                     ("queued", "Queued"), ("p95", "p95 of attempts")] {

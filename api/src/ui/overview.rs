@@ -2,6 +2,7 @@
 //! delivery. Everything here is read along indexes, and each part has its own time limit, so the page comes also when
 //! the database is slow.
 
+mod backlog;
 mod tour;
 mod verdict;
 
@@ -48,7 +49,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (parts::head(&parts::text("Overview"), &nothing(), &demo::button(visit)))
             (verdict::show(visit, &known))
-            @if let Some(Ok(glance)) = &queue { @if !is_new { (sizes(visit, glance)) } }
+            @if let Some(Ok(glance)) = &queue { @if !is_new { (backlog::show(visit, glance).await) } }
             @if is_new { (tour::show(visit).await?) }
             @if !is_new { (statistics::numbers(visit, None).await) }
             div.columns {
@@ -63,19 +64,18 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
 }
 
 async fn recent(visit: &Visit) -> Result<Vec<Delivery>, ApiError> {
-    let filter = delivery_list::Filter { tenant_id: visit.access.lists(None)?, ..delivery_list::Filter::default() };
+    let filter = delivery_list::Filter { tenant_id: visit.lists()?, ..delivery_list::Filter::default() };
     Ok(delivery_list::list(visit.pool(), &filter, rows::first(ROWS + 2)).await?.items)
 }
 
 async fn failing(visit: &Visit) -> Result<Vec<Subscription>, ApiError> {
-    let filter =
-        Filter { tenant_id: visit.access.lists(None)?, receiver: Some(Receiver::Failing), ..Filter::default() };
+    let filter = Filter { tenant_id: visit.lists()?, receiver: Some(Receiver::Failing), ..Filter::default() };
     Ok(visit.subscriptions().list(&filter, rows::first(FAILING_MAX)).await?.items)
 }
 
 async fn dead_letters(visit: &Visit) -> Result<Vec<DeadLetter>, ApiError> {
     let filter = dead_letter::Filter {
-        tenant_id: visit.access.lists(None)?,
+        tenant_id: visit.lists()?,
         subscription: None,
         since: None,
         until: None,
@@ -86,32 +86,12 @@ async fn dead_letters(visit: &Visit) -> Result<Vec<DeadLetter>, ApiError> {
     Ok(dead_letter::list(visit.pool(), &filter, rows::first(FAILING_MAX)).await?.items)
 }
 
-/// What a glance at the queue tells; `None` for a key of one tenant, because lanes know no tenants.
+/// What a glance at the queue tells; `None` where one tenant is looked at, because lanes know no tenants.
 async fn glance(visit: &Visit) -> Option<Result<Glance, ApiError>> {
-    if visit.access.tenant().is_some() {
+    if visit.access.tenant().is_some() || visit.tenant().is_some() {
         return None;
     }
     Some(glance::glance(visit.pool()).await.map_err(ApiError::from))
-}
-
-/// The sizes that a worker has measured.
-fn sizes(visit: &Visit, glance: &Glance) -> Markup {
-    let Some(at) = glance.measured_at else { return nothing() };
-    let tile = |word: &str, figure: i64, path: &str| {
-        html! {
-            a.tile href=(visit.to(path)) {
-                p.word { (word) }
-                p.figure { (parts::count(figure)) }
-                p.sub { "counted " (parts::distance(at - visit.now)) }
-            }
-        }
-    };
-    html! {
-        div.tiles {
-            (tile("Deliveries that wait", glance.queue_depth, "deliveries?status=pending"))
-            (tile("Dead letters to decide", glance.dead_letters, "dead-letters"))
-        }
-    }
 }
 
 async fn failing_panel(visit: &Visit, failing: &Result<Vec<Subscription>, ApiError>) -> Markup {

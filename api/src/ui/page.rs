@@ -15,7 +15,10 @@ use crate::{
     access::Access,
     app::App,
     serve::problem::ApiError,
-    ui::{assets::Assets, fields::Fields},
+    ui::{
+        assets::Assets,
+        fields::{CURSOR, Fields, TENANT, query},
+    },
 };
 
 /// A request for a page by somebody who has signed in.
@@ -84,14 +87,47 @@ impl Visit {
         if self.access.may(scope) { Ok(()) } else { Err(ApiError::forbidden(scope)) }
     }
 
-    /// A link from this page to another one, whose path below `/ui/` is given.
+    /// The tenant that the visitor has chosen to look at; `None` where nobody chose one, or the key has no choice. It
+    /// stands in the address, and links carry it on.
+    pub(crate) fn tenant(&self) -> Option<&str> {
+        if self.access.tenant().is_some() { None } else { self.query.get(TENANT) }
+    }
+
+    /// The tenant whose things are listed: the chosen one, or else the key's own; `None` for all tenants.
+    pub(crate) fn lists(&self) -> Result<Option<String>, ApiError> {
+        self.access.lists(self.query.get(TENANT))
+    }
+
+    /// Whether the address narrows a list by more than by a tenant.
+    pub(crate) fn is_filtered(&self) -> bool {
+        !self.query.with(CURSOR, None).with(TENANT, None).query().is_empty()
+    }
+
+    /// A link from this page to another one, whose path below `/ui/` is given. The chosen tenant goes with it.
     pub(crate) fn to(&self, path: impl fmt::Display) -> String {
+        let path = path.to_string();
+        match self.tenant() {
+            Some(tenant) if !path.contains("tenant_id=") => {
+                let field = query([(TENANT, tenant)]);
+                self.to_all(if path.contains('?') { path + &field.replacen('?', "&", 1) } else { path + &field })
+            }
+            Some(_) | None => self.to_all(path),
+        }
+    }
+
+    /// Like [`Self::to`], without the chosen tenant.
+    pub(crate) fn to_all(&self, path: impl fmt::Display) -> String {
         let path = path.to_string();
         if self.root.is_empty() && (path.is_empty() || path.starts_with('?')) {
             format!("./{path}")
         } else {
             format!("{}{path}", self.root)
         }
+    }
+
+    /// A link from this page to itself with other fields.
+    pub(crate) fn with_query(&self, fields: &Fields) -> String {
+        self.to(format!("{}{}", self.path, fields.query()))
     }
 
     /// The drawing of an icon. It says nothing that words beside it do not say.
@@ -101,7 +137,7 @@ impl Visit {
 
     /// A link from this page to itself, with its query.
     pub(crate) fn here(&self) -> String {
-        self.to(format!("{}{}", self.path, self.query.query()))
+        self.with_query(&self.query)
     }
 
     /// A link from this page to something outside of the dashboard, such as `swagger`.
@@ -128,8 +164,10 @@ pub(crate) enum Section {
     Subscriptions,
     DeadLetters,
     Jobs,
+    Emitters,
     Live,
     Lanes,
+    Tenants,
     Keys,
     Audit,
     About,

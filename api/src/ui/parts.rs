@@ -9,7 +9,10 @@ use postrider_core::{delivery::Status, subscription::State, subscription::circui
 
 use crate::{
     serve::problem::ApiError,
-    ui::{fields::Fields, page::Visit},
+    ui::{
+        fields::{Fields, TENANT},
+        page::Visit,
+    },
 };
 
 /// Bytes of an id's text: its prefix and 32 digits.
@@ -296,12 +299,17 @@ pub(crate) fn in_use(visit: &Visit, names: &[&str]) -> Markup {
     let fields = visit.query.with("cursor", None);
     let used = names.iter().filter_map(|name| Some((*name, fields.get(name)?)));
     let used: Vec<_> = used.map(|(name, value)| (name, value, fields.with(name, None).query())).collect();
+    // The chosen tenant would come back with a usual link.
+    let place = |name: &str, without: &str| {
+        let path = format!("{}{without}", visit.path);
+        if name == TENANT { visit.to_all(path) } else { visit.to(path) }
+    };
     let shown = |value: &str| if value.len() == ID_BYTES { short(value) } else { value.to_owned() };
     html! {
         @if !used.is_empty() {
             nav.chips aria-label="Filters in use" {
                 @for (name, value, without) in &used {
-                    a.used href=(visit.to(format!("{}{without}", visit.path))) title="Drop this filter" {
+                    a.used href=(place(name, without)) title="Drop this filter" {
                         (name.replace('_', " ")) ": " strong { (shown(value)) } (visit.icon("x"))
                     }
                 }

@@ -9,12 +9,12 @@ use crate::{
         fields::Fields,
         find, jobs, keys, lanes, live, overview,
         page::{Next, Page, Visit},
-        subscription, subscriptions,
+        subscription, subscriptions, tenants,
     },
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 53] = [
+pub const ROUTES: [(&str, &str); 55] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/deliveries"),
@@ -45,6 +45,7 @@ pub const ROUTES: [(&str, &str); 53] = [
     ("POST", "/ui/subscriptions/:id/replay"),
     ("POST", "/ui/subscriptions/:id/emit"),
     ("GET", "/ui/emitters"),
+    ("POST", "/ui/emitters"),
     ("POST", "/ui/emitters/:id/stop"),
     ("GET", "/ui/demo"),
     ("POST", "/ui/demo"),
@@ -60,6 +61,7 @@ pub const ROUTES: [(&str, &str); 53] = [
     ("POST", "/ui/jobs/:id/cancel"),
     ("GET", "/ui/live"),
     ("GET", "/ui/lanes"),
+    ("GET", "/ui/tenants"),
     ("GET", "/ui/keys"),
     ("POST", "/ui/keys"),
     ("POST", "/ui/keys/:id/revoke"),
@@ -111,6 +113,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["jobs", id] => jobs::one(visit, id).await,
         ["live"] => live::page(visit).await,
         ["lanes"] => lanes::page(visit).await,
+        ["tenants"] => tenants::page(visit).await,
         ["keys"] => keys::page(visit).await,
         ["audit"] => audit::page(visit).await,
         ["about"] => Ok(about::page(visit)),
@@ -138,6 +141,7 @@ pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiErro
         ["events", id, "replay"] => event::replay(visit, id, form).await,
         ["jobs"] => jobs::new::create(visit, form).await,
         ["jobs", id, "cancel"] => jobs::cancel(visit, id).await,
+        ["emitters"] => emitters::create(visit, form).await,
         ["emitters", id, "stop"] => emitters::stop(visit, id).await,
         ["demo"] => demo::start(visit).await,
         ["demo", "stop"] => demo::stop(visit).await,

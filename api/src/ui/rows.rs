@@ -8,11 +8,19 @@ use uuid::Uuid;
 
 use crate::{
     serve::problem::ApiError,
-    ui::{page::Visit, parts},
+    ui::{
+        fields::{CURSOR, EARLIER},
+        page::Visit,
+        parts,
+    },
 };
 
 /// Rows of a page.
 const ROWS: usize = 50;
+/// Pages that a page knows the way back to, at most: those before it whose cursors its address has.
+const EARLIER_MAX: usize = 20;
+/// What stands for the cursor of the first page, which has none.
+const FIRST: &str = "first";
 /// Rows that a scan examines for a page before it stops, as the core does it.
 const EXAMINED: i64 = postrider_core::page::EXAMINED_MAX;
 
@@ -27,7 +35,7 @@ pub(crate) struct Rows<T> {
 
 /// The window of a list that the address of this page asks for.
 pub(crate) fn window<I: std::str::FromStr>(visit: &Visit, uuid: fn(I) -> Uuid) -> Result<Window, ApiError> {
-    let before = visit.query.get("cursor").map(|cursor| cursor.parse().map(uuid)).transpose();
+    let before = visit.query.get(CURSOR).map(|cursor| cursor.parse().map(uuid)).transpose();
     let before = before.map_err(|_| ApiError::invalid("cursor", "is no place in this list"))?;
     Ok(Window { before, limit: i64::try_from(ROWS).unwrap_or(i64::MAX) + 1 })
 }
@@ -57,14 +65,9 @@ impl<T> Rows<T> {
         self.items.is_empty() && self.examined_to.is_none()
     }
 
-    /// What stands below the rows: how far the scan came, and the links to the newest and the next rows. `prefix` is
-    /// that of the list's ids, `noun` what is listed.
+    /// What stands below the rows: how far the scan came, and the links to other pages. `prefix` is that of the list's
+    /// ids, `noun` what is listed.
     pub(crate) fn foot(&self, visit: &Visit, prefix: &str, noun: &str) -> Markup {
-        let link = |id: Uuid| {
-            visit.to(format!("{}{}", visit.path, visit.query.with("cursor", Some(&cursor(prefix, id))).query()))
-        };
-        let is_first = visit.query.get("cursor").is_none();
-        let newest = visit.to(format!("{}{}", visit.path, visit.query.with("cursor", None).query()));
         html! {
             @if let Some(id) = self.examined_to {
                 div.looked {
@@ -73,21 +76,64 @@ impl<T> Rows<T> {
                         @if let Some(at) = moment(id) { ", back to " (parts::clock(visit, at)) }
                         "; " (self.items.len()) " of them match."
                     }
-                    a.button href=(link(id)) { "Look further" }
+                    a.button href=(further(visit, &cursor(prefix, id))) { "Look further" }
                 }
             }
-            @if !is_first || self.next.is_some() {
-                nav.paging aria-label="Pages of this list" {
-                    @if is_first { span {} } @else {
-                        a.button href=(newest) { (visit.icon("chevron-left")) "Newest" }
+            (paging(visit, self.next.map(|id| cursor(prefix, id)).as_deref(), &BY_AGE))
+        }
+    }
+}
+
+/// What the links to other pages of a list are called: to the first page, the one before and the next one.
+pub(crate) struct Words {
+    pub(crate) first: &'static str,
+    pub(crate) before: &'static str,
+    pub(crate) next: &'static str,
+}
+
+/// The words where the newest rows come first.
+const BY_AGE: Words = Words { first: "Newest", before: "Newer", next: "Older" };
+/// The words where rows stand in the order of their names.
+pub(crate) const BY_NAME: Words = Words { first: "First", before: "Previous", next: "Next" };
+
+/// The links to other pages of a list; none where it has one page. `next` is the cursor of the next one.
+pub(crate) fn paging(visit: &Visit, next: Option<&str>, words: &Words) -> Markup {
+    let query = &visit.query;
+    let is_first = query.get(CURSOR).is_none();
+    html! {
+        @if !is_first || next.is_some() {
+            nav.paging aria-label="Pages of this list" {
+                div {
+                    @if !is_first {
+                        a.button href=(visit.with_query(&query.with(CURSOR, None))) { (words.first) }
                     }
-                    @if let Some(id) = self.next {
-                        a.button rel="next" href=(link(id)) { "Older" (visit.icon("chevron-right")) }
+                    @if let Some(before) = before(visit) {
+                        a.button rel="prev" href=(before) { (visit.icon("chevron-left")) (words.before) }
                     }
+                }
+                @if let Some(next) = next {
+                    a.button rel="next" href=(further(visit, next)) { (words.next) (visit.icon("chevron-right")) }
                 }
             }
         }
     }
+}
+
+/// The link to the page behind this one. Its address has the cursors of the pages that lead there, so that it knows the
+/// way back.
+fn further(visit: &Visit, next: &str) -> String {
+    let here = visit.query.get(CURSOR).unwrap_or(FIRST);
+    let earlier: Vec<_> = visit.query.all(EARLIER).chain([here]).collect();
+    let kept = &earlier[earlier.len().saturating_sub(EARLIER_MAX)..];
+    visit.with_query(&visit.query.with(CURSOR, Some(next)).with_all(EARLIER, kept))
+}
+
+/// The link to the page before this one; `None` where its address does not say how one came here.
+fn before(visit: &Visit) -> Option<String> {
+    let mut earlier: Vec<_> = visit.query.all(EARLIER).collect();
+    let last = earlier.pop()?;
+    let fields = visit.query.with(CURSOR, Some(last).filter(|last| *last != FIRST));
+    Some(visit.with_query(&fields.with_all(EARLIER, &earlier)))
 }
 
 fn cursor(prefix: &str, id: Uuid) -> String {

@@ -11,10 +11,12 @@ const SYMBOL: &str = "\" viewBox=\"0 0 24 24\" fill=\"none\" stroke=\"currentCol
                       stroke-linecap=\"round\" stroke-linejoin=\"round\">";
 
 /// The names of the icons that pages use, in the alphabet's order.
-pub const ICONS: [&str; 51] = [
+pub const ICONS: [&str; 54] = [
     "activity",
     "arrow-right",
+    "audio-waveform",
     "ban",
+    "bookmark",
     "check",
     "chevron-left",
     "chevron-right",
@@ -61,6 +63,7 @@ pub const ICONS: [&str; 51] = [
     "timer",
     "triangle-alert",
     "unplug",
+    "users",
     "webhook",
     "x",
 ];

@@ -2,6 +2,7 @@
 //! come from sums that are kept for this, so they cost the same however much was delivered.
 
 mod chart;
+pub(crate) mod hours;
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,7 @@ fn range(visit: &Visit) -> &'static Range {
 fn filter(visit: &Visit, subscription: Option<SubscriptionId>) -> Result<Filter, ApiError> {
     let since = visit.now - range(visit).length;
     let span = Span { since: Some(since), until: None };
-    let tenant_id = if subscription.is_some() { None } else { visit.access.lists(None)? };
+    let tenant_id = if subscription.is_some() { None } else { visit.lists()? };
     Ok(Filter { tenant_id, subscription, event_type: None, span })
 }
 
@@ -79,7 +80,7 @@ fn choices(visit: &Visit) -> Markup {
     html! {
         nav.ranges aria-label="Range of time" {
             @for range in &RANGES {
-                a href=(visit.to(format!("{}{}", visit.path, visit.query.with("range", Some(range.field)).query())))
+                a href=(visit.with_query(&visit.query.with("range", Some(range.field))))
                     aria-current=[(range.field == chosen).then_some("true")] { (range.words) }
             }
         }

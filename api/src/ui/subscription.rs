@@ -54,6 +54,7 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
             (statistics::numbers(visit, Some(subscription.id)).await)
             (statistics::causes(visit, Some(subscription.id)).await)
         }
+        (statistics::hours::map(visit, subscription.id).await)
         (panel("What it is", &nothing(), &settings::summary(visit, &subscription)))
         @if visit.may_manage() { (jobs::replay::form(visit, &subscription)) }
     };

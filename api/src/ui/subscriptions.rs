@@ -51,7 +51,7 @@ async fn list(visit: &Visit) -> Result<Rows<Subscription>, ApiError> {
     let fields = &visit.query;
     let entries = fields.all("metadata").map(str::to_owned).collect();
     let filter = Filter {
-        tenant_id: visit.access.lists(fields.get("tenant_id"))?,
+        tenant_id: visit.lists()?,
         state: parsed::<State>("state", fields.get("state"))?,
         metadata: metadata(entries)?,
         circuit: parsed::<CircuitState>("circuit", fields.get("circuit"))?,
@@ -82,7 +82,16 @@ fn chips(visit: &Visit) -> Markup {
 
 async fn show(visit: &Visit, rows: &Rows<Subscription>) -> Markup {
     if rows.is_empty() {
-        return if visit.query.with("cursor", None).query().is_empty() {
+        return if visit.is_filtered() {
+            parts::empty(
+                visit,
+                "list-filter",
+                "No subscription matches",
+                &html! {
+                    p { a.button href=(visit.to("subscriptions")) { (visit.icon("x")) "Show all" } }
+                },
+            )
+        } else {
             parts::empty(
                 visit,
                 "webhook",
@@ -96,15 +105,6 @@ async fn show(visit: &Visit, rows: &Rows<Subscription>) -> Markup {
                             }
                         }
                     }
-                },
-            )
-        } else {
-            parts::empty(
-                visit,
-                "list-filter",
-                "No subscription matches",
-                &html! {
-                    p { a.button href=(visit.to("subscriptions")) { (visit.icon("x")) "Show all" } }
                 },
             )
         };

@@ -223,16 +223,18 @@ pub async fn list(
     pool: &PgPool,
     tenant_id: Option<&str>,
     subscription: Option<SubscriptionId>,
+    state: Option<State>,
     page: Page,
 ) -> Result<Vec<Job>> {
     let ids = sqlx::query_scalar!(
         "SELECT id FROM jobs
           WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
-            AND ($3::uuid IS NULL OR id < $3)
+            AND ($3::text IS NULL OR state = $3::text::job_state) AND ($4::uuid IS NULL OR id < $4)
           ORDER BY id DESC
-          LIMIT $4",
+          LIMIT $5",
         tenant_id,
         subscription.map(|id| id.0),
+        state.map(State::as_str),
         page.before,
         page.limit
     );

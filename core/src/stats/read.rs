@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     id::SubscriptionId,
     stats::{Outcomes, ceiling},
-    tally::floor,
+    tally::{WHOLE_TENANT, class::CLASSES, floor},
 };
 
 /// Rows that are read for one answer, at most: five days of minutes in eight slots, and more than a year of hours.
@@ -165,6 +165,48 @@ pub(super) async fn accepted(
     );
     for row in rows.fetch_all(pool).await? {
         each(row.at, row.events.unsigned_abs(), row.bytes.unsigned_abs());
+    }
+    Ok(())
+}
+
+/// Calls `each` for every tenant that has sums: with its place in `names`, whether the sums are those of `day` and what
+/// follows or those before it, and the sums of its classes. They are read from hours as far as these are folded.
+pub(super) async fn whole_tenants(
+    pool: &PgPool,
+    names: &[String],
+    (since, folded): Piece,
+    day: DateTime<Utc>,
+    mut each: impl FnMut(usize, bool, Outcomes),
+) -> Result<()> {
+    const { assert!(CLASSES == 20, "the statement below adds up each class") };
+    let rows = sqlx::query!(
+        r#"SELECT n.place AS "place!", x.at >= $5 AS "is_of_day!", sum(x.bytes)::bigint AS "bytes!",
+                  ARRAY[sum(x.outcomes[1]), sum(x.outcomes[2]), sum(x.outcomes[3]), sum(x.outcomes[4]),
+                        sum(x.outcomes[5]), sum(x.outcomes[6]), sum(x.outcomes[7]), sum(x.outcomes[8]),
+                        sum(x.outcomes[9]), sum(x.outcomes[10]), sum(x.outcomes[11]), sum(x.outcomes[12]),
+                        sum(x.outcomes[13]), sum(x.outcomes[14]), sum(x.outcomes[15]), sum(x.outcomes[16]),
+                        sum(x.outcomes[17]), sum(x.outcomes[18]), sum(x.outcomes[19]), sum(x.outcomes[20])]::bigint[]
+                    AS "outcomes!: Vec<Option<i64>>"
+             FROM unnest($1::text[]) WITH ORDINALITY n (id, place)
+            CROSS JOIN LATERAL (
+                  (SELECT h.hour AS at, h.outcomes, h.bytes FROM stats_hour h
+                    WHERE h.tenant_id = n.id AND h.subscription_id = $2 AND h.hour >= $3 AND h.hour < $4 LIMIT 1000)
+                  UNION ALL
+                  (SELECT m.minute, m.outcomes::bigint[], m.bytes FROM stats_minute m
+                    WHERE m.tenant_id = n.id AND m.subscription_id = $2 AND m.minute >= $4 LIMIT 40000)) x
+            GROUP BY 1, 2 LIMIT 2000"#,
+        names,
+        WHOLE_TENANT,
+        since,
+        folded.max(since),
+        day
+    );
+    for row in rows.fetch_all(pool).await? {
+        let sums: Vec<i64> = row.outcomes.into_iter().map(Option::unwrap_or_default).collect();
+        let mut outcomes = Outcomes::default();
+        let sums = Sums { outcomes: &sums, durations: &[], latencies: &[], waits: &[], bytes: row.bytes };
+        sums.add_to(&mut outcomes);
+        each(usize::try_from(row.place - 1).unwrap_or(usize::MAX), row.is_of_day, outcomes);
     }
     Ok(())
 }

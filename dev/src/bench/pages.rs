@@ -29,8 +29,9 @@ const BYTES_MAX: usize = 60 * 1024;
 const RATE: u32 = 300;
 
 /// The pages; words in capitals stand for ids.
-const PAGES: [&str; 23] = [
+const PAGES: [&str; 27] = [
     "/ui/",
+    "/ui/?tenant_id=tenant_7",
     "/ui/deliveries",
     "/ui/deliveries?status=dead_letter",
     "/ui/deliveries?status=pending",
@@ -49,8 +50,11 @@ const PAGES: [&str; 23] = [
     "/ui/subscriptions/SUBSCRIPTION/deliveries",
     "/ui/subscriptions/SUBSCRIPTION/settings",
     "/ui/jobs",
+    "/ui/jobs?state=running",
+    "/ui/emitters",
     "/ui/live",
     "/ui/lanes",
+    "/ui/tenants",
     "/ui/audit",
     "/ui/about",
 ];

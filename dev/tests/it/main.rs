@@ -81,7 +81,10 @@ mod traces;
 mod ui;
 mod ui_demo;
 mod ui_jobs;
+mod ui_lists;
 mod ui_pages;
+mod ui_tenants;
+mod ui_views;
 mod upgrades;
 mod waits;
 

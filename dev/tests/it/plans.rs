@@ -1,9 +1,11 @@
 //! Plans: a hot statement reads the rows that it needs and never a whole table, whatever the statistics say. Postgres
 //! counts the rows.
 
+use chrono::Utc;
 use postrider_core::{
     database::Session,
     delivery::{job::walk, outbox},
+    stats::tenants,
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -143,6 +145,33 @@ async fn plans_do_not_flip_with_the_statistics() {
         assert_eq!(walk::step(&fan_out).await.unwrap().map(|step| step.done), Some(0));
         let read = rows_read_by_all(&fan_out).await - before;
         assert!(read < 4000, "{statistics}: a step of a job read {read} rows");
+    }
+    world.api_stops().await;
+}
+
+#[tokio::test]
+async fn tenants_are_found_without_reading_what_is_theirs() {
+    let world = World::new().await;
+    let fill = "INSERT INTO accepted_hour (tenant_id, event_type, hour, events, bytes)
+         SELECT 'tenant ' || t, CASE WHEN n = 0 THEN '' ELSE 'type.' || n END, 
+                date_trunc('hour', now()) - h * interval '1 hour', 1, 1
+           FROM generate_series(1, 40) t, generate_series(0, 100) n, generate_series(1, 5) h;
+         INSERT INTO accepted_minute (tenant_id, event_type, minute, slot, events, bytes)
+         SELECT 'tenant ' || t, 'type.' || n, date_trunc('minute', now()), 0, 1, 1
+           FROM generate_series(1, 40) t, generate_series(1, 200) n;
+         INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
+         SELECT gen_random_uuid(), 'tenant ' || n % 3, 'http://127.0.0.1/', '{}', '{}', 1, '', ''
+           FROM generate_series(1, 9000) n";
+    sqlx::raw_sql(fill).execute(&world.pool).await.unwrap();
+    let pages = database_config(&world.env).pool(Session::Pages, 1);
+    for (statistics, statement) in STATISTICS {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        let before = rows_read_by_all(&pages).await;
+        let found = tenants::list(&pages, None, 26, Utc::now()).await.unwrap();
+        let read = rows_read_by_all(&pages).await - before;
+        assert_eq!(found.len(), 26, "{statistics}");
+        // A name is looked for in three indexes; each tenant has five hours, and some subscriptions that are counted.
+        assert!(read < 6_000, "{statistics}: {read} rows were read");
     }
     world.api_stops().await;
 }

@@ -38,8 +38,13 @@ impl<'w> Session<'w> {
 
 /// A world whose pages have all that they load, where npm is there to fetch it.
 pub async fn world() -> World {
+    world_with(&[]).await
+}
+
+/// Like [`world`], with these variables in the environment of its processes.
+pub async fn world_with(variables: &[(&str, &str)]) -> World {
     let _ = dashboard_modules().await;
-    World::new().await
+    World::with(variables).await
 }
 
 /// A form from a page of ours.

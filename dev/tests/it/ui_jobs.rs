@@ -117,8 +117,14 @@ async fn all_that_match_the_filters_of_the_list_are_meant() {
     assert!(status == 200 && page.contains("filter.error_kinds"), "{page}");
     let (_, page) = session.get("/ui/jobs/new?action=retry&statuses=dead_letter").await;
     assert!(page.contains("Nothing can be done"), "{page}");
-    let (_, page) = session.get("/ui/jobs").await;
-    assert!(page.contains("Completed") && page.contains("order.paid"), "{page}");
+    for path in ["/ui/jobs", "/ui/jobs?state=completed"] {
+        let (_, page) = session.get(path).await;
+        assert!(page.contains("badge ok") && page.contains("order.paid"), "{path}: {page}");
+    }
+    let (_, page) = session.get("/ui/jobs?state=running").await;
+    assert!(page.contains("No job matches"), "{page}");
+    assert_eq!(world.get("/jobs?state=running").await["data"], json!([]));
+    assert_eq!(id(&world.get("/jobs?state=completed").await["data"][0]), id(&job));
     world.finish().await;
 }
 

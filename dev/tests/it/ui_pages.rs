@@ -81,6 +81,8 @@ async fn furnished() -> World {
         let payload = json!({"order": number, "total": 120.5, "customer": {"name": "Ada", "country": "SE"}});
         world.publish(json!({"event_type": event_type, "payload": payload, "metadata": {"region": "eu"}})).await;
     }
+    world.subscribe("/success", json!({"name": "Acme's shop", "tenant_id": "acme"})).await;
+    world.publish(json!({"event_type": "order.created", "payload": {"order": 7}, "tenant_id": "acme"})).await;
     while world.drain().await > 0 {}
     let id = crate::world::id(&shop);
     let range = json!({"since": "2025-01-01T00:00:00Z", "statuses": ["succeeded"]});
@@ -91,6 +93,7 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
+    sqlx::query("SELECT measure_queue(100000)").execute(&world.pool).await.unwrap();
     world
 }
 
@@ -103,6 +106,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
     let (event, job) = (first("/events").await, first("/jobs").await);
     vec![
         ("overview", "/ui/".to_owned()),
+        ("overview-tenant", "/ui/?tenant_id=acme".to_owned()),
         ("deliveries", "/ui/deliveries".to_owned()),
         ("deliveries-filtered", "/ui/deliveries?event_type=order.created&status=succeeded".to_owned()),
         ("deliveries-none", "/ui/deliveries?event_type=no.such.type".to_owned()),
@@ -128,6 +132,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("demo", "/ui/demo".to_owned()),
         ("live", "/ui/live".to_owned()),
         ("lanes", "/ui/lanes".to_owned()),
+        ("tenants", "/ui/tenants".to_owned()),
         ("keys", "/ui/keys".to_owned()),
         ("audit", "/ui/audit".to_owned()),
         ("about", "/ui/about".to_owned()),
@@ -201,8 +206,8 @@ async fn a_first_visit_shows_the_way_and_signing_in_is_sound() {
     world.drain().await;
     page.shows("Latest deliveries").await.unwrap();
     page.shows("Succeeded").await.unwrap();
-    page.click(".menu summary").await.unwrap();
-    page.click(".menu button").await.unwrap();
+    page.click(".who summary").await.unwrap();
+    page.click(".who button").await.unwrap();
     page.until(&heading("Sign in")).await.unwrap();
     assert_eq!(page.problems(), Vec::<String>::new());
     world.finish().await;

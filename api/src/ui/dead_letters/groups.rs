@@ -92,7 +92,7 @@ fn row(visit: &Visit, group: &Group, subscription: Option<&Subscription>, is_bou
         .query
         .with("view", Some("list"))
         .with("subscription_id", group.subscription.map(|id| id.to_string()).as_deref())
-        .with("tenant_id", group.tenant_id.as_deref())
+        .with("tenant_id", tenant(visit, group))
         .with("error_kind", Some(kind))
         .with("status_code", code.as_deref());
     let fields = fields_of(visit, group, kind, code.as_deref());
@@ -134,11 +134,17 @@ fn row(visit: &Visit, group: &Group, subscription: Option<&Subscription>, is_bou
     }
 }
 
+/// The tenant that links to this group name. A subscription says its tenant by itself, and a link that named it besides
+/// would choose the tenant for all pages that follow.
+fn tenant<'a>(visit: &'a Visit, group: &'a Group) -> Option<&'a str> {
+    visit.query.get("tenant_id").or_else(|| group.tenant_id.as_deref().filter(|_| group.subscription.is_none()))
+}
+
 /// The filter of a job that is about this group.
 fn fields_of(visit: &Visit, group: &Group, kind: &str, code: Option<&str>) -> Fields {
     let subscription = group.subscription.map(|id| id.to_string());
     for_job(&visit.query)
-        .with("tenant_id", group.tenant_id.as_deref())
+        .with("tenant_id", tenant(visit, group))
         .with("subscription_id", subscription.as_deref())
         .with("inline_only", group.subscription.is_none().then_some("true"))
         .with("error_kinds", Some(kind))

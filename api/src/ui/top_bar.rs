@@ -1,0 +1,157 @@
+//! The bar on top of every page: the environment, the search, saved views, the tenant, the time zone, the colours, and
+//! who has signed in.
+
+use maud::{Markup, html};
+
+use crate::ui::{
+    fields::{CURSOR, TENANT, query},
+    page::{Theme, Visit},
+};
+
+/// The bar.
+pub(crate) fn show(visit: &Visit) -> Markup {
+    let environment = visit.app.environment.as_ref();
+    let class = environment.map_or_else(|| "bar".to_owned(), |one| format!("bar marked {}", one.class()));
+    html! {
+        header class=(class) {
+            @if let Some(environment) = environment {
+                span.environment title="The environment" { span.unseen { "Environment: " } (environment) }
+            }
+            form.search role="search" action=(visit.to("find")) method="get" {
+                @if let Some(tenant) = visit.tenant() { input type="hidden" name=(TENANT) value=(tenant); }
+                (visit.icon("search"))
+                label.unseen for="q" { "Go to an id or an event type" }
+                input #q name="q" type="search" autocomplete="off" spellcheck="false"
+                    placeholder="Go to an id, or an event type";
+                kbd aria-hidden="true" { "/" }
+            }
+            div.tools {
+                (tenants(visit))
+                (views(visit))
+                button.quiet.only-script #zone type="button" { "UTC" }
+                button.quiet.only-script #live-toggle type="button" aria-pressed="false"
+                    aria-label="Pause live updates" title="Pause live updates" {
+                    (visit.icon("pause")) span { "Live" }
+                }
+                (themes(visit))
+                (visitor(visit))
+            }
+        }
+    }
+}
+
+/// The choice of a tenant, for keys that reach every tenant. It leads to the same list of another tenant; from the page
+/// of a single thing, to the list of its kind.
+fn tenants(visit: &Visit) -> Markup {
+    if visit.access.tenant().is_some() {
+        return html! {};
+    }
+    let list = visit.path.split('/').next().unwrap_or_default();
+    let is_list = !visit.path.contains('/');
+    let kept = visit.query.with(CURSOR, None).with(TENANT, None);
+    let kept: Vec<_> = kept.pairs().filter(|_| is_list).collect();
+    let (class, word) = match visit.tenant() {
+        Some(tenant) => ("menu tenant chosen", tenant),
+        None => ("menu tenant", "All tenants"),
+    };
+    html! {
+        details class=(class) {
+            summary title=(format!("Tenant: {word}")) { (visit.icon("users")) span { (word) } }
+            div {
+                form method="get" action=(visit.to_all(list)) {
+                    @for (name, value) in &kept { input type="hidden" name=(name) value=(value); }
+                    div {
+                        label for="chosen-tenant" { "Show what belongs to the tenant" }
+                        input #chosen-tenant name=(TENANT) type="text" required maxlength="64" autocomplete="off"
+                            spellcheck="false" value=(visit.tenant().unwrap_or_default());
+                    }
+                    button type="submit" { (visit.icon("check")) "Show" }
+                }
+                p { a href=(visit.to_all("tenants")) { "Choose from the list" } }
+                @if visit.tenant().is_some() {
+                    p { a href=(visit.to_all(format!("{list}{}", query(kept.iter().copied())))) { "All tenants" } }
+                }
+            }
+        }
+    }
+}
+
+/// Views: pages with filters that one looks at again and again. Some come with the dashboard; a script keeps the
+/// visitor's own in the browser, so without scripts there is no menu.
+fn views(visit: &Visit) -> Markup {
+    let today = visit.now.format("%Y-%m-%dT00:00").to_string();
+    let dead_today = query([("view", "list"), ("since", today.as_str())]);
+    let built_in = [
+        ("Failing now", "subscriptions?failing=true".to_owned()),
+        ("Circuit open", "subscriptions?circuit=open".to_owned()),
+        ("Dead letters today", format!("dead-letters{dead_today}")),
+        ("Waiting deliveries", "deliveries?status=pending".to_owned()),
+        ("In flight", "deliveries?status=in_flight".to_owned()),
+        ("Jobs running", "jobs?state=running".to_owned()),
+    ];
+    html! {
+        details.menu.only-script #views data-root=(visit.root) data-page=(visit.path) {
+            summary title="Views" { (visit.icon("bookmark")) span { "Views" } }
+            div {
+                ul.places { @for (name, path) in &built_in { li { a href=(visit.to(path)) { (name) } } } }
+                ul.places #own-views aria-label="Views of your own" hidden {}
+                form #keep-view {
+                    div {
+                        label for="view-name" { "Keep this page as" }
+                        input #view-name type="text" required maxlength="60" autocomplete="off";
+                    }
+                    button type="submit" { (visit.icon("plus")) "Keep" }
+                }
+                details.as-text {
+                    summary { "As text" }
+                    form #views-text-form {
+                        div {
+                            label for="views-text" { "Your views, one a line: its name, “=” and its address" }
+                            textarea.mono #views-text rows="5" spellcheck="false" {}
+                        }
+                        button type="submit" { (visit.icon("check")) "Take this text" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn themes(visit: &Visit) -> Markup {
+    html! {
+        form.themes method="post" action=(visit.to("theme")) {
+            input type="hidden" name="back" value=(format!("{}{}", visit.path, visit.query.query()));
+            @for (theme, symbol, words) in [
+                (Theme::Auto, "monitor", "Colours of the system"),
+                (Theme::Light, "sun", "Light colours"),
+                (Theme::Dark, "moon", "Dark colours"),
+            ] {
+                button type="submit" name="theme" value=(theme) title=(words) aria-label=(words)
+                    aria-pressed=(visit.theme == theme) { (visit.icon(symbol)) }
+            }
+        }
+    }
+}
+
+/// Who has signed in, what the key may do, and the way out.
+fn visitor(visit: &Visit) -> Markup {
+    html! {
+        details.menu.who {
+            summary title=(visit.name) { (visit.icon("key-round")) span { (visit.name) } }
+            div {
+                p {
+                    "Signed in with " strong { (visit.name) } ", which reaches "
+                    @match visit.access.tenant() {
+                        Some(tenant) => { "the tenant " strong { (tenant) } }
+                        None => "every tenant",
+                    }
+                    " and may " (if visit.may_administer() { "do everything" }
+                        else if visit.may_manage() { "read and change" } else { "read" }) "."
+                }
+                form method="post" action=(visit.to("sign-out")) {
+                    button type="submit" { (visit.icon("log-out")) "Sign out" }
+                }
+            }
+        }
+    }
+}
