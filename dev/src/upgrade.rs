@@ -45,13 +45,11 @@ pub async fn upgrade(tag: Option<&str>) -> Result<()> {
 /// # Errors
 /// Those of [`upgrade`].
 pub async fn check() -> Result<()> {
-    match newest_release().await? {
-        Some(tag) => upgrade_from(&tag).await,
-        None => {
-            println!("{NO_RELEASE}");
-            Ok(())
-        }
-    }
+    let Some(tag) = newest_release().await? else {
+        println!("{NO_RELEASE}");
+        return Ok(());
+    };
+    upgrade_from(&tag).await
 }
 
 /// The tag of the newest release before this commit, such as `v0.1.0`.

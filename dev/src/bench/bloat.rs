@@ -85,7 +85,7 @@ pub async fn bloat(server: &Postgres, minutes: u64) -> Result<Value> {
     system.stop().await?;
     let ratios = compare(&samples);
     ensure_kept(&ratios)?;
-    let samples: Vec<_> = samples.iter().map(Sample::to_json).collect();
+    let samples: Vec<_> = samples.iter().map(Sample::as_json).collect();
     Ok(json!({"offered_per_second": rate, "samples": samples, "ratios": by_name(&ratios)}))
 }
 
@@ -174,7 +174,7 @@ impl Sample {
         );
     }
 
-    fn to_json(&self) -> Value {
+    fn as_json(&self) -> Value {
         let Sizes { queue_rows, queue_dead, queue_mb, queue_index_mb, lanes_mb, lanes_index_mb } = self.sizes;
         json!({"seconds": self.at.as_secs(), "is_held": self.is_held, "deliveries_per_second": self.rate,
                "p99_ms": self.p99_ms, "queue_rows": queue_rows, "queue_dead": queue_dead, "queue_mb": queue_mb,

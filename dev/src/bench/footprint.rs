@@ -45,8 +45,8 @@ const SMALL: f64 = 2.0;
 struct Table {
     name: String,
     /// The rows, and values that are stored apart from them.
-    table_bytes: i64,
-    index_bytes: i64,
+    rows: i64,
+    indexes: i64,
 }
 
 /// Measures everything.
@@ -184,8 +184,8 @@ async fn idle(system: &System) -> Result<Value> {
 
 async fn tables(pool: &PgPool) -> Result<Vec<Table>> {
     let tables = "SELECT coalesce(p.relname, c.relname)::text AS name,
-                         sum(pg_table_size(c.oid))::bigint AS table_bytes,
-                         sum(pg_indexes_size(c.oid))::bigint AS index_bytes
+                         sum(pg_table_size(c.oid))::bigint AS rows,
+                         sum(pg_indexes_size(c.oid))::bigint AS indexes
                     FROM pg_class c
                     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
                     LEFT JOIN pg_class p ON p.oid = i.inhparent
@@ -201,8 +201,8 @@ fn tell_sizes(before: &[Table], after: &[Table]) -> Value {
     println!("bytes of each delivery:   table   indexes");
     for table in after {
         let old = before.iter().find(|old| old.name == table.name);
-        let (old_table, old_index) = old.map_or((0, 0), |old| (old.table_bytes, old.index_bytes));
-        let grown = [of_each(table.table_bytes - old_table), of_each(table.index_bytes - old_index)];
+        let (old_table, old_index) = old.map_or((0, 0), |old| (old.rows, old.indexes));
+        let grown = [of_each(table.rows - old_table), of_each(table.indexes - old_index)];
         sum = [sum[0] + grown[0], sum[1] + grown[1]];
         if grown[0] + grown[1] < SMALL {
             others = [others[0] + grown[0], others[1] + grown[1]];
