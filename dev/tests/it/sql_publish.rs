@@ -201,6 +201,12 @@ async fn a_fan_out_that_is_too_wide_for_one_transaction_is_done_in_parts_and_los
     .await
     .unwrap();
     assert_eq!(counted, [(20_500, 20_500), (20_500, 20_500)]);
+    let widest: i64 =
+        sqlx::query_scalar("SELECT max(n) FROM (SELECT count(*) AS n FROM deliveries GROUP BY xmin::text) x")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    assert_eq!(widest, 10_000, "deliveries of one transaction");
     let events: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.pool).await.unwrap();
     assert_eq!(events, 3, "one of them owes nothing");
     assert!(world.get(&format!("/events/{wide}")).await["created_at"].is_string());
