@@ -49,8 +49,8 @@ pub(super) async fn show(visit: &Visit, glance: &Glance) -> Markup {
     }
 }
 
-/// In how much time what is due will be done, if everything goes on as in the last minutes and nothing is added. What is
-/// scheduled or held is left out: it does not wait for workers. `pace` is how many deliveries end each second.
+/// In how much time what is due will be done, if everything goes on as in the last minutes and nothing is added. What
+/// is scheduled or held is left out: it does not wait for workers. `pace` is how many deliveries end each second.
 fn drain(due: i64, pace: Option<f64>) -> String {
     if due == 0 {
         return "nothing waits for a worker".to_owned();
