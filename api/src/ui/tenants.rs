@@ -40,7 +40,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         }
     };
     let sentence = html! {
-        "What each tenant has used in the last 24 hours, and below it in the last " (DAYS) " days."
+        "What each tenant has used in the last 24 hours, and in the last " (DAYS) " days."
     };
     let body = html! {
         (parts::head(&parts::text("Tenants"), &sentence, &all))
@@ -92,7 +92,7 @@ fn show(visit: &Visit, shown: &Shown) -> Markup {
                     th.number scope="col" { "Failed attempts" }
                     th.number scope="col" { "Dead letters" }
                     th.number scope="col" { "Payloads" }
-                    th scope="col" { span.unseen { "What is theirs" } }
+                    @if visit.may_administer() { th scope="col" { span.unseen { "Its keys" } } }
                 }
             }
             tbody { @for one in &shown.tenants { (row(visit, one)) } }
@@ -113,26 +113,32 @@ fn row(visit: &Visit, one: &TenantUsage) -> Markup {
             td.number data-label="Subscriptions" {
                 a href=(link("subscriptions")) { (parts::count(one.subscriptions)) (more) }
             }
-            (cell("Events", one, |usage| number(usage.accepted.events)))
-            (cell("Delivered", one, |usage| number(usage.outcomes.of(Class::Succeeded))))
-            (cell("Failed attempts", one, |usage| number(usage.outcomes.of_kind(Kind::Failure))))
-            (cell("Dead letters", one, |usage| number(usage.outcomes.of(Class::DeadLetter))))
-            (cell("Payloads", one, |usage| parts::bytes(i64::try_from(usage.accepted.bytes).unwrap_or(i64::MAX))))
-            td.do {
-                a.button href=(link("deliveries")) { "Deliveries" }
-                a.button href=(link("dead-letters")) { "Dead letters" }
-                @if visit.may_administer() { a.button href=(link("keys")) { "Keys" } }
+            (cell("Events", one, Some(&link("events")), |usage| number(usage.accepted.events)))
+            (cell("Delivered", one, Some(&link("deliveries")), |usage| number(usage.outcomes.of(Class::Succeeded))))
+            (cell("Failed attempts", one, None, |usage| number(usage.outcomes.of_kind(Kind::Failure))))
+            (cell("Dead letters", one, Some(&link("dead-letters")), |usage| {
+                number(usage.outcomes.of(Class::DeadLetter))
+            }))
+            (cell("Payloads", one, None, |usage| {
+                parts::bytes(i64::try_from(usage.accepted.bytes).unwrap_or(i64::MAX))
+            }))
+            @if visit.may_administer() {
+                td.do { a.button href=(link("keys")) { (visit.icon("key-round")) "Keys" } }
             }
         }
     }
 }
 
-/// A number of the last 24 hours, with that of the last 30 days below it.
-fn cell(label: &str, one: &TenantUsage, say: impl Fn(&Usage) -> String) -> Markup {
+/// A number of the last 24 hours, with a link to what it counts where there is such a list, and below it that of the
+/// last 30 days.
+fn cell(label: &str, one: &TenantUsage, link: Option<&str>, say: impl Fn(&Usage) -> String) -> Markup {
     html! {
         td.number data-label=(label) {
-            (say(&one.day)) " "
-            span.sub { span.unseen { "in the last " (DAYS) " days " } (say(&one.month)) }
+            @match link {
+                Some(link) => a href=(link) { (say(&one.day)) },
+                None => (say(&one.day)),
+            }
+            " " span.sub { (say(&one.month)) " in " (DAYS) " days" }
         }
     }
 }

@@ -169,6 +169,8 @@ async fn checkpoints(pool: &PgPool, pause: Duration) -> sqlx::Error {
 
 /// Posts nothing, and prints which share of a core each process takes all the same.
 async fn idle(system: &System) -> Result<Value> {
+    // Otherwise autovacuum would clean up after the load just then.
+    sqlx::query("VACUUM").execute(&system.pool).await?;
     let meter = Meter::start(system).await?;
     tokio::time::sleep(IDLE_TIME).await;
     let seconds = meter.started.elapsed().as_secs_f64();

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::world::{KEY, World};
 
 /// Pages without examples: they are not about using Postrider, or need a cluster, or take minutes.
-const WITHOUT_EXAMPLES: [&str; 4] = ["STYLE.md", "dashboard.md", "kubernetes.md", "reliability.md"];
+const WITHOUT_EXAMPLES: [&str; 5] = ["STYLE.md", "capacity.md", "dashboard.md", "kubernetes.md", "reliability.md"];
 /// How long the examples of one page may take.
 const PAGE_TIME: Duration = Duration::from_secs(120);
 

@@ -160,7 +160,7 @@ async fn tenants_are_found_without_reading_what_is_theirs() {
          SELECT 'tenant ' || t, 'type.' || n, date_trunc('minute', now()), 0, 1, 1
            FROM generate_series(1, 40) t, generate_series(1, 200) n;
          INSERT INTO subscriptions (id, tenant_id, target_url, event_types, metadata, timeout_ms, secret, headers)
-         SELECT gen_random_uuid(), 'tenant ' || n % 3, 'http://127.0.0.1/', '{}', '{}', 1, '', ''
+         SELECT gen_random_uuid(), 'tenant ' || n % 3000, 'http://127.0.0.1/', '{}', '{}', 1, '', ''
            FROM generate_series(1, 9000) n";
     sqlx::raw_sql(fill).execute(&world.pool).await.unwrap();
     let pages = database_config(&world.env).pool(Session::Pages, 1);

@@ -77,7 +77,7 @@ async fn the_hours_in_which_attempts_failed_are_on_the_subscriptions_page() {
     recount(&world.pool, now - TimeDelta::hours(1), now).await.unwrap();
     let (_, page) = admin.get(&path).await;
     assert!(page.contains("3 of 3 failed, 100 %") && page.contains("class=\"many\" title="), "{page}");
-    assert!(page.contains("3 of 3 attempts failed, most of them in the hour from"), "{page}");
+    assert!(page.contains("3 of 3 attempts failed. The worst hour was that from"), "{page}");
     let map = page.split("<table class=\"hours\">").nth(1).unwrap().split("</table>").next().unwrap();
     assert_eq!((map.matches("<tr>").count(), map.matches("<td").count()), (8, 7 * 24), "{map}");
     world.finish().await;

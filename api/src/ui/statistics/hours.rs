@@ -63,8 +63,8 @@ fn sentence(visit: &Visit, hours: &[Totals]) -> Markup {
                 _ if good + bad == 0 => "Nothing was attempted in these days.",
                 None => { "None of " (number(good)) " attempts failed." }
                 Some(hour) => {
-                    (number(bad)) " of " (number(good + bad)) " attempts failed, most of them in the hour from "
-                    (parts::clock(visit, hour.since)) ": " (number(attempts(hour).1)) "."
+                    (number(bad)) " of " (number(good + bad)) " attempts failed. The worst hour was that from "
+                    (parts::clock(visit, hour.since)) " on, with " (number(attempts(hour).1)) " failures."
                 }
             }
         }
@@ -94,7 +94,7 @@ fn days(hours: &[Totals]) -> Vec<&[Totals]> {
 }
 
 fn row(day: &[Totals]) -> Markup {
-    let name = day.first().map(|hour| hour.since.format("%a %-d %b").to_string()).unwrap_or_default();
+    let name = day.first().map(|hour| hour.since.format("%a %-d").to_string()).unwrap_or_default();
     html! {
         tr {
             th scope="row" { (name) }
