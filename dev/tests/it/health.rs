@@ -3,7 +3,6 @@
 use postrider_core::{
     database::Session,
     id::SubscriptionId,
-    queue::{self, ClaimRequest},
     subscription::health::{self, COUNTED_MAX, EXAMINED_MAX},
 };
 use reqwest::Method;
@@ -13,6 +12,7 @@ use sqlx::{Executor, PgPool};
 use crate::{
     access::{call, key},
     flow_settings::{open_circuit, set},
+    queue::claim,
     world::{World, database_config, id, uuid},
 };
 
@@ -137,8 +137,7 @@ async fn failures_of_the_receiver_are_told_and_faults_of_ours_are_not() {
 
     sqlx::query("UPDATE queue SET due_at = now()").execute(&world.pool).await.unwrap();
     set(&world, &subscription, "due_at = now(), rests_until = '-infinity'").await;
-    let request = ClaimRequest { lanes_max: 1, rows_max: 2, skip: Vec::new(), lanes_from: None, only: None };
-    assert_eq!(queue::claim(&world.pool, &request).await.unwrap().0.len(), 1);
+    assert_eq!(claim(&world, 2).await.len(), 1);
     let told = health_of(&world, &subscription).await;
     assert_eq!(told["waiting"], json!({"due": 1, "scheduled": 0, "in_flight": 1, "is_more": false}));
     world.api_stops().await;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use postrider_core::{
     id::SubscriptionId,
-    queue::{self, ClaimRequest},
     subscription::hold::Hold,
     subscription::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane},
 };
@@ -14,6 +13,7 @@ use serde_json::json;
 use crate::{
     crashes::{binaries, run_with},
     flow_settings::{open_circuit, set},
+    queue::claim,
     world::{World, id, uuid},
 };
 
@@ -41,8 +41,7 @@ async fn each_late_lane_tells_why_it_waits() {
     for number in ["1", "2", "3"] {
         world.ingest(&at_once, number).await;
     }
-    let request = ClaimRequest { lanes_max: 64, rows_max: 100, skip: Vec::new(), lanes_from: None, only: None };
-    assert_eq!(queue::claim(&world.pool, &request).await.unwrap().0.len(), 1);
+    assert_eq!(claim(&world, 100).await.len(), 1);
 
     let rate = json!({"rate_limit_per_second": 0.01, "rate_limit_burst": 1});
     let limited = id(&world.subscribe("/success", rate).await);

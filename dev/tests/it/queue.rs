@@ -26,7 +26,7 @@ fn look(rows_max: i32) -> ClaimRequest {
 }
 
 /// Claims until something was claimed, because another session may hold the lane for a moment.
-async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
+pub async fn claim(world: &World, rows_max: i32) -> Vec<Claimed> {
     let some = async {
         loop {
             let (claimed, _) = queue::claim(&world.pool, &look(rows_max)).await.unwrap();
