@@ -182,8 +182,11 @@ fn parse_headers(text: &str) -> Result<HashMap<String, String>, String> {
     }
 }
 
-/// Reads the certificates of a PEM file; an empty path means none.
-fn read_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Reads the certificates of a PEM file, those of a collector or of receivers; an empty path means none.
+///
+/// # Errors
+/// When the file cannot be read, or there is no certificate in it.
+pub fn read_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if path.is_empty() {
         return Ok(Vec::new());
     }

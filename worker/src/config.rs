@@ -8,8 +8,8 @@ use postrider_core::{
     trust::{seal::Keyring, target_policy::TargetPolicy},
     upkeep::archive::Archive,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use traces::config::Export;
+use rustls::pki_types::CertificateDer;
+use traces::config::{Export, read_authorities};
 
 use crate::connections::CONNECTION_AGE_MAX;
 
@@ -100,15 +100,4 @@ pub(crate) fn archive_path(env: &mut Environment) -> Option<String> {
 /// The archive in a folder; none where the path is empty.
 pub(crate) fn archive_in(path: &str) -> Option<Archive> {
     (!path.is_empty()).then(|| Archive::new(path.into()))
-}
-
-/// Reads the certificates of a PEM file; an empty path means none.
-fn read_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    if path.is_empty() {
-        return Ok(Vec::new());
-    }
-    let pem = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|error| format!("{path}: {error}"))?;
-    if certificates.is_empty() { Err(format!("{path}: there is no certificate in it")) } else { Ok(certificates) }
 }

@@ -142,6 +142,7 @@ impl FanOut {
             }
         }
     }
+
     /// Makes the events of emitters, for as long as the task lives.
     pub async fn emit(self) {
         loop {
