@@ -5,5 +5,6 @@ pub mod gauges;
 pub mod heartbeat;
 pub mod last_error;
 pub mod metrics;
+pub mod rest;
 pub mod run;
 pub mod telemetry;

@@ -9,6 +9,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result, hop,
+    process::rest::Rest,
     queue::{ClaimRequest, Claimed, NextDue, Report},
 };
 use sqlx::PgPool;
@@ -104,6 +105,7 @@ impl Dispatcher {
     /// Runs until the worker is told to stop.
     pub async fn run(self) {
         let mut progress = Progress::new(Instant::now());
+        let mut rest = Rest::new(VISIT_REST, VISIT_REST_MAX);
         while !self.stop.is_cancelled() {
             let started = Instant::now();
             let visit = tokio::select! {
@@ -118,10 +120,10 @@ impl Dispatcher {
                     Wait::WakeUp(OUTAGE_PAUSE)
                 }
             };
-            let cost = started.elapsed() * VISIT_REST;
+            let at_least = rest.after(started.elapsed());
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = self.rest(wait, cost.min(VISIT_REST_MAX)) => {}
+                () = self.rest(wait, at_least) => {}
             }
         }
     }

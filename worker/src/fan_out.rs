@@ -11,7 +11,7 @@ use postrider_core::{
     database::{STEP_TIMEOUT, in_time},
     delivery::{job::walk, outbox},
     emitter::step::{Emission, Step, step},
-    queue,
+    queue::{self, LATE, accept::LeftAlone},
     subscription::cache::SubscriptionCache,
     tally::Tally,
 };
@@ -104,18 +104,25 @@ impl FanOut {
         if step.events > 0 {
             metrics::counter!("postrider_events_accepted_total", "source" => "sql").increment(step.events as u64);
             metrics::histogram!("postrider_fan_out_duration_seconds").record(started.elapsed());
-            // This worker is woken directly; the others are woken by the database.
-            self.wake.ring(started.elapsed());
-            let unarmed: Vec<_> = step.left_alone.into_values().collect();
-            self.wake_others(!step.armed.is_empty(), started.elapsed(), unarmed).await;
+            let took = started.elapsed();
+            // Workers that were notified late look behind the place where they usually begin only if they are told so.
+            let must_notify = step.must_notify || step.has_armed && took > LATE;
+            self.wake_all(must_notify, took, step.left_alone).await;
         }
         Ok(step.events)
     }
 
-    /// Wakes the other workers. If that fails nothing is lost: the deliveries are stored, and the workers find them
-    /// later.
-    async fn wake_others(&self, armed: bool, took: Duration, mut unarmed: Vec<Uuid>) {
-        let mut armed = armed;
+    /// Wakes this worker directly, and the others through the database, if `armed` says that lanes were armed, or if one
+    /// of the lanes that were left alone needs it. If that fails nothing is lost: the deliveries are stored, and the
+    /// workers find them later.
+    async fn wake_all(&self, mut armed: bool, took: Duration, left_alone: LeftAlone) {
+        if !armed && left_alone.is_empty() {
+            return;
+        }
+        if armed {
+            self.wake.ring(took);
+        }
+        let mut unarmed: Vec<_> = left_alone.into_values().collect();
         for _ in 0..WAKE_TRIES_MAX {
             match queue::wake(&self.pool, armed, took, &unarmed).await {
                 Ok(woken) if woken.locked.is_empty() => return,
@@ -168,8 +175,6 @@ impl FanOut {
         emission.accepted.iter().for_each(|event| self.tally.accept(event));
         metrics::counter!("postrider_events_accepted_total", "source" => "emitter")
             .increment(emission.accepted.len() as u64);
-        self.wake.ring(took);
-        let unarmed: Vec<_> = emission.left_alone.into_values().collect();
-        self.wake_others(!emission.armed.is_empty(), took, unarmed).await;
+        self.wake_all(!emission.armed.is_empty(), took, emission.left_alone).await;
     }
 }

@@ -4,11 +4,13 @@
 -- not given up.
 CREATE OR REPLACE FUNCTION failing_step(
     failing_since timestamptz, failing_attempts integer, warned integer, disable_after_days integer, t timestamptz
-) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE
-               WHEN x.percent >= 100 AND failing_attempts >= 20 THEN 100
-               WHEN x.percent >= 75 AND coalesce(warned, 0) < 75 THEN 75
-               WHEN x.percent >= 50 AND coalesce(warned, 0) < 50 THEN 50
-           END
-      FROM (SELECT 100 * extract(epoch FROM t - failing_since) / (disable_after_days * 86400) AS percent) x
-$$;
+) RETURNS integer LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    percent constant numeric := 100 * extract(epoch FROM t - failing_since) / (disable_after_days * 86400);
+BEGIN
+    RETURN CASE
+               WHEN percent >= 100 AND failing_attempts >= 20 THEN 100
+               WHEN percent >= 75 AND coalesce(warned, 0) < 75 THEN 75
+               WHEN percent >= 50 AND coalesce(warned, 0) < 50 THEN 50
+           END;
+END $$;

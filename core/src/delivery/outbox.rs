@@ -13,20 +13,24 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, types::Json};
+use sqlx::{PgExecutor, PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Error, Result,
     error::is_locked,
     event::{
-        CONTENT_TYPE_JSON, audience::Audience, event_type::EventType, metadata::Metadata, new_event::NewEvent,
+        CONTENT_TYPE_JSON,
+        audience::{Audience, FilterVerdicts},
+        event_type::EventType,
+        metadata::Metadata,
+        new_event::NewEvent,
         trace_context::TraceContext,
     },
     id::{EventId, SubscriptionId},
     queue::{
         accept::{Atomicity, LeftAlone, Notification, Origin, accept, left_alone, store_deliveries},
-        rows::NewDeliveryRow,
+        rows::{NewDeliveryRow, NewEventRow},
     },
     subscription::cache::SubscriptionCache,
     tally::AcceptedEvent,
@@ -51,8 +55,10 @@ const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 pub struct Step {
     /// Events that were fanned out, wholly or in part; zero means that none are waiting.
     pub events: usize,
-    /// Lanes that this step armed; their workers still need a wake-up.
-    pub armed: Vec<Uuid>,
+    /// Whether this step armed lanes.
+    pub has_armed: bool,
+    /// Whether it armed lanes of which its commits have not notified the workers.
+    pub must_notify: bool,
     /// Lanes that this step left alone.
     pub left_alone: LeftAlone,
     /// The first event that was waiting; `None` where none was.
@@ -61,6 +67,29 @@ pub struct Step {
     pub accepted: Vec<AcceptedEvent>,
     /// How long it took to find the events.
     pub look: Duration,
+}
+
+impl Step {
+    /// What a transaction has done that stored these events, wholly or in part, and armed these lanes.
+    fn of(events: &[&NewEvent], armed: &[Uuid], notification: Notification) -> Self {
+        Self {
+            events: events.len(),
+            has_armed: !armed.is_empty(),
+            must_notify: !armed.is_empty() && notification == Notification::Afterwards,
+            left_alone: left_alone(events, armed),
+            accepted: events.iter().map(|event| event.counted()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what another transaction has done.
+    fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.has_armed |= other.has_armed;
+        self.must_notify |= other.must_notify;
+        self.left_alone.extend(other.left_alone);
+        self.accepted.extend(other.accepted);
+    }
 }
 
 struct Row {
@@ -77,8 +106,8 @@ struct Row {
     fanned_out_to: Option<Uuid>,
 }
 
-/// Fans out waiting events in one transaction. Many workers may do so at once; no two take the same event. A result
-/// without events means that nothing is left. `pool` is of [`crate::database::Session::FanOut`].
+/// Fans out waiting events. Many workers may do so at once; no two take the same event. A result without events means
+/// that nothing is left. `pool` is of [`crate::database::Session::FanOut`].
 ///
 /// The look begins at the event `from`, or at `RECENT_SECONDS` ago, whichever is earlier. So it does not have to read
 /// the dead versions of all rows that were taken before, which stay for as long as some session holds an old snapshot.
@@ -86,14 +115,14 @@ struct Row {
 ///
 /// An event that cannot be fanned out is left alone for a while, so that it does not stop the others.
 pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Result<Step> {
-    let (mut first, mut busy) = (None, Vec::new());
+    let mut round = Round { pool, cache, from, busy: Vec::new(), tried: None, step: Step::default() };
     loop {
-        let known = busy.len();
-        match step_of(pool, cache, from, EVENTS_PER_STEP_MAX, &mut busy, &mut first).await {
+        let known = round.busy.len();
+        match round.fan_out(EVENTS_PER_STEP_MAX).await {
             // All that was found is another worker's to do, or locked. Behind it there may be events of other tenants.
-            Ok(step) if step.events == 0 && busy.len() > known => {}
-            Err(_) if busy.len() > known => {}
-            Ok(step) => return Ok(step),
+            Ok(()) if round.step.events == 0 && round.busy.len() > known => {}
+            Err(_) if round.busy.len() > known => {}
+            Ok(()) => return Ok(round.step),
             // Whatever the error is: events that fail together may succeed one by one.
             Err(error) => {
                 tracing::warn!(?error, "a fan-out failed");
@@ -101,154 +130,201 @@ pub async fn step(pool: &PgPool, cache: &SubscriptionCache, from: Uuid) -> Resul
             }
         }
     }
-    match step_of(pool, cache, from, 1, &mut busy, &mut first).await {
+    match round.fan_out(1).await {
         Err(error @ (Error::Internal(_) | Error::TooLarge(_))) => {
             sqlx::query!(
                 "UPDATE outbox SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE event_id = $1",
-                first,
+                round.tried,
                 RETRY_AFTER_SECONDS
             )
             .execute(pool)
             .await?;
-            let event_id = first.map(EventId);
+            round.step.events += 1;
+            let event_id = round.tried.map(EventId);
             tracing::error!(?error, ?event_id, "a published event cannot be fanned out; it is tried again later");
-            Ok(Step { events: 1, ..Step::default() })
         }
-        done => done,
+        // Workers must still hear of what was stored before the error came.
+        Err(error) if round.step.events > 0 => tracing::warn!(?error, "a fan-out failed"),
+        done => done?,
     }
+    Ok(round.step)
 }
 
-/// Makes one step of at most `events_max` events, none of them of the tenants in `busy`. Tenants with ordered
-/// subscriptions are added to `busy` where another worker is fanning out their events, or somebody has locked one of
-/// them; `first` becomes the first event that this step tried.
-async fn step_of(
-    pool: &PgPool,
-    cache: &SubscriptionCache,
+/// One step while it is made.
+struct Round<'a> {
+    pool: &'a PgPool,
+    cache: &'a SubscriptionCache,
     from: Uuid,
-    events_max: i64,
-    busy: &mut Vec<String>,
-    first: &mut Option<Uuid>,
-) -> Result<Step> {
-    let started = Instant::now();
-    // Events that another worker is fanning out are skipped. The locks end with this statement.
-    let waiting = sqlx::query!(
-        "SELECT event_id, tenant_id FROM outbox
-          WHERE event_id >= least($2, uuid_floor(now() - make_interval(secs => $3)))
-            AND retry_at <= clock_timestamp() AND tenant_id <> ALL ($4)
-          ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED",
-        events_max,
-        from,
-        RECENT_SECONDS,
-        &*busy
-    );
-    let waiting = waiting.fetch_all(pool).await?;
-    *first = waiting.first().map(|row| row.event_id);
-    let found = Step { first: *first, look: started.elapsed(), ..Step::default() };
-    if waiting.is_empty() {
-        return Ok(found);
+    /// Tenants with ordered subscriptions whose events another worker is fanning out, or somebody has locked.
+    busy: Vec<String>,
+    /// The first event of those that were tried last.
+    tried: Option<Uuid>,
+    /// What has been stored so far.
+    step: Step,
+}
+
+type Audiences = HashMap<String, Arc<Audience>>;
+
+/// Which events a transaction locks.
+enum Choice {
+    /// The first events of these tenants, which have ordered subscriptions: at most `events_max`, and none behind `to`.
+    Ordered { tenants: Vec<String>, to: Uuid, events_max: i64 },
+    /// This event.
+    One(Uuid),
+}
+
+/// An event, and the decisions of the filters.
+struct Judged {
+    event: NewEvent,
+    verdicts: FilterVerdicts,
+}
+
+/// What one transaction stores.
+enum Portion {
+    /// Events with all their deliveries.
+    Whole(Vec<Judged>),
+    /// The next part of an event that is too wide for one transaction: its deliveries to these subscriptions and on.
+    Part { begun_to: Option<Uuid>, judged: Box<Judged>, wanting: Vec<SubscriptionId> },
+}
+
+impl Round<'_> {
+    /// Fans out at most `events_max` events, none of them of busy tenants. What it has stored before it fails stays.
+    async fn fan_out(&mut self, events_max: i64) -> Result<()> {
+        let started = Instant::now();
+        // Events that another worker is fanning out are skipped. The locks end with this statement.
+        let waiting = sqlx::query_as!(
+            Row,
+            r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
+                      expires_at, traceparent, tracestate, fanned_out_to
+                 FROM outbox
+                WHERE event_id >= least($2, uuid_floor(now() - make_interval(secs => $3)))
+                  AND retry_at <= clock_timestamp() AND tenant_id <> ALL ($4)
+                ORDER BY event_id LIMIT $1 FOR UPDATE SKIP LOCKED"#,
+            events_max,
+            self.from,
+            RECENT_SECONDS,
+            &self.busy
+        );
+        let waiting = waiting.fetch_all(self.pool).await?;
+        self.step.first = waiting.first().map(|row| row.event_id);
+        self.step.look = started.elapsed();
+        // Audiences are read after the events were found, so that they contain every subscription that is older than
+        // an event; and before a transaction begins, because nobody holds one connection while waiting for another.
+        let mut audiences = Audiences::new();
+        for row in &waiting {
+            if !audiences.contains_key(&row.tenant_id) {
+                audiences.insert(row.tenant_id.clone(), self.cache.audience(&row.tenant_id).await?);
+            }
+        }
+        let is_ordered = |row: &Row| audiences.get(&row.tenant_id).is_some_and(|audience| audience.is_ordered());
+        let (ordered, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_ordered);
+        if let Some(to) = ordered.last().map(|row| row.event_id) {
+            let mut tenants: Vec<_> = ordered.into_iter().map(|row| row.tenant_id).collect();
+            tenants.sort_unstable();
+            tenants.dedup();
+            self.in_transaction(Choice::Ordered { tenants, to, events_max }, &audiences).await?;
+        }
+        self.tried = free.first().map_or(self.tried, |row| Some(row.event_id));
+        match portion(free, &audiences)? {
+            Portion::Whole(judged) => self.step.add(store_whole(self.pool, judged).await?),
+            // Its row is read again, with a lock that lasts.
+            Portion::Part { judged, .. } => {
+                self.in_transaction(Choice::One(judged.event.id.0), &audiences).await?;
+            }
+        }
+        Ok(())
     }
-    // Audiences are read before the transaction begins, because nobody holds one connection while waiting for another.
-    // They are read after the events were found, so that they contain every subscription that is older than an event.
-    let mut audiences = HashMap::new();
-    for row in &waiting {
-        if !audiences.contains_key(&row.tenant_id) {
-            audiences.insert(row.tenant_id.clone(), cache.audience(&row.tenant_id).await?);
+
+    /// Fans out events in a transaction that has them locked.
+    async fn in_transaction(&mut self, choice: Choice, audiences: &Audiences) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        match self.take(&mut transaction, choice, audiences).await {
+            Ok(done) => {
+                transaction.commit().await?;
+                self.step.add(done);
+                Ok(())
+            }
+            Err(error) => {
+                // The rollback is awaited, so that the next step can take these events.
+                transaction.rollback().await?;
+                Err(error)
+            }
         }
     }
-    let is_ordered = |tenant: &str| audiences.get(tenant).is_some_and(|audience| audience.is_ordered());
-    let (ordered, free): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| is_ordered(&row.tenant_id));
-    let ordered_to = ordered.last().map(|row| row.event_id);
-    let mut tenants: Vec<_> = ordered.into_iter().map(|row| row.tenant_id).collect();
-    tenants.sort_unstable();
-    tenants.dedup();
-    let looked = Looked { free: free.iter().map(|row| row.event_id).collect(), ordered_to, tenants, events_max };
-    let mut transaction = pool.begin().await?;
-    match take(&mut transaction, &looked, &audiences, busy, first).await {
-        Ok(step) => {
-            transaction.commit().await?;
-            Ok(Step { first: found.first, look: found.look, ..step })
+
+    async fn take(
+        &mut self,
+        transaction: &mut sqlx::PgTransaction<'_>,
+        choice: Choice,
+        audiences: &Audiences,
+    ) -> Result<Step> {
+        let rows = match choice {
+            Choice::Ordered { tenants, to, events_max } => {
+                self.lock_ordered(transaction, tenants, to, events_max).await?
+            }
+            Choice::One(event) => {
+                let row = sqlx::query_as!(
+                    Row,
+                    r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key,
+                              deliver_at, expires_at, traceparent, tracestate, fanned_out_to
+                         FROM outbox WHERE event_id = $1 FOR UPDATE SKIP LOCKED"#,
+                    event
+                );
+                row.fetch_optional(&mut **transaction).await?.into_iter().collect()
+            }
+        };
+        self.tried = rows.first().map_or(self.tried, |row| Some(row.event_id));
+        match portion(rows, audiences)? {
+            Portion::Whole(judged) => store_whole(&mut **transaction, judged).await,
+            Portion::Part { begun_to, judged, wanting } => store_part(transaction, begun_to, *judged, wanting).await,
         }
-        Err(error) => {
-            // The rollback is awaited, so that the next step can take these events.
-            transaction.rollback().await?;
-            Err(error)
+    }
+
+    /// Locks tenants with ordered subscriptions and their first events, whether the look has found those or passed
+    /// them. Tenants for which another worker is working are left out and become busy. The locks end with the
+    /// transaction.
+    async fn lock_ordered(
+        &mut self,
+        transaction: &mut sqlx::PgTransaction<'_>,
+        tenants: Vec<String>,
+        to: Uuid,
+        events_max: i64,
+    ) -> Result<Vec<Row>> {
+        let ours = sqlx::query_scalar!(
+            r#"SELECT tenant AS "tenant!" FROM unnest($1::text[]) AS tenant
+                WHERE pg_try_advisory_xact_lock(hashtextextended(current_schema() || '_outbox ' || tenant, 0))"#,
+            &tenants
+        );
+        let ours = ours.fetch_all(&mut **transaction).await?;
+        self.busy.extend(tenants.into_iter().filter(|tenant| !ours.contains(tenant)));
+        if ours.is_empty() {
+            return Ok(Vec::new());
         }
+        // No event may be passed, so this waits for a row that the look of another worker has locked for a moment.
+        // Whoever has it locked for longer holds up this tenant only.
+        let patience = ORDERED_PATIENCE.as_millis().to_string();
+        sqlx::query!("SELECT set_config('lock_timeout', $1, true)", patience).fetch_one(&mut **transaction).await?;
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
+                      expires_at, traceparent, tracestate, fanned_out_to
+                 FROM outbox WHERE event_id <= $1 AND tenant_id = ANY ($2) AND retry_at <= clock_timestamp()
+                ORDER BY event_id LIMIT $3 FOR UPDATE"#,
+            to,
+            &ours,
+            events_max
+        );
+        let rows = rows.fetch_all(&mut **transaction).await;
+        if rows.as_ref().is_err_and(is_locked) {
+            self.busy.extend(ours);
+        }
+        Ok(rows?)
     }
 }
 
-/// Events that a look has found.
-struct Looked {
-    /// Those of tenants without an ordered subscription.
-    free: Vec<Uuid>,
-    /// The last one of a tenant with an ordered subscription.
-    ordered_to: Option<Uuid>,
-    /// The tenants with an ordered subscription.
-    tenants: Vec<String>,
-    /// Events that are taken of those tenants, at most.
-    events_max: i64,
-}
-
-/// Locks the tenants with ordered subscriptions and their first events, whether the look has found those or passed
-/// them. Tenants for which another worker is working are left out and added to `busy`. The locks end with the
-/// transaction.
-async fn lock_ordered(
-    transaction: &mut sqlx::PgTransaction<'_>,
-    looked: &Looked,
-    busy: &mut Vec<String>,
-) -> Result<Vec<Row>> {
-    let Some(to) = looked.ordered_to else { return Ok(Vec::new()) };
-    let ours = sqlx::query_scalar!(
-        r#"SELECT tenant AS "tenant!" FROM unnest($1::text[]) AS tenant
-            WHERE pg_try_advisory_xact_lock(hashtextextended(current_schema() || '_outbox ' || tenant, 0))"#,
-        &looked.tenants
-    );
-    let ours = ours.fetch_all(&mut **transaction).await?;
-    busy.extend(looked.tenants.iter().filter(|tenant| !ours.contains(tenant)).cloned());
-    if ours.is_empty() {
-        return Ok(Vec::new());
-    }
-    // No event may be passed, so this waits for a row that the look of another worker has locked for a moment. Whoever
-    // has it locked for longer holds up this tenant only.
-    let patience = ORDERED_PATIENCE.as_millis().to_string();
-    sqlx::query!("SELECT set_config('lock_timeout', $1, true)", patience).fetch_one(&mut **transaction).await?;
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
-                  expires_at, traceparent, tracestate, fanned_out_to
-             FROM outbox WHERE event_id <= $1 AND tenant_id = ANY ($2) AND retry_at <= clock_timestamp()
-            ORDER BY event_id LIMIT $3 FOR UPDATE"#,
-        to,
-        &ours,
-        looked.events_max
-    );
-    let rows = rows.fetch_all(&mut **transaction).await;
-    if rows.as_ref().is_err_and(is_locked) {
-        busy.extend(ours);
-    }
-    Ok(rows?)
-}
-
-/// Stores the deliveries of those events that no other worker has taken meanwhile, in the order of the events' ids;
-/// `first` becomes the first of them.
-async fn take(
-    transaction: &mut sqlx::PgTransaction<'_>,
-    looked: &Looked,
-    audiences: &HashMap<String, Arc<Audience>>,
-    busy: &mut Vec<String>,
-    first: &mut Option<Uuid>,
-) -> Result<Step> {
-    let mut rows = lock_ordered(transaction, looked, busy).await?;
-    let free = sqlx::query_as!(
-        Row,
-        r#"SELECT event_id, tenant_id, event_type, payload, metadata AS "metadata: _", ordering_key, deliver_at,
-                  expires_at, traceparent, tracestate, fanned_out_to
-             FROM outbox WHERE event_id = ANY ($1) AND retry_at <= clock_timestamp()
-            ORDER BY event_id LIMIT 1000 FOR UPDATE SKIP LOCKED"#,
-        &looked.free
-    );
-    rows.extend(free.fetch_all(&mut **transaction).await?);
-    rows.sort_unstable_by_key(|row| row.event_id);
-    *first = rows.first().map_or(*first, |row| Some(row.event_id));
+/// What one transaction stores of these events: as many of them, from the first on, as fit with all their deliveries;
+/// or else a part of the first one. The next step begins with the event that did not fit.
+fn portion(rows: Vec<Row>, audiences: &Audiences) -> Result<Portion> {
     let mut whole = Vec::new();
     let mut room = DELIVERIES_PER_STEP_MAX;
     for row in rows {
@@ -257,44 +333,59 @@ async fn take(
             return Err(Error::internal("an event was taken whose tenant's audience has not been read"));
         };
         let (mut wanting, verdicts) = audience.judge(&event.facts(), usize::MAX);
-        if begun_to.is_none() {
-            verdicts.count();
-        }
         wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
         if begun_to.is_none() && wanting.len() <= room {
             room -= wanting.len();
             event.deliver_to(wanting);
-            whole.push(event);
+            whole.push(Judged { event, verdicts });
         } else if whole.is_empty() {
-            return store_part(transaction, begun_to, event, wanting).await;
+            return Ok(Portion::Part { begun_to, judged: Box::new(Judged { event, verdicts }), wanting });
         } else {
-            break; // The next step begins with this event.
+            break;
         }
     }
-    if whole.is_empty() {
+    Ok(Portion::Whole(whole))
+}
+
+/// Stores events with all their deliveries, those that no other worker has taken.
+async fn store_whole<'e>(executor: impl PgExecutor<'e>, mut judged: Vec<Judged>) -> Result<Step> {
+    if judged.is_empty() {
         return Ok(Step::default());
     }
-    let events: Vec<_> = whole.iter().collect();
-    let armed = accept(&mut **transaction, &events, Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed;
-    let done: Vec<_> = whole.iter().map(|event| event.id.0).collect();
-    sqlx::query!("DELETE FROM outbox WHERE event_id = ANY ($1)", &done).execute(&mut **transaction).await?;
-    let accepted = whole.iter().map(NewEvent::counted).collect();
-    Ok(Step { events: whole.len(), left_alone: left_alone(&events, &armed), armed, accepted, ..Step::default() })
+    let notification = Notification::of_batch(judged.len());
+    let events = judged.iter().map(|one| NewEventRow::of(&one.event, false)).collect::<Vec<_>>();
+    let deliveries =
+        judged.iter().flat_map(|one| one.event.deliveries.iter().map(|own| NewDeliveryRow::of(&one.event, own)));
+    let stored = sqlx::query!(
+        r#"SELECT taken AS "taken!", armed AS "armed!" FROM accept_published($1, $2, $3)"#,
+        events as _,
+        deliveries.collect::<Vec<_>>() as _,
+        notification == Notification::WithCommit
+    );
+    let stored = stored.fetch_one(executor).await?;
+    judged.retain(|one| stored.taken.contains(&one.event.id.0));
+    for one in &judged {
+        one.verdicts.count();
+    }
+    let events: Vec<_> = judged.iter().map(|one| &one.event).collect();
+    Ok(Step::of(&events, &stored.armed, notification))
 }
 
 /// Stores the next part of a wide fan-out. The first part also stores the event.
 async fn store_part(
     transaction: &mut sqlx::PgTransaction<'_>,
     begun_to: Option<Uuid>,
-    mut event: NewEvent,
+    Judged { mut event, verdicts }: Judged,
     mut wanting: Vec<SubscriptionId>,
 ) -> Result<Step> {
     wanting.sort_unstable();
     let rest = wanting.split_off(wanting.len().min(DELIVERIES_PER_STEP_MAX));
     let mark = wanting.last().map(|id| id.0);
     event.deliver_to(wanting);
+    let notification = Notification::Afterwards;
     let armed = if begun_to.is_none() {
-        accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0, Notification::Afterwards).await?.armed
+        verdicts.count();
+        accept(&mut **transaction, &[&event], Atomicity::PerEvent, 0, notification).await?.armed
     } else {
         let deliveries: Vec<_> = event.deliveries.iter().map(|one| NewDeliveryRow::of(&event, one)).collect();
         store_deliveries(transaction, deliveries, Origin::Event).await?
@@ -307,8 +398,11 @@ async fn store_part(
             .await?
     };
     debug_assert_eq!(moved.rows_affected(), 1, "its row is locked");
-    let accepted = if begun_to.is_none() { vec![event.counted()] } else { Vec::new() };
-    Ok(Step { events: 1, left_alone: left_alone(&[&event], &armed), armed, accepted, ..Step::default() })
+    let mut step = Step::of(&[&event], &armed, notification);
+    if begun_to.is_some() {
+        step.accepted.clear();
+    }
+    Ok(step)
 }
 
 fn event_of(row: Row) -> Result<NewEvent> {

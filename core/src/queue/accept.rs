@@ -55,6 +55,17 @@ pub enum Notification {
     Afterwards,
 }
 
+/// A batch of at most this many events notifies the workers with its commit.
+const NOTIFIES_ITSELF_MAX: usize = 4;
+
+impl Notification {
+    /// The way for a batch of this many events. Commits that notify wait for each other, so only small batches do: then
+    /// there is little to wait for.
+    pub(crate) const fn of_batch(events: usize) -> Self {
+        if events <= NOTIFIES_ITSELF_MAX { Self::WithCommit } else { Self::Afterwards }
+    }
+}
+
 /// The result of storing a batch.
 #[derive(Clone, Debug)]
 pub struct AcceptedBatch {

@@ -46,9 +46,6 @@ const BYTES_PER_BATCH: usize = 4 << 20;
 /// fan-out.
 const DELIVERIES_PER_BATCH: usize = 2048;
 
-/// A batch of at most this many events notifies the workers with its commit.
-const NOTIFIES_ITSELF_MAX: usize = 4;
-
 const FULL: Error = Error::Unavailable("too many events are waiting to be stored; try again in a moment");
 
 /// Takes in events and hands them to the writer.
@@ -224,10 +221,7 @@ impl Writer {
         let atomicity = batch.first().map_or(Atomicity::PerEvent, Request::atomicity);
         let started = Instant::now();
         hop!("storing", events.iter().map(|event| event.id.0));
-        let notification = match events.len() {
-            ..=NOTIFIES_ITSELF_MAX => Notification::WithCommit,
-            _ => Notification::Afterwards,
-        };
+        let notification = Notification::of_batch(events.len());
         let ttl = self.key_ttl_seconds;
         let stored = bounded!(self.pool, |connection| accept(connection, &events, atomicity, ttl, notification))?;
         hop!("stored", events.iter().map(|event| event.id.0));

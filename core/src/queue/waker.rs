@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     hop,
+    process::rest::Rest,
     queue::{self, accept::LeftAlone},
 };
 
@@ -70,6 +71,7 @@ impl Waker {
     pub async fn run(self: Arc<Self>, pool: PgPool) {
         let mut closed = false;
         let mut retry_pause = RETRY_PAUSE_MIN;
+        let mut rest = Rest::new(WAKE_REST, WAKE_REST_MAX);
         while !closed {
             self.called.notified().await;
             let started = Instant::now();
@@ -78,7 +80,7 @@ impl Waker {
             let next = if self.send(&pool, unsent).await {
                 retry_pause = RETRY_PAUSE_MIN;
                 let ended = Instant::now();
-                ended + ((ended - started) * WAKE_REST).min(WAKE_REST_MAX)
+                ended + rest.after(ended - started)
             } else {
                 let pause = retry_pause;
                 retry_pause = (retry_pause * 2).min(RETRY_PAUSE_MAX);

@@ -6,7 +6,10 @@ use postrider_core::upkeep::maintenance;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{SOON, World, answer, id, uuid, worker};
+use crate::{
+    flow_races::claim_now,
+    world::{SOON, World, answer, id, uuid, worker},
+};
 
 /// Retries at once, so often that no test runs out of them.
 fn impatient() -> Value {
@@ -107,8 +110,7 @@ async fn state(world: &World, subscription: &str) -> (Option<String>, Option<i32
 
 /// Claims as a worker does that dies afterwards; answers how many deliveries it got.
 async fn claimed(world: &World) -> usize {
-    let claim = sqlx::query("SELECT * FROM claim(64, 100, '{}', '-infinity', NULL) WHERE delivery_id IS NOT NULL");
-    claim.fetch_all(&world.pool).await.unwrap().len()
+    claim_now(world).await.len()
 }
 
 #[tokio::test]
