@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use self::state::{STATE_VARIABLE, state_directory};
 use self::{
     binaries::Binaries,
-    state::{Wait, lock, remove, stale, temporary_directory, unprivileged_user},
+    state::{Wait, disposable_directory, lock, remove, stale, temporary_directory, unprivileged_user},
 };
 use crate::reaper::{self, Charge};
 
@@ -74,7 +74,11 @@ impl Postgres {
     /// # Errors
     /// When there are no binaries (the message says how to install them), or the server does not start.
     pub fn temporary(purpose: &str, durability: Durability) -> Result<Self> {
-        Self::start_on(&temporary_directory(purpose), durability, Afterwards::Remove)
+        let data = match durability {
+            Durability::Durable => temporary_directory(purpose),
+            Durability::Disposable => disposable_directory(purpose),
+        };
+        Self::start_on(&data, durability, Afterwards::Remove)
     }
 
     fn start_on(data: &Path, durability: Durability, afterwards: Afterwards) -> Result<Self> {

@@ -120,7 +120,7 @@ impl Dispatcher {
                     Wait::WakeUp(OUTAGE_PAUSE)
                 }
             };
-            let at_least = rest.after(started.elapsed());
+            let at_least = rest.after(started.elapsed(), Instant::now());
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = self.rest(wait, at_least) => {}

@@ -1,7 +1,7 @@
-//! The rest of a loop after each of its rounds. It is a multiple of what the round took: a cheap round is followed by a
-//! short rest, so that nobody waits where little happens, and a dear one by a long rest, so that more is done together.
+//! The rest of a loop after its rounds. Rounds may take a fixed share of the time: where they are dear they come seldom,
+//! and more is done together. What was not used of it may be used at once: where little happens, nobody waits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The share by which the usual time of a round follows the last one.
 const FOLLOWS: u32 = 8;
@@ -12,23 +12,32 @@ pub struct Rest {
     times: u32,
     max: Duration,
     usual: Duration,
+    /// Until when the rounds so far have used their share. As long as that is at most [`Self::max`] ahead, there is no
+    /// rest.
+    used_until: Option<Instant>,
 }
 
 impl Rest {
-    /// A rest of so many times what a round takes, but no longer than `max`.
+    /// A rest of so many times what the rounds take. A single rest is no longer than `max`, and this is also how far the
+    /// rounds may be ahead of their share.
     #[must_use]
     pub const fn new(times: u32, max: Duration) -> Self {
-        Self { times, max, usual: Duration::ZERO }
+        Self { times, max, usual: Duration::ZERO, used_until: None }
     }
 
-    /// How long to rest after a round that took this long. A round that took longer than usual, because the machine was
-    /// busy with something else for a moment, is not followed by a longer rest: those that wait have waited enough.
-    pub fn after(&mut self, took: Duration) -> Duration {
+    /// How long to rest after a round that took this long and has ended now. A round that took longer than usual,
+    /// because the machine was busy with something else for a moment, counts as a usual one: those that wait have waited
+    /// enough.
+    pub fn after(&mut self, took: Duration, now: Instant) -> Duration {
         self.usual = match self.usual {
             Duration::ZERO => took,
             usual => (usual * (FOLLOWS - 1) + took) / FOLLOWS,
         };
-        (took.min(self.usual) * self.times).min(self.max)
+        let begun = now.checked_sub(took).unwrap_or(now);
+        let used_from = self.used_until.map_or(begun, |until| until.max(begun));
+        let used_until = (used_from + took.min(self.usual) * (self.times + 1)).min(now + self.max * 2);
+        self.used_until = Some(used_until);
+        used_until.saturating_duration_since(now + self.max)
     }
 }
 
@@ -36,21 +45,38 @@ impl Rest {
 mod tests {
     use super::*;
 
+    const MAX: Duration = Duration::from_millis(10);
+
+    /// Rounds that each take this many milliseconds and begin at these times, or after the rest: the last rest.
+    fn last_rest(rest: &mut Rest, now: &mut Instant, rounds: u32, took: u64, apart: u64) -> Duration {
+        let mut last = Duration::ZERO;
+        for _ in 0..rounds {
+            let begun = *now + last;
+            *now = begun + Duration::from_millis(took);
+            last = rest.after(Duration::from_millis(took), *now);
+            *now = (*now).max(begun + Duration::from_millis(apart));
+        }
+        last
+    }
+
     #[test]
-    fn one_slow_round_is_not_followed_by_a_long_rest_but_many_are() {
-        let millis = Duration::from_millis;
-        let mut rest = Rest::new(2, millis(10));
-        assert_eq!(rest.after(millis(1)), millis(2));
-        assert!(rest.after(millis(9)) <= millis(4), "one that was held up");
-        assert!(rest.after(millis(1)) <= millis(2));
-        for _ in 0..50 {
-            rest.after(millis(4));
-        }
-        assert!(rest.after(millis(4)) > millis(7), "they are usual now");
-        assert_eq!(rest.after(millis(0)), Duration::ZERO);
-        for _ in 0..50 {
-            rest.after(millis(40));
-        }
-        assert_eq!(rest.after(millis(40)), millis(10));
+    fn at_a_trickle_there_is_no_rest_and_a_flood_of_rounds_takes_its_share() {
+        let (mut rest, mut now) = (Rest::new(2, MAX), Instant::now());
+        assert_eq!(last_rest(&mut rest, &mut now, 100, 2, 10), Duration::ZERO);
+        assert_eq!(last_rest(&mut rest, &mut now, 2, 2, 0), Duration::ZERO, "two at once, after a quiet time");
+        let begun = now;
+        assert_eq!(last_rest(&mut rest, &mut now, 100, 2, 0), Duration::from_millis(4));
+        let share = 0.2 / (now - begun).as_secs_f64();
+        assert!((0.3..0.4).contains(&share), "{share}");
+        assert_eq!(last_rest(&mut rest, &mut now, 100, 40, 0), MAX);
+        now += Duration::from_secs(1);
+        assert_eq!(rest.after(Duration::from_millis(2), now), Duration::ZERO, "long ago");
+    }
+
+    #[test]
+    fn one_slow_round_is_not_followed_by_a_long_rest() {
+        let (mut rest, mut now) = (Rest::new(2, MAX), Instant::now());
+        last_rest(&mut rest, &mut now, 100, 1, 0);
+        assert!(last_rest(&mut rest, &mut now, 1, 30, 0) < Duration::from_millis(1));
     }
 }

@@ -80,7 +80,7 @@ impl Waker {
             let next = if self.send(&pool, unsent).await {
                 retry_pause = RETRY_PAUSE_MIN;
                 let ended = Instant::now();
-                ended + rest.after(ended - started)
+                ended + rest.after(ended - started, ended.into())
             } else {
                 let pause = retry_pause;
                 retry_pause = (retry_pause * 2).min(RETRY_PAUSE_MAX);

@@ -11,10 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::geteuid;
+use rustix::{fs::statvfs, process::geteuid};
 
 /// The environment variable that names the folder for all of this.
 pub const STATE_VARIABLE: &str = "POSTRIDER_DEV_STATE";
+
+/// The folder that Linux keeps in memory.
+const MEMORY: &str = "/dev/shm";
+/// Bytes that must be free there, so that a whole run of the tests fits several times.
+const MEMORY_MIN: u64 = 8 << 30;
 
 /// How long we wait for the lock of a folder in use. Another process may hold the lock only to look whether it is free,
 /// or may be about to end.
@@ -38,9 +43,27 @@ pub fn state_directory(name: &str) -> PathBuf {
 
 /// A fresh name for a temporary folder, unique among all processes. [`stale`] recognizes the name by its numbers.
 pub(super) fn temporary_directory(purpose: &str) -> PathBuf {
+    base().join(temporary_name(purpose))
+}
+
+/// The same, in memory where there is enough of it: for a server whose data may be lost. Each test has a database of
+/// its own, and to make and remove all their files costs a disk more than the tests themselves take.
+pub(super) fn disposable_directory(purpose: &str) -> PathBuf {
+    memory().unwrap_or_else(base).join(temporary_name(purpose))
+}
+
+fn temporary_name(purpose: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    state_directory(&format!("{purpose}-{}-{number}", std::process::id()))
+    format!("postrider-{purpose}-{}-{number}", std::process::id())
+}
+
+/// The folder whose files are in memory, if this system has one with [`MEMORY_MIN`] free bytes. A folder that was chosen
+/// by hand is used for everything.
+fn memory() -> Option<PathBuf> {
+    let memory = PathBuf::from(MEMORY);
+    let free = statvfs(&memory).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize))?;
+    (env::var_os(STATE_VARIABLE).is_none() && free >= MEMORY_MIN).then_some(memory)
 }
 
 fn base() -> PathBuf {
@@ -85,7 +108,8 @@ pub(super) fn lock(folder: &Path, wait: Wait) -> Result<fs::File> {
 
 /// The temporary folders whose processes have ended. Each comes with its lock, which this process holds from now on.
 pub(super) fn stale() -> Vec<(PathBuf, fs::File)> {
-    let entries = fs::read_dir(base()).into_iter().flatten().flatten();
+    let folders = [Some(base()), memory()].into_iter().flatten();
+    let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let folders = entries.filter_map(|entry| {
         let path = entry.path();
         let is_ours = entry.metadata().is_ok_and(|data| data.is_file() && data.uid() == geteuid().as_raw());
@@ -154,7 +178,7 @@ mod tests {
 
     #[test]
     fn names_of_temporary_folders_are_known_as_such_and_differ() {
-        let [one, other] = [temporary_directory("tests"), temporary_directory("tests")];
+        let [one, other] = [temporary_directory("tests"), disposable_directory("tests")];
         assert!(is_temporary(&one) && is_temporary(&other) && one != other);
     }
 }

@@ -149,6 +149,37 @@ async fn plans_do_not_flip_with_the_statistics() {
     world.api_stops().await;
 }
 
+/// A function in the language SQL that the planner does not inline is parsed and planned again in every statement that
+/// calls it, which costs more than most hot functions do.
+#[tokio::test]
+async fn small_sql_functions_are_inlined() {
+    let world = World::new().await;
+    let calls: Vec<(String, String)> = sqlx::query_as(
+        "SELECT p.proname::text,
+                format('SELECT %I(%s) FROM (SELECT %s OFFSET 0) x', p.proname,
+                       string_agg('x.a' || a.place, ', ' ORDER BY a.place),
+                       string_agg(format('NULL::%s AS a%s', a.type::regtype, a.place), ', ' ORDER BY a.place))
+           FROM pg_proc p CROSS JOIN unnest(p.proargtypes) WITH ORDINALITY a (type, place)
+           JOIN pg_language l ON l.oid = p.prolang
+          WHERE p.pronamespace = 'postrider'::regnamespace AND l.lanname = 'sql' AND NOT p.proretset
+          GROUP BY p.oid, p.proname
+         UNION ALL
+         SELECT p.proname::text, format('SELECT %I()', p.proname)
+           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+          WHERE p.pronamespace = 'postrider'::regnamespace AND l.lanname = 'sql' AND p.pronargs = 0",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert!(calls.len() > 5, "{calls:?}");
+    for (name, call) in calls {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (VERBOSE, COSTS off) {call}"));
+        let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&world.pool).await.unwrap();
+        assert!(!plan.concat().contains(&format!("{name}(")), "{name} is not inlined: write it in PL/pgSQL\n{plan:#?}");
+    }
+    world.api_stops().await;
+}
+
 #[tokio::test]
 async fn tenants_are_found_without_reading_what_is_theirs() {
     let world = World::new().await;

@@ -251,10 +251,12 @@ impl World {
         self.api_stops().await;
     }
 
-    /// Ends a test that has written rows by itself: stops the api, and does not check the invariants.
+    /// Ends a test that has written rows by itself: stops the api, removes the database, and does not check the
+    /// invariants.
     pub async fn api_stops(self) {
         self.api.0.cancel();
         self.api.1.await.expect("the api stops");
+        Box::pin(drop_database(&self.env["DATABASE_URL"])).await;
     }
 }
 
@@ -365,10 +367,19 @@ pub async fn create_database(template: Option<&str>) -> String {
     let mut admin = PgConnection::connect(&format!("{server}postgres")).await.expect("the server answers");
     let name = format!("test_{}", Uuid::now_v7().simple());
     let template = template.unwrap_or("template0");
-    let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+    let create = format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY");
     sqlx::query(sqlx::AssertSqlSafe(create)).execute(&mut admin).await.expect("a database is made");
     admin.close().await.expect("closed");
     format!("{server}{name}")
+}
+
+/// Removes a database, and ends the sessions that use it.
+async fn drop_database(url: &str) {
+    let (server, name) = url.rsplit_once('/').expect("a database's URL");
+    let mut admin = PgConnection::connect(&format!("{server}/postgres")).await.expect("the server answers");
+    let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut admin).await.expect("the database is removed");
+    admin.close().await.expect("closed");
 }
 
 /// The URL of the server that all tests of this run share, without the name of a database.
