@@ -50,9 +50,20 @@ BEGIN
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
     -- Locked rows do not move, so they are found by their ctid, however many dead versions they have.
-    FOR visit IN SELECT l.ctid AS tid, l AS lane, l.* FROM lanes l WHERE l.ctid = ANY (visits) LOOP
+    FOR found IN SELECT p.* FROM visit_plain_lanes(visits, quantum, t) p LOOP
+        tids := tids || found.tids;
+        lanes_ := lanes_ || found.lane_id;
+        subs := subs || found.subscription_id;
+        leases := leases || found.lease_ms;
+        awaited := awaited || false;
+        waits := waits || NULL::bigint;
+        steps := steps || NULL::bigint;
+        rests := rests || found.rested;
+        IF found.lost IS NOT NULL THEN PERFORM log_lost_leases(found.lost, found.lease_ms); END IF;
+    END LOOP;
+    FOR visit IN SELECT l.ctid AS tid, l AS lane, l.* FROM lanes l WHERE l.ctid = ANY (visits) AND is_limited(l) LOOP
         is_sweep := visit.swept_at < t - lane_resweep() OR visit.drained_at <= t - lane_linger();
-        SELECT * INTO found FROM visit_lane(visit.tid, visit.lane, is_sweep, quantum, token, t);
+        SELECT * INTO found FROM visit_limited_lane(visit.tid, visit.lane, is_sweep, quantum, token, t);
         tids := tids || found.tids;
         lanes_ := lanes_ || visit.id;
         subs := subs || visit.subscription_id;
@@ -61,7 +72,7 @@ BEGIN
         is_bound := is_bound OR found.tids <> '{}' AND (found.is_awaited OR visit.rate_interval_us IS NOT NULL);
         waits := waits || found.wait_us;
         steps := steps || visit.rate_interval_us;
-        rests := rests || found.rested;
+        rests := rests || NULL::timestamptz;
     END LOOP;
     IF NOT is_bound THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
     RETURN QUERY

@@ -1,5 +1,6 @@
--- Visits a lane that has limits, is ordered, or whose circuit is not closed: what visit_lane() does with any other
--- lane, but within its limits. Only visit_lane() calls this; the results are the same.
+-- Visits a limited lane: locks the rows that claim() is about to lease, within the lane's limits, and writes down how
+-- far the lane has come. `is_awaited` says that others of the lane wait for the outcomes of what is leased; for wait_us
+-- see lane_room(). Only claim() calls this, with its settings.
 CREATE OR REPLACE FUNCTION visit_limited_lane(
     place tid, before lanes, is_sweep boolean, quantum integer, token bigint, t timestamptz,
     OUT tids tid[], OUT wait_us bigint, OUT is_awaited boolean
