@@ -2,6 +2,7 @@
 //! It neither sends requests nor records outcomes.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result, hop,
+    id::SubscriptionId,
     process::rest::Rest,
     queue::{ClaimRequest, Claimed, NextDue, Report},
 };
@@ -30,9 +32,11 @@ const LANES_PER_CLAIM_MAX: usize = 64;
 /// How long the dispatcher rests after a visit, as a multiple of what the visit took: a busy worker claims in batches,
 /// and at a trickle nobody waits.
 const VISIT_REST: u32 = 2;
-/// The longest such rest. It is also the shortest rest of a worker that has left lanes out, because places are given
-/// back one by one.
+/// The longest such rest. For so long, a worker that has left lanes out takes no notice of places that are given back,
+/// because they are given back one by one.
 const VISIT_REST_MAX: Duration = Duration::from_millis(10);
+/// How long a claim waits, at most, until the subscriptions of its deliveries are read together.
+const TOGETHER_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a worker sleeps, at most: even if every notification is lost, deliveries are late by no more than this.
 pub const BACKSTOP: Duration = Duration::from_secs(2);
 /// How long the loop pauses after the database failed.
@@ -152,7 +156,7 @@ impl Dispatcher {
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         hop!("claimed", claimed.iter().map(|claimed| claimed.event_id));
         let found_nothing = claimed.is_empty();
-        let payloads = self.courier.payloads.read(&claimed).await;
+        let (payloads, ()) = tokio::join!(self.courier.payloads.read(&claimed), self.read_subscriptions(&claimed));
         hop!("read", claimed.iter().map(|claimed| claimed.event_id));
         for claimed in claimed {
             let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
@@ -166,6 +170,18 @@ impl Dispatcher {
         Ok(if look.skip.is_empty() { Wait::WakeUp(wait) } else { Wait::WakeUpOrPlace(wait) })
     }
 
+    /// Reads the subscriptions of these deliveries together, where several are not in memory. Where that fails, each
+    /// delivery reads its own.
+    async fn read_subscriptions(&self, claimed: &[Claimed]) {
+        let ids: HashSet<_> = claimed.iter().filter_map(|claimed| claimed.subscription_id).collect();
+        if ids.len() > 1 {
+            let reading = self.courier.cache.prepare(ids.into_iter().map(SubscriptionId));
+            if let Ok(Err(error)) = tokio::time::timeout(TOGETHER_PATIENCE, reading).await {
+                tracing::warn!(%error, "the subscriptions of a claim could not be read together");
+            }
+        }
+    }
+
     async fn rest(&self, wait: Wait, at_least: Duration) {
         match wait {
             Wait::Place => self.places.freed().await,
@@ -174,11 +190,15 @@ impl Dispatcher {
                 let _ = tokio::time::timeout(at_most.saturating_sub(at_least), self.wake.rung()).await;
             }
             Wait::WakeUpOrPlace(at_most) => {
-                tokio::time::sleep(VISIT_REST_MAX).await;
+                tokio::time::sleep(at_least).await;
+                let freed = async {
+                    tokio::time::sleep(VISIT_REST_MAX.saturating_sub(at_least)).await;
+                    self.places.freed().await;
+                };
                 tokio::select! {
                     () = self.wake.rung() => {}
-                    () = self.places.freed() => {}
-                    () = tokio::time::sleep(at_most) => {}
+                    () = freed => {}
+                    () = tokio::time::sleep(at_most.saturating_sub(at_least)) => {}
                 }
             }
         }

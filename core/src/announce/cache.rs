@@ -82,6 +82,30 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
         loaded
     }
 
+    /// Loads the values under those of these keys that are not there, all together; a key for which `load` has none is
+    /// left to [`Self::get`].
+    ///
+    /// # Errors
+    /// When they cannot be loaded.
+    pub async fn prepare<F>(&self, keys: impl IntoIterator<Item = K>, load: impl FnOnce(Vec<K>) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<Vec<(K, V)>>>,
+    {
+        let absent: Vec<_> = keys.into_iter().filter(|key| !self.entries.contains_key(key)).collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let before: Vec<_> = self.announcements.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        for (key, value) in in_time(ANSWER_TIMEOUT, load(absent)).await? {
+            self.entries.insert(key.clone(), value).await;
+            let counter = self.counter_of(&key);
+            if self.announcements[counter].load(Ordering::SeqCst) != before[counter] {
+                self.entries.invalidate(&key).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Drops the value under this key.
     pub async fn remove(&self, key: &K) {
         self.announcements_of(key).fetch_add(1, Ordering::SeqCst);
@@ -97,8 +121,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'sta
     }
 
     fn announcements_of(&self, key: &K) -> &AtomicU64 {
-        let hash = usize::try_from(self.hasher.hash_one(key) % COUNTERS as u64).unwrap_or_default();
-        &self.announcements[hash]
+        &self.announcements[self.counter_of(key)]
+    }
+
+    fn counter_of(&self, key: &K) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % COUNTERS as u64).unwrap_or_default()
     }
 }
 
@@ -115,6 +142,23 @@ mod tests {
         };
         assert_eq!(cache.get(&"a".to_owned(), load).await.expect("loaded"), 1);
         cache.get(&"a".to_owned(), async { Ok(2) }).await.expect("there or loaded") == 1
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_loaded_together_unless_it_changes_meanwhile() {
+        let cache = AnnouncedCache::new(10, |_: &u32| 1);
+        let [a, b, c] = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(cache.get(&a, async { Ok(1) }).await.expect("loaded"), 1);
+        let load = async |absent: Vec<String>| {
+            assert_eq!(absent, [b.clone(), c.clone()]);
+            cache.remove(&b).await;
+            Ok(absent.into_iter().map(|key| (key, 2)).collect())
+        };
+        cache.prepare([a.clone(), b.clone(), c.clone()], load).await.expect("loaded");
+        assert_eq!(cache.get(&b, async { Ok(3) }).await.expect("loaded"), 3, "it changed meanwhile");
+        // Keys share counters by a random hash, so "c" may happen to have the counter of "b".
+        let kept = cache.get(&c, async { Ok(4) }).await.expect("there or loaded");
+        assert!(kept == 2 || cache.counter_of(&b) == cache.counter_of(&c), "{kept}");
     }
 
     #[tokio::test]

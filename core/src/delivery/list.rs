@@ -4,6 +4,8 @@
 //! of it. The rows are not materialized, so the scan ends where the page is full. Where it is not full, the row is read
 //! as well at which the scan stopped.
 
+use std::collections::HashSet;
+
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
@@ -14,6 +16,9 @@ use crate::{
     id::{EventId, JobId, SubscriptionId},
     page::{EXAMINED_MAX, Found, Page, Span},
 };
+
+/// Deliveries whose events are looked for together.
+const EXAMINED_TOGETHER: i64 = 1000;
 
 /// Which deliveries a list shows; an absent field means no restriction.
 #[derive(Clone, Debug, Default)]
@@ -58,42 +63,102 @@ type Rows = Vec<(Uuid, bool)>;
 
 /// A page from the table of all deliveries.
 async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+    if filter.event_type.is_some() || filter.metadata.is_some() {
+        return of_all_by_event(pool, filter, page).await;
+    }
+    let examined_max = if filter.status.is_some() { EXAMINED_MAX } else { page.limit };
+    let rows = look(pool, filter, page.before, examined_max, page.limit).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.last)).collect())
+}
+
+/// The same where something is asked of the events. The events of many deliveries are looked for with one array of ids:
+/// a look for each one would choose its partition anew, which takes longer than the look itself.
+async fn of_all_by_event(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+    let (mut found, mut before) = (Rows::new(), page.before);
+    for _ in 0..EXAMINED_MAX / EXAMINED_TOGETHER {
+        // With room for one more, the row at which the scan stopped comes along even if all rows fit.
+        let mut rows = look(pool, filter, before, EXAMINED_TOGETHER, EXAMINED_TOGETHER + 1).await?;
+        let stopped_at = rows.pop_if(|row| row.last);
+        let fitting = fitting_events(pool, filter, &rows).await?;
+        found.extend(rows.iter().filter(|row| fitting.contains(&row.event_id)).map(|row| (row.id, false)));
+        let is_full = i64::try_from(found.len()).is_ok_and(|count| count >= page.limit);
+        match stopped_at {
+            Some(row) if !is_full => before = Some(row.id),
+            _ => {
+                found.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
+                return Ok(found);
+            }
+        }
+    }
+    found.extend(before.map(|id| (id, true)));
+    Ok(found)
+}
+
+/// A delivery that was looked at, or, as the last row, the one at which the scan stopped.
+struct Look {
+    id: Uuid,
+    event_id: Uuid,
+    last: bool,
+}
+
+/// Looks at deliveries, at most `examined_max`: those that fit what is asked of the delivery itself, at most `limit`.
+/// The row at which the scan stopped is among them where there is room.
+async fn look(
+    pool: &PgPool,
+    filter: &Filter,
+    before: Option<Uuid>,
+    examined_max: i64,
+    limit: i64,
+) -> Result<Vec<Look>> {
     let (first, end) = filter.span.ids();
-    let asks_more = filter.status.is_some() || filter.event_type.is_some() || filter.metadata.is_some();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Look,
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, event_id, status FROM deliveries
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
                   AND ($3::uuid IS NULL OR job_id = $3)
                   AND ($4::uuid IS NULL OR id >= $4) AND ($5::uuid IS NULL OR id < $5) AND ($6::uuid IS NULL OR id < $6)
                 ORDER BY id DESC LIMIT $7)
-           (SELECT d.id AS "id!", false AS "last!" FROM looked_at d
+           (SELECT d.id AS "id!", d.event_id AS "event_id!", false AS "last!" FROM looked_at d
              WHERE ($8::text IS NULL
                     OR $8 = CASE WHEN d.status = 'pending'
                                   AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
                                          FROM queue q WHERE q.delivery_id = d.id)
                                  THEN 'in_flight' ELSE d.status::text END)
-               AND ($9::text IS NULL
-                    OR (SELECT e.event_type = $9 FROM events e WHERE e.id = d.event_id))
-               AND ($10::jsonb IS NULL
-                    OR (SELECT e.metadata @> $10 FROM events e WHERE e.id = d.event_id))
-             ORDER BY d.id DESC LIMIT $11)
+             ORDER BY d.id DESC LIMIT $9)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)
-            LIMIT $11"#,
+           (SELECT id, event_id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)
+            LIMIT $9"#,
         filter.tenant_id,
         filter.subscription.map(|id| id.0),
         filter.job.map(|id| id.0),
         first,
         end,
-        page.before,
-        if asks_more { EXAMINED_MAX } else { page.limit },
+        before,
+        examined_max,
         filter.status.map(Status::as_str),
+        limit,
+    );
+    Ok(rows.fetch_all(pool).await?)
+}
+
+/// The events of these deliveries of which holds what is asked of events.
+async fn fitting_events(pool: &PgPool, filter: &Filter, rows: &[Look]) -> Result<HashSet<Uuid>> {
+    let events: Vec<_> = rows.iter().map(|row| row.event_id).collect();
+    let fitting = sqlx::query_scalar!(
+        r#"SELECT id AS "id!" FROM events
+            WHERE id = ANY ($1) AND id >= $2 AND id <= $3
+              AND ($4::text IS NULL OR event_type = $4) AND ($5::jsonb IS NULL OR metadata @> $5)
+            LIMIT $6"#,
+        &events,
+        // With these bounds the partitions that cannot hold these events are left out before any is opened.
+        events.iter().min(),
+        events.iter().max(),
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
-        page.limit,
+        EXAMINED_TOGETHER,
     );
-    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
+    Ok(fitting.fetch_all(pool).await?.into_iter().collect())
 }
 
 /// A page from the side table of dead letters.

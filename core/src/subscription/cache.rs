@@ -55,6 +55,19 @@ impl SubscriptionCache {
         self.by_id.get(&id.0, load).await
     }
 
+    /// Reads those of these subscriptions that are not in memory, in one statement, so that [`Self::get`] finds them. It
+    /// does so by itself with one that is missing then, or that cannot be read.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn prepare(&self, ids: impl IntoIterator<Item = SubscriptionId>) -> Result<()> {
+        let load = async |absent: Vec<Uuid>| {
+            let found = self.store.get_all(&absent).await?;
+            Ok(found.into_iter().map(|one| (one.id.0, Some(Arc::new(one)))).collect())
+        };
+        self.by_id.prepare(ids.into_iter().map(|id| id.0), load).await
+    }
+
     /// The tenant's subscriptions, indexed by the events that they want.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool, types::Json};
+use uuid::Uuid;
 
 use crate::{
     Error, Result,
@@ -122,6 +123,13 @@ impl Subscriptions {
     /// Reads one subscription.
     pub async fn get(&self, id: SubscriptionId) -> Result<Subscription> {
         self.fetch(&mut *self.pool.acquire().await?, id).await
+    }
+
+    /// Reads subscriptions; one that does not exist, or that cannot be read, is absent from the result.
+    pub(crate) async fn get_all(&self, ids: &[Uuid]) -> Result<Vec<Subscription>> {
+        let rows = select_subscriptions!("WHERE id = ANY ($1) AND deleted_at IS NULL", ids);
+        let rows = rows.fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().filter_map(|row| row.open(&self.keyring).ok()).collect())
     }
 
     /// Reads the interests of a tenant's subscriptions; disabled ones want nothing.
