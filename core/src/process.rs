@@ -5,6 +5,5 @@ pub mod gauges;
 pub mod heartbeat;
 pub mod last_error;
 pub mod metrics;
-pub mod rest;
 pub mod run;
 pub mod telemetry;

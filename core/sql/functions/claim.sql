@@ -27,52 +27,40 @@ DECLARE
     t        constant timestamptz := clock_timestamp();
     token    constant bigint := new_lease_token();
     visits   tid[];
-    visit    record;
     found    record;
     quantum  integer;
-    is_sweep boolean;
     is_bound boolean := false;       -- a limit or an order rests on what this claim leases
-    lanes_   uuid[] := '{}';         -- what the last statement needs of each visited lane, position by position
-    subs     uuid[] := '{}';
-    leases   integer[] := '{}';
-    awaited  boolean[] := '{}';
-    waits    bigint[] := '{}';
-    steps    bigint[] := '{}';
-    rests    timestamptz[] := '{}';
-    tids     tid[] := '{}';          -- of the rows
+    -- What the last statement needs: of each visited lane, position by position, and the places of the rows.
+    lanes_ uuid[] := '{}';    subs  uuid[] := '{}';   leases integer[] := '{}';     awaited boolean[] := '{}';
+    waits  bigint[] := '{}';  steps bigint[] := '{}'; rests  timestamptz[] := '{}'; tids    tid[] := '{}';
 BEGIN
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
          WHERE l.due_at >= lanes_from AND l.due_at <= t AND l.id <> ALL (skip)
            AND (only_lane IS NULL OR l.id = only_lane)
-         ORDER BY l.due_at LIMIT lanes_max
-           FOR UPDATE SKIP LOCKED);
+         ORDER BY l.due_at LIMIT lanes_max FOR UPDATE SKIP LOCKED);
     quantum := greatest(1, rows_max / (cardinality(visits) + 1));
 
     -- Locked rows do not move, so they are found by their ctid, however many dead versions they have.
-    FOR found IN SELECT p.* FROM visit_plain_lanes(visits, quantum, t) p LOOP
+    FOR found IN
+        SELECT p.*, false AS is_awaited, NULL::bigint AS wait_us, NULL::bigint AS step_us
+          FROM visit_plain_lanes(visits, quantum, t) p
+         UNION ALL
+        SELECT l.id, l.subscription_id, l.lease_ms, NULL, v.tids, NULL, v.is_awaited, v.wait_us, l.rate_interval_us
+          FROM lanes l
+         CROSS JOIN LATERAL visit_limited_lane(l.ctid, l, needs_sweep(l, t), quantum, token, t) v
+         WHERE l.ctid = ANY (visits) AND is_limited(l)
+    LOOP
         tids := tids || found.tids;
         lanes_ := lanes_ || found.lane_id;
         subs := subs || found.subscription_id;
         leases := leases || found.lease_ms;
-        awaited := awaited || false;
-        waits := waits || NULL::bigint;
-        steps := steps || NULL::bigint;
+        awaited := awaited || found.is_awaited;
+        is_bound := is_bound OR found.tids <> '{}' AND (found.is_awaited OR found.step_us IS NOT NULL);
+        waits := waits || found.wait_us;
+        steps := steps || found.step_us;
         rests := rests || found.rested;
         IF found.lost IS NOT NULL THEN PERFORM log_lost_leases(found.lost, found.lease_ms); END IF;
-    END LOOP;
-    FOR visit IN SELECT l.ctid AS tid, l AS lane, l.* FROM lanes l WHERE l.ctid = ANY (visits) AND is_limited(l) LOOP
-        is_sweep := visit.swept_at < t - lane_resweep() OR visit.drained_at <= t - lane_linger();
-        SELECT * INTO found FROM visit_limited_lane(visit.tid, visit.lane, is_sweep, quantum, token, t);
-        tids := tids || found.tids;
-        lanes_ := lanes_ || visit.id;
-        subs := subs || visit.subscription_id;
-        leases := leases || visit.lease_ms;
-        awaited := awaited || found.is_awaited;
-        is_bound := is_bound OR found.tids <> '{}' AND (found.is_awaited OR visit.rate_interval_us IS NOT NULL);
-        waits := waits || found.wait_us;
-        steps := steps || visit.rate_interval_us;
-        rests := rests || NULL::timestamptz;
     END LOOP;
     IF NOT is_bound THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
     RETURN QUERY

@@ -1,8 +1,8 @@
 -- Visits those of the locked lanes that are not limited, all in one statement: locks the rows that claim() is about to
 -- lease, at most a quantum of each lane, and writes down how far each lane has come. For each visited lane it returns
--- `tids`, the rows (NULL where there are none); `rested`, the end of the lane's last rest; and `lost`, deliveries among
--- the rows whose leases have expired. Unless it is a sweep, a visit starts at the lane's floor, behind the dead versions
--- of rows that were taken before. Only claim() calls this, with its settings.
+-- `tids`, the rows (NULL where there are none); `rested`, the end of the lane's last rest; and `lost`, deliveries
+-- among the rows whose leases have expired. Unless it is a sweep, a visit starts at the lane's floor, behind the dead
+-- versions of rows that were taken before. Only claim() calls this, with its settings.
 CREATE OR REPLACE FUNCTION visit_plain_lanes(places tid[], quantum integer, t timestamptz) RETURNS TABLE (
     lane_id uuid, subscription_id uuid, lease_ms integer, rested timestamptz, tids tid[], lost uuid[]
 ) LANGUAGE plpgsql AS $$
@@ -10,8 +10,7 @@ CREATE OR REPLACE FUNCTION visit_plain_lanes(places tid[], quantum integer, t ti
 BEGIN
     RETURN QUERY
         WITH visited AS MATERIALIZED (
-            SELECT l.ctid AS place, l.id, l.floor_at, l AS lane,
-                   coalesce(l.swept_at < t - lane_resweep() OR l.drained_at <= t - lane_linger(), false) AS is_sweep
+            SELECT l.ctid AS place, l.id, l.floor_at, l AS lane, needs_sweep(l, t) AS is_sweep
               FROM lanes l WHERE l.ctid = ANY (places) AND NOT is_limited(l)
         ), due AS MATERIALIZED (
             SELECT v.place, r.*

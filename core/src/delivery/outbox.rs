@@ -6,27 +6,18 @@
 //! time: an event whose transaction had committed before another event was published comes before that one. Events of
 //! transactions that overlap have no order. An event that cannot be fanned out loses its place.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod portion;
 
-use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool, types::Json};
+use std::time::{Duration, Instant};
+
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
+use self::portion::{Audiences, DELIVERIES_PER_STEP_MAX, Judged, Portion, Row, portion};
 use crate::{
     Error, Result,
     error::is_locked,
-    event::{
-        CONTENT_TYPE_JSON,
-        audience::{Audience, FilterVerdicts},
-        event_type::EventType,
-        metadata::Metadata,
-        new_event::NewEvent,
-        trace_context::TraceContext,
-    },
+    event::new_event::NewEvent,
     id::{EventId, SubscriptionId},
     queue::{
         accept::{Atomicity, LeftAlone, Notification, Origin, accept, left_alone, store_deliveries},
@@ -47,8 +38,6 @@ const RETRY_AFTER_SECONDS: f64 = 30.0;
 const RECENT_SECONDS: f64 = 10.0;
 /// How long a step waits for an event of a tenant with an ordered subscription that somebody else has locked.
 const ORDERED_PATIENCE: Duration = Duration::from_millis(50);
-/// Deliveries that one transaction makes, at most.
-const DELIVERIES_PER_STEP_MAX: usize = 10_000;
 
 /// The result of one step.
 #[derive(Clone, Debug, Default)]
@@ -90,20 +79,6 @@ impl Step {
         self.left_alone.extend(other.left_alone);
         self.accepted.extend(other.accepted);
     }
-}
-
-struct Row {
-    event_id: Uuid,
-    tenant_id: String,
-    event_type: String,
-    payload: Vec<u8>,
-    metadata: Option<Json<Metadata>>,
-    ordering_key: Option<String>,
-    deliver_at: Option<DateTime<Utc>>,
-    expires_at: Option<DateTime<Utc>>,
-    traceparent: Option<String>,
-    tracestate: Option<String>,
-    fanned_out_to: Option<Uuid>,
 }
 
 /// Fans out waiting events. Many workers may do so at once; no two take the same event. A result without events means
@@ -163,28 +138,12 @@ struct Round<'a> {
     step: Step,
 }
 
-type Audiences = HashMap<String, Arc<Audience>>;
-
 /// Which events a transaction locks.
 enum Choice {
     /// The first events of these tenants, which have ordered subscriptions: at most `events_max`, and none behind `to`.
     Ordered { tenants: Vec<String>, to: Uuid, events_max: i64 },
     /// This event.
     One(Uuid),
-}
-
-/// An event, and the decisions of the filters.
-struct Judged {
-    event: NewEvent,
-    verdicts: FilterVerdicts,
-}
-
-/// What one transaction stores.
-enum Portion {
-    /// Events with all their deliveries.
-    Whole(Vec<Judged>),
-    /// The next part of an event that is too wide for one transaction: its deliveries to these subscriptions and on.
-    Part { begun_to: Option<Uuid>, judged: Box<Judged>, wanting: Vec<SubscriptionId> },
 }
 
 impl Round<'_> {
@@ -322,31 +281,6 @@ impl Round<'_> {
     }
 }
 
-/// What one transaction stores of these events: as many of them, from the first on, as fit with all their deliveries;
-/// or else a part of the first one. The next step begins with the event that did not fit.
-fn portion(rows: Vec<Row>, audiences: &Audiences) -> Result<Portion> {
-    let mut whole = Vec::new();
-    let mut room = DELIVERIES_PER_STEP_MAX;
-    for row in rows {
-        let (begun_to, mut event) = (row.fanned_out_to, event_of(row)?);
-        let Some(audience) = audiences.get(&event.tenant_id) else {
-            return Err(Error::internal("an event was taken whose tenant's audience has not been read"));
-        };
-        let (mut wanting, verdicts) = audience.judge(&event.facts(), usize::MAX);
-        wanting.retain(|id| begun_to.is_none_or(|to| id.0 > to));
-        if begun_to.is_none() && wanting.len() <= room {
-            room -= wanting.len();
-            event.deliver_to(wanting);
-            whole.push(Judged { event, verdicts });
-        } else if whole.is_empty() {
-            return Ok(Portion::Part { begun_to, judged: Box::new(Judged { event, verdicts }), wanting });
-        } else {
-            break;
-        }
-    }
-    Ok(Portion::Whole(whole))
-}
-
 /// Stores events with all their deliveries, those that no other worker has taken.
 async fn store_whole<'e>(executor: impl PgExecutor<'e>, mut judged: Vec<Judged>) -> Result<Step> {
     if judged.is_empty() {
@@ -403,19 +337,4 @@ async fn store_part(
         step.accepted.clear();
     }
     Ok(step)
-}
-
-fn event_of(row: Row) -> Result<NewEvent> {
-    let event_type: EventType = row.event_type.parse().map_err(Error::internal)?;
-    // publish() has stored what its caller named, whatever it is.
-    let trace = row.traceparent.and_then(|parent| TraceContext::parse(&parent, row.tracestate.as_deref()));
-    Ok(NewEvent {
-        id: EventId(row.event_id),
-        metadata: row.metadata.map(|metadata| metadata.0).unwrap_or_default(),
-        ordering_key: row.ordering_key,
-        deliver_at: row.deliver_at,
-        expires_at: row.expires_at,
-        trace,
-        ..NewEvent::new(row.tenant_id, event_type, CONTENT_TYPE_JSON.to_owned(), row.payload.into())
-    })
 }

@@ -13,8 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     hop,
-    process::rest::Rest,
-    queue::{self, accept::LeftAlone},
+    queue::{self, accept::LeftAlone, rest::Rest},
 };
 
 /// How long the waker rests after a wake-up, as a multiple of what the wake-up took: where it is cheap nobody waits for

@@ -55,8 +55,8 @@ impl SubscriptionCache {
         self.by_id.get(&id.0, load).await
     }
 
-    /// Reads those of these subscriptions that are not in memory, in one statement, so that [`Self::get`] finds them. It
-    /// does so by itself with one that is missing then, or that cannot be read.
+    /// Reads those of these subscriptions that are not in memory, in one statement, so that [`Self::get`] finds them.
+    /// One that does not exist, or that cannot be read, is left to it.
     ///
     /// # Errors
     /// When the database is away.

@@ -58,8 +58,8 @@ fn temporary_name(purpose: &str) -> String {
     format!("postrider-{purpose}-{}-{number}", std::process::id())
 }
 
-/// The folder whose files are in memory, if this system has one with [`MEMORY_MIN`] free bytes. A folder that was chosen
-/// by hand is used for everything.
+/// The folder whose files are in memory, if this system has one with [`MEMORY_MIN`] free bytes. A folder that was
+/// chosen by hand is used for everything.
 fn memory() -> Option<PathBuf> {
     let memory = PathBuf::from(MEMORY);
     let free = statvfs(&memory).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize))?;

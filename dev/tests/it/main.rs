@@ -15,6 +15,7 @@ mod configuration;
 mod connections;
 mod crashes;
 mod database_crashes;
+mod databases;
 mod dead_letters;
 mod deliveries;
 mod delivery_rates;

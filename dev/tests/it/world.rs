@@ -1,27 +1,21 @@
 //! What a test runs on: a real Postgres with a database of its own, the real api in this process, a real worker, a real
 //! receiver, and a client. There are no mocks and no sleeps: time is moved by shifting stored times back.
 
-use std::{collections::HashMap, sync::OnceLock, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use api::config::Config as ApiConfig;
-use dev::{
-    postgres::{Durability, Postgres},
-    receiver::{Keep, Received, Receiver},
-};
-use postrider_core::{
-    database::DatabaseConfig,
-    process::config::Environment,
-    upkeep::{self, invariants},
-};
+use dev::receiver::{Keep, Received, Receiver};
+use postrider_core::{database::DatabaseConfig, process::config::Environment, upkeep::invariants};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use worker::{Worker, config::Config as WorkerConfig};
 
-use crate::documented::assert_documented;
+pub use crate::databases::{create_database, database};
+use crate::{databases::drop_database, documented::assert_documented};
 
 /// The admin key of the api in all tests.
 pub const KEY: &str = "pr_dev_admin";
@@ -351,56 +345,4 @@ pub fn lookup(env: &HashMap<String, String>) -> Environment {
 
 pub fn database_config(env: &HashMap<String, String>) -> DatabaseConfig {
     lookup(env).database().expect("a valid configuration")
-}
-
-/// Makes a fresh database with the whole schema; answers its URL.
-pub async fn database() -> String {
-    create_database(Some("template_postrider")).await
-}
-
-/// Makes a fresh database, as a copy of another or empty; answers its URL.
-pub async fn create_database(template: Option<&str>) -> String {
-    // A database cannot be copied while somebody is connected to it, so one test copies at a time.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let server = server();
-    let _turn = ONE_AT_A_TIME.lock().await;
-    let mut admin = PgConnection::connect(&format!("{server}postgres")).await.expect("the server answers");
-    let name = format!("test_{}", Uuid::now_v7().simple());
-    let template = template.unwrap_or("template0");
-    let create = format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY");
-    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&mut admin).await.expect("a database is made");
-    admin.close().await.expect("closed");
-    format!("{server}{name}")
-}
-
-/// Removes a database, and ends the sessions that use it.
-async fn drop_database(url: &str) {
-    let (server, name) = url.rsplit_once('/').expect("a database's URL");
-    let mut admin = PgConnection::connect(&format!("{server}/postgres")).await.expect("the server answers");
-    let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
-    sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut admin).await.expect("the database is removed");
-    admin.close().await.expect("closed");
-}
-
-/// The URL of the server that all tests of this run share, without the name of a database.
-pub fn server() -> &'static str {
-    static SERVER: OnceLock<String> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let url =
-            Postgres::temporary("tests", Durability::Disposable).expect("Postgres starts").end_with_this_process();
-        let template = format!("{url}template_postrider");
-        let admin = format!("{url}postgres");
-        // The migrations run on a runtime of their own, because the caller's runtime must not be blocked.
-        let migrate = async move {
-            let mut admin = PgConnection::connect(&admin).await?;
-            sqlx::query("CREATE DATABASE template_postrider").execute(&mut admin).await?;
-            admin.close().await?;
-            upkeep::bring_up_to_date(&database_config(&environment(&template))).await?;
-            anyhow::Ok(())
-        };
-        let run =
-            || tokio::runtime::Runtime::new().expect("a runtime").block_on(migrate).expect("the template is made");
-        std::thread::spawn(run).join().expect("the template is made");
-        url
-    })
 }

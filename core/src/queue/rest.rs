@@ -1,5 +1,5 @@
-//! The rest of a loop after its rounds. Rounds may take a fixed share of the time: where they are dear they come seldom,
-//! and more is done together. What was not used of it may be used at once: where little happens, nobody waits.
+//! The rest of a loop after its rounds. Rounds may take a fixed share of the time: where they are dear they come
+//! seldom, and more is done together. What was not used of it may be used at once: where little happens, nobody waits.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// A rest of so many times what the rounds take. A single rest is no longer than `max`, and this is also how far the
-    /// rounds may be ahead of their share.
+    /// A rest of so many times what the rounds take. A single rest is no longer than `max`, and this is also how far
+    /// the rounds may be ahead of their share.
     #[must_use]
     pub const fn new(times: u32, max: Duration) -> Self {
         Self { times, max, usual: Duration::ZERO, used_until: None }
     }
 
     /// How long to rest after a round that took this long and has ended now. A round that took longer than usual,
-    /// because the machine was busy with something else for a moment, counts as a usual one: those that wait have waited
-    /// enough.
+    /// because the machine was busy with something else for a moment, counts as a usual one: those that wait have
+    /// waited enough.
     pub fn after(&mut self, took: Duration, now: Instant) -> Duration {
         self.usual = match self.usual {
             Duration::ZERO => took,
