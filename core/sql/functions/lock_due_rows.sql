@@ -1,6 +1,7 @@
 -- Locks the due rows of a lane, the earliest first and at most a quantum, skipping rows that somebody else has locked.
 -- Among them may be rows whose leases have expired; those are logged. Unless it is a sweep, it starts at the lane's
--- floor, behind the dead versions of rows that were taken before. Only claim() calls this, with its settings.
+-- floor, behind the dead versions of rows that were taken before. Only visit_limited_lane() calls this; the lanes
+-- without limits are locked by visit_plain_lanes(), all together.
 CREATE OR REPLACE FUNCTION lock_due_rows(
     lane lanes, is_sweep boolean, quantum integer, t timestamptz,
     OUT taken bigint, OUT last_due timestamptz, OUT tids tid[]

@@ -1,8 +1,9 @@
 //! Lists of deliveries. The page's ids come from the index that fits the filter best, by a scan of a bounded number of
 //! rows; their details are read afterwards. A condition on the delivery or its event is a scalar subquery: an EXISTS
 //! may be planned as a join that reads all events, and a join is planned for every partition, even if nothing is asked
-//! of it. The rows are not materialized, so the scan ends where the page is full. Where it is not full, the row is read
-//! as well at which the scan stopped.
+//! of it. Only a list of all deliveries by what their events are finds those events by a second statement. The rows are
+//! not materialized, so the scan ends where the page is full. Where it is not full, the row is read as well at which
+//! the scan stopped.
 
 use std::collections::HashSet;
 

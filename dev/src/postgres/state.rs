@@ -108,7 +108,8 @@ pub(super) fn lock(folder: &Path, wait: Wait) -> Result<fs::File> {
 
 /// The temporary folders whose processes have ended. Each comes with its lock, which this process holds from now on.
 pub(super) fn stale() -> Vec<(PathBuf, fs::File)> {
-    let folders = [Some(base()), memory()].into_iter().flatten();
+    // Also where memory is short: what killed processes have left may be what takes it.
+    let folders = [base(), PathBuf::from(MEMORY)].into_iter();
     let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let folders = entries.filter_map(|entry| {
         let path = entry.path();
