@@ -16,7 +16,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, Result, id::DeliveryId, queue, subscription::settings::LEASE_MARGIN_MS, text_enum::text_enum};
+use crate::{
+    Error, Result, id::DeliveryId, page::bounds, queue, subscription::settings::LEASE_MARGIN_MS, text_enum::text_enum,
+};
 
 text_enum! {
     /// How far a delivery has come.
@@ -244,6 +246,14 @@ async fn wake_lanes_of(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()
 }
 
 pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> {
+    let (first, last) = bounds(ids.iter().copied());
+    let events = sqlx::query_scalar!(
+        "SELECT event_id FROM deliveries WHERE id = ANY ($1) AND id >= $2 AND id <= $3 LIMIT 1000",
+        ids,
+        first,
+        last
+    );
+    let (first_event, last_event) = bounds(events.fetch_all(pool).await?);
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT d.id AS "id!", d.event_id AS "event_id!", d.tenant_id AS "tenant_id!", d.subscription_id,
@@ -255,9 +265,10 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   a.status_code AS last_status_code, a.error AS last_error,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
-            CROSS JOIN LATERAL (SELECT * FROM deliveries x WHERE x.id = i.id OFFSET 0) d
+            CROSS JOIN LATERAL (SELECT * FROM deliveries x
+                                 WHERE x.id = i.id AND x.id >= $2 AND x.id <= $3 OFFSET 0) d
              LEFT JOIN LATERAL (SELECT x.event_type, x.expires_at FROM events x
-                                 WHERE x.id = d.event_id OFFSET 0) e ON true
+                                 WHERE x.id = d.event_id AND x.id >= $4 AND x.id <= $5 OFFSET 0) e ON true
              LEFT JOIN LATERAL (SELECT x.target_url FROM inline_deliveries x
                                  WHERE x.delivery_id = d.id AND d.subscription_id IS NULL OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT x.lease_token, x.due_at, x.attempt_count, x.lane_id
@@ -265,10 +276,15 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
              LEFT JOIN LATERAL (SELECT greatest(x.rests_until, x.open_until, x.token_held_until) AS not_before
                                   FROM lanes x WHERE x.id = q.lane_id ORDER BY x.revision DESC LIMIT 1) n ON true
              LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
-                                 WHERE x.delivery_id = d.id ORDER BY x.number DESC LIMIT 1) a ON true
+                                 WHERE x.delivery_id = d.id AND x.delivery_id >= $2 AND x.delivery_id <= $3
+                                 ORDER BY x.number DESC LIMIT 1) a ON true
             ORDER BY d.id DESC
             LIMIT 1000"#,
-        ids
+        ids,
+        first,
+        last,
+        first_event,
+        last_event
     );
     rows.fetch_all(pool).await?.into_iter().map(view).collect()
 }

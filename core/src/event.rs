@@ -21,7 +21,7 @@ use crate::{
         content_encoding::ContentEncoding, event_type::EventType, metadata::Metadata, trace_context::TraceContext,
     },
     id::{EventId, SubscriptionId},
-    page::{EXAMINED_MAX, Found, Page, Span},
+    page::{EXAMINED_MAX, Found, Page, Range, Span, bounds},
 };
 
 /// The content type of a payload that came without one (RFC 9110 §8.3).
@@ -115,47 +115,70 @@ pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<Paylo
 
 /// Lists events, the newest first. An index finds tenant and type; the other conditions are checked row by row.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Event>> {
-    let (first, end) = filter.span.ids();
     let asks_more = filter.subscription.is_some() || filter.metadata.is_some();
     let examined_max = if asks_more { EXAMINED_MAX } else { page.limit };
+    let (mut found, mut room) = (Vec::new(), page.limit);
+    for range in page.ranges(filter.span) {
+        let rows = look(pool, filter, range, examined_max, room).await?;
+        let has_stopped = rows.last().is_some_and(|(_, is_last)| *is_last);
+        found.extend(rows);
+        room = page.limit.saturating_sub_unsigned(found.len() as u64);
+        if has_stopped || room <= 0 {
+            break;
+        }
+    }
+    let (ids, examined_to) = page.split(found.into_iter());
+    Ok(Found { items: views(pool, &ids).await?, examined_to })
+}
+
+/// Looks at events, at most `examined_max`: those that fit, at most `limit`, and where there is room the one at which
+/// the scan stopped, marked so.
+async fn look(
+    pool: &PgPool,
+    filter: &Filter,
+    range: Range,
+    examined_max: i64,
+    limit: i64,
+) -> Result<Vec<(Uuid, bool)>> {
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, subscription_id, metadata FROM events
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR event_type = $2)
-                  AND ($3::uuid IS NULL OR id >= $3) AND ($4::uuid IS NULL OR id < $4) AND ($5::uuid IS NULL OR id < $5)
-                ORDER BY id DESC LIMIT $6)
+                  AND id >= $3 AND id < $4
+                ORDER BY id DESC LIMIT $5)
            (SELECT id AS "id!", false AS "last!" FROM looked_at
-             WHERE ($7::uuid IS NULL OR subscription_id = $7) AND ($8::jsonb IS NULL OR metadata @> $8)
-             ORDER BY id DESC LIMIT $9)
+             WHERE ($6::uuid IS NULL OR subscription_id = $6) AND ($7::jsonb IS NULL OR metadata @> $7)
+             ORDER BY id DESC LIMIT $8)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)
-            LIMIT $9"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
+            LIMIT $8"#,
         filter.tenant_id,
         filter.event_type.as_ref().map(EventType::as_str),
-        first,
-        end,
-        page.before,
+        range.first,
+        range.end,
         examined_max,
         filter.subscription.map(|id| id.0),
         filter.metadata.as_ref().map(Json) as _,
-        page.limit,
+        limit,
     );
-    let rows = rows.fetch_all(pool).await?;
-    let (ids, examined_to) = page.split(rows.into_iter().map(|row| (row.id, row.last)));
-    Ok(Found { items: views(pool, &ids).await?, examined_to })
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
 
 async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Event>> {
+    let (first, last) = bounds(ids.iter().copied());
     let events = sqlx::query_as!(
         Event,
         r#"SELECT e.id, e.tenant_id, e.event_type, e.subscription_id, e.is_inline, e.content_type,
                   e.content_encoding, length(e.payload) AS "payload_bytes!", e.metadata AS "metadata: _", e.external_id,
                   e.ordering_key, e.deliver_at, e.expires_at, e.traceparent, e.tracestate, e.created_at
              FROM unnest($1::uuid[]) AS i (id)
-            CROSS JOIN LATERAL (SELECT * FROM events x WHERE x.id = i.id OFFSET 0) e
+            CROSS JOIN LATERAL (SELECT * FROM events x
+                                 WHERE x.id = i.id AND x.id >= $2 AND x.id <= $3 OFFSET 0) e
             ORDER BY e.id DESC
             LIMIT 1000"#,
-        ids
+        ids,
+        first,
+        last
     );
     Ok(events.fetch_all(pool).await?)
 }

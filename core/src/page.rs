@@ -1,11 +1,16 @@
 //! Paging, which all lists share: the newest rows first, one page at a time, each from a bounded number of rows.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
+
+use crate::id::time_of;
 
 /// Rows that are read for one page, at most. A filter that few rows pass gives short pages with a cursor, not slow
 /// ones.
 pub const EXAMINED_MAX: i64 = 10_000;
+
+/// Most pages are full of rows from this span of time before their end.
+const NEWEST: TimeDelta = TimeDelta::days(1);
 
 /// The place and size of a page in a list that shows the newest rows first.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +21,33 @@ pub struct Page {
     pub limit: i64,
 }
 
+/// Ids from one on, up to another but without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) first: Uuid,
+    pub(crate) end: Uuid,
+}
+
 impl Page {
+    /// The ids among which the page's rows are.
+    pub(crate) fn range(self, span: Span) -> Range {
+        let (first, end) = span.ids();
+        let end = end.unwrap_or(Uuid::max());
+        Range { first: first.unwrap_or(Uuid::nil()), end: self.before.map_or(end, |before| before.min(end)) }
+    }
+
+    /// The same ids in two parts, to be looked at one after the other: those of the last day, and all older ones. So
+    /// most pages come from one or two partitions, and the others are not even opened. That takes a hundred times as
+    /// long as reading the rows.
+    pub(crate) fn ranges(self, span: Span) -> impl Iterator<Item = Range> {
+        let whole = self.range(span);
+        let now = Utc::now();
+        let last = DateTime::from_timestamp_millis(time_of(whole.end)).map_or(now, |end| end.min(now));
+        let middle = id_floor(last - NEWEST).clamp(whole.first, whole.end.max(whole.first));
+        let parts = [Range { first: middle, ..whole }, Range { end: middle, ..whole }];
+        parts.into_iter().filter(|part| part.first < part.end)
+    }
+
     /// Splits the rows into the page's items and the row where the scan stopped, which is ignored where the page is
     /// full.
     pub(crate) fn split(self, rows: impl Iterator<Item = (Uuid, bool)>) -> (Vec<Uuid>, Option<Uuid>) {
@@ -60,4 +91,39 @@ pub fn id_floor(moment: DateTime<Utc>) -> Uuid {
     let millis = u128::from(moment.timestamp_millis().clamp(0, (1 << 48) - 1).unsigned_abs());
     // A moment within a millisecond is rounded down: one more row is better than one less.
     Uuid::from_u128(millis << 80)
+}
+
+/// The smallest and the largest of these ids. Beside a list of ids, such bounds leave out partitions before any is
+/// opened.
+pub(crate) fn bounds(ids: impl IntoIterator<Item = Uuid> + Clone) -> (Uuid, Uuid) {
+    let (least, greatest) = (ids.clone().into_iter().min(), ids.into_iter().max());
+    (least.unwrap_or(Uuid::nil()), greatest.unwrap_or(Uuid::nil()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ranges_of_a_page_hold_every_id_of_it_once() {
+        let day = |day: i64| Utc::now() - TimeDelta::days(day);
+        let spans = [None, Some(day(40)), Some(day(20)), Some(day(0)), Some(day(-9))];
+        for before in [None, Some(id_floor(day(30))), Some(id_floor(day(0))), Some(Uuid::nil())] {
+            for (since, until) in spans.iter().flat_map(|since| spans.iter().map(move |until| (*since, *until))) {
+                let (page, span) = (Page { before, limit: 50 }, Span { since, until });
+                let whole = page.range(span);
+                let parts: Vec<_> = page.ranges(span).collect();
+                assert!(parts.iter().all(|part| part.first < part.end), "{parts:?}");
+                let Some(newest) = parts.first() else {
+                    assert!(whole.first >= whole.end, "{whole:?} has no parts");
+                    continue;
+                };
+                assert_eq!(newest.end, whole.end);
+                assert_eq!(parts.last().map(|part| part.first), Some(whole.first));
+                assert!(parts.is_sorted_by(|newer, older| newer.first == older.end), "{parts:?}");
+            }
+        }
+        let first = Page { before: None, limit: 50 }.ranges(Span::default()).next().expect("a part");
+        assert!(first.first > id_floor(day(2)) && first.first < id_floor(day(0)), "a first page begins with a day");
+    }
 }

@@ -93,10 +93,30 @@ pub async fn bench(only: &[&str]) -> Result<()> {
     }
     build(PROFILE).await?;
     let server = Postgres::temporary("bench", Durability::Durable)?;
-    let outcome = measure(&server, &only).await?;
+    let measured = measure(&server, &only).await?;
     drop(server);
-    println!("\n{}", serde_json::to_string_pretty(&outcome)?);
+    println!("\n{}", serde_json::to_string_pretty(&measured.figures)?);
+    ensure!(measured.failures.is_empty(), "not everything is as it must be:\n{}", measured.failures.join("\n"));
     Ok(())
+}
+
+/// The figures of a run. A measurement that fails, or breaks its limit, does not end the run: what was set up for the
+/// others may have taken minutes.
+struct Measured {
+    figures: Value,
+    failures: Vec<String>,
+}
+
+impl Measured {
+    fn keep(&mut self, name: &str, outcome: Result<Value>) {
+        match outcome {
+            Ok(figures) => self.figures[name] = figures,
+            Err(failure) => {
+                println!("{name}: {failure:#}");
+                self.failures.push(format!("{name}: {failure:#}"));
+            }
+        }
+    }
 }
 
 /// The number among these words.
@@ -104,22 +124,23 @@ fn minutes(words: &[&str]) -> Option<u64> {
     words.iter().find_map(|word| word.parse().ok())
 }
 
-async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
+async fn measure(server: &Postgres, only: &[&str]) -> Result<Measured> {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let ceiling = measure_ceiling(server).await?;
     println!("database alone: {:>7.0} rows/s insert + claim + record in batches of 200", ceiling.cycle_rows_per_second);
     println!("                {:>7.2} ms a single-row commit (p50)", ceiling.commit_ms);
-    let mut all = json!({"cycle_rows_per_second": ceiling.cycle_rows_per_second, "commit_ms": ceiling.commit_ms});
+    let figures = json!({"cycle_rows_per_second": ceiling.cycle_rows_per_second, "commit_ms": ceiling.commit_ms});
+    let mut all = Measured { figures, failures: Vec::new() };
     if wanted("ingest") {
-        all["ingest"] = ingest(server, &ceiling).await?;
+        all.keep("ingest", ingest(server, &ceiling).await);
     }
     if wanted("latency") {
-        all["latency"] = latency(server).await?;
+        all.keep("latency", latency(server).await);
     }
     if wanted("events") {
-        all["events"] = events::latency(server).await?;
-        all["fan_out"] = events::fan_out(server).await?;
-        all["publish"] = events::publish(server).await?;
+        all.keep("events", events::latency(server).await);
+        all.keep("fan_out", events::fan_out(server).await);
+        all.keep("publish", events::publish(server).await);
     }
     if wanted("end_to_end") || wanted("backlog") {
         let plain = end_to_end(server, &ceiling, 0).await?;
@@ -128,51 +149,51 @@ async fn measure(server: &Postgres, only: &[&str]) -> Result<Value> {
             let share = parked["deliveries_per_second"].as_f64().unwrap_or(0.0)
                 / plain["deliveries_per_second"].as_f64().unwrap_or(f64::NAN);
             println!("                {:>6.0} % of the throughput without them", share * 100.0);
-            all["end_to_end_with_backlog"] = parked;
-            all["backlog_share"] = json!(share);
+            all.keep("end_to_end_with_backlog", Ok(parked));
+            all.keep("backlog_share", Ok(json!(share)));
         }
-        all["end_to_end"] = plain;
+        all.keep("end_to_end", Ok(plain));
     }
     if wanted("held") {
-        all["held_snapshot"] = held_snapshot(server).await?;
+        all.keep("held_snapshot", held_snapshot(server).await);
     }
     if only.contains(&"trace") {
-        all["trace"] = trace::trace(server).await?;
+        all.keep("trace", trace::trace(server).await);
     }
     if only.iter().any(|name| ["lists", "pages", "retention"].contains(name)) {
         with_history(server, only, &mut all).await?;
     }
     if only.contains(&"live") {
-        all["live"] = live::live(server).await?;
+        all.keep("live", live::live(server).await);
     }
     for (name, size) in [("fairness", fairness::FULL), ("fairness_small", fairness::SMALL)] {
         if only.contains(&name) {
-            all[name] = fairness::fairness(server, size).await?;
+            all.keep(name, fairness::fairness(server, size).await);
         }
     }
     if only.contains(&"scale") {
-        all["scale"] = scale::scale(server).await?;
+        all.keep("scale", scale::scale(server).await);
     }
     if only.contains(&"footprint") {
-        all["footprint"] = footprint::footprint(server).await?;
+        all.keep("footprint", footprint::footprint(server).await);
     }
     if only.contains(&"bloat") {
-        all["bloat"] = bloat::bloat(server, minutes(only).unwrap_or(bloat::MINUTES)).await?;
+        all.keep("bloat", bloat::bloat(server, minutes(only).unwrap_or(bloat::MINUTES)).await);
     }
     Ok(all)
 }
 
 /// Makes those measurements that need a month of history. Retention comes last, because it drops a part of it.
-async fn with_history(server: &Postgres, only: &[&str], all: &mut Value) -> Result<()> {
+async fn with_history(server: &Postgres, only: &[&str], all: &mut Measured) -> Result<()> {
     let history = history::History::start(server).await?;
     if only.contains(&"lists") {
-        all["lists"] = lists::lists(&history).await?;
+        all.keep("lists", lists::lists(&history).await);
     }
     if only.contains(&"pages") {
-        all["pages"] = pages::pages(&history).await?;
+        all.keep("pages", pages::pages(&history).await);
     }
     if only.contains(&"retention") {
-        all["retention"] = retention::retention(&history).await?;
+        all.keep("retention", retention::retention(&history).await);
     }
     history.system.stop().await
 }

@@ -15,7 +15,7 @@ use crate::{
     delivery::{Delivery, Status, views},
     event::{event_type::EventType, metadata::Metadata},
     id::{EventId, JobId, SubscriptionId},
-    page::{EXAMINED_MAX, Found, Page, Span},
+    page::{EXAMINED_MAX, Found, Page, Range, Span, bounds},
 };
 
 /// Deliveries whose events are looked for together.
@@ -68,30 +68,45 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         return of_all_by_event(pool, filter, page).await;
     }
     let examined_max = if filter.status.is_some() { EXAMINED_MAX } else { page.limit };
-    let rows = look(pool, filter, page.before, examined_max, page.limit).await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.last)).collect())
+    let (mut found, mut room) = (Rows::new(), page.limit);
+    for range in page.ranges(filter.span) {
+        let rows = look(pool, filter, range, examined_max, room).await?;
+        let has_stopped = rows.last().is_some_and(|row| row.last);
+        found.extend(rows.into_iter().map(|row| (row.id, row.last)));
+        room = page.limit.saturating_sub_unsigned(found.len() as u64);
+        if has_stopped || room <= 0 {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// The same where something is asked of the events. The events of many deliveries are looked for with one array of ids:
 /// a look for each one would choose its partition anew, which takes longer than the look itself.
 async fn of_all_by_event(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let (mut found, mut before) = (Rows::new(), page.before);
-    for _ in 0..EXAMINED_MAX / EXAMINED_TOGETHER {
-        // With room for one more, the row at which the scan stopped comes along even if all rows fit.
-        let mut rows = look(pool, filter, before, EXAMINED_TOGETHER, EXAMINED_TOGETHER + 1).await?;
-        let stopped_at = rows.pop_if(|row| row.last);
-        let fitting = fitting_events(pool, filter, &rows).await?;
-        found.extend(rows.iter().filter(|row| fitting.contains(&row.event_id)).map(|row| (row.id, false)));
-        let is_full = i64::try_from(found.len()).is_ok_and(|count| count >= page.limit);
-        match stopped_at {
-            Some(row) if !is_full => before = Some(row.id),
-            _ => {
+    let (mut found, mut looks) = (Rows::new(), 0);
+    for mut range in page.ranges(filter.span) {
+        loop {
+            if looks == EXAMINED_MAX / EXAMINED_TOGETHER {
+                found.push((range.end, true));
+                return Ok(found);
+            }
+            looks += 1;
+            // With room for one more, the row at which the scan stopped comes along even if all rows fit.
+            let mut rows = look(pool, filter, range, EXAMINED_TOGETHER, EXAMINED_TOGETHER + 1).await?;
+            let stopped_at = rows.pop_if(|row| row.last);
+            let fitting = fitting_events(pool, filter, &rows).await?;
+            found.extend(rows.iter().filter(|row| fitting.contains(&row.event_id)).map(|row| (row.id, false)));
+            if i64::try_from(found.len()).is_ok_and(|count| count >= page.limit) {
                 found.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
                 return Ok(found);
             }
+            match stopped_at {
+                Some(row) => range.end = row.id,
+                None => break,
+            }
         }
     }
-    found.extend(before.map(|id| (id, true)));
     Ok(found)
 }
 
@@ -107,35 +122,32 @@ struct Look {
 async fn look(
     pool: &PgPool,
     filter: &Filter,
-    before: Option<Uuid>,
+    range: Range,
     examined_max: i64,
     limit: i64,
 ) -> Result<Vec<Look>> {
-    let (first, end) = filter.span.ids();
     let rows = sqlx::query_as!(
         Look,
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT id, event_id, status FROM deliveries
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
-                  AND ($3::uuid IS NULL OR job_id = $3)
-                  AND ($4::uuid IS NULL OR id >= $4) AND ($5::uuid IS NULL OR id < $5) AND ($6::uuid IS NULL OR id < $6)
-                ORDER BY id DESC LIMIT $7)
+                  AND ($3::uuid IS NULL OR job_id = $3) AND id >= $4 AND id < $5
+                ORDER BY id DESC LIMIT $6)
            (SELECT d.id AS "id!", d.event_id AS "event_id!", false AS "last!" FROM looked_at d
-             WHERE ($8::text IS NULL
-                    OR $8 = CASE WHEN d.status = 'pending'
+             WHERE ($7::text IS NULL
+                    OR $7 = CASE WHEN d.status = 'pending'
                                   AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
                                          FROM queue q WHERE q.delivery_id = d.id)
                                  THEN 'in_flight' ELSE d.status::text END)
-             ORDER BY d.id DESC LIMIT $9)
+             ORDER BY d.id DESC LIMIT $8)
            UNION ALL
-           (SELECT id, event_id, true FROM looked_at ORDER BY id DESC OFFSET $7 - 1 LIMIT 1)
-            LIMIT $9"#,
+           (SELECT id, event_id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)
+            LIMIT $8"#,
         filter.tenant_id,
         filter.subscription.map(|id| id.0),
         filter.job.map(|id| id.0),
-        first,
-        end,
-        before,
+        range.first,
+        range.end,
         examined_max,
         filter.status.map(Status::as_str),
         limit,
@@ -146,15 +158,15 @@ async fn look(
 /// The events of these deliveries of which holds what is asked of events.
 async fn fitting_events(pool: &PgPool, filter: &Filter, rows: &[Look]) -> Result<HashSet<Uuid>> {
     let events: Vec<_> = rows.iter().map(|row| row.event_id).collect();
+    let (first, last) = bounds(events.iter().copied());
     let fitting = sqlx::query_scalar!(
         r#"SELECT id AS "id!" FROM events
             WHERE id = ANY ($1) AND id >= $2 AND id <= $3
               AND ($4::text IS NULL OR event_type = $4) AND ($5::jsonb IS NULL OR metadata @> $5)
             LIMIT $6"#,
         &events,
-        // With these bounds the partitions that cannot hold these events are left out before any is opened.
-        events.iter().min(),
-        events.iter().max(),
+        first,
+        last,
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         EXAMINED_TOGETHER,
@@ -164,31 +176,29 @@ async fn fitting_events(pool: &PgPool, filter: &Filter, rows: &[Look]) -> Result
 
 /// A page from the side table of dead letters.
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let (first, end) = filter.span.ids();
+    let range = page.range(filter.span);
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id FROM dead_letters
-                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($6::text IS NULL OR tenant_id = $6)
-                  AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
-                  AND ($4::uuid IS NULL OR delivery_id < $4)
-                ORDER BY delivery_id DESC LIMIT $5)
+                WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($5::text IS NULL OR tenant_id = $5)
+                  AND delivery_id >= $2 AND delivery_id < $3
+                ORDER BY delivery_id DESC LIMIT $4)
            (SELECT x.id AS "id!", false AS "last!"
               FROM looked_at x
-             WHERE ($7::uuid IS NULL OR (SELECT d.job_id = $7 FROM deliveries d WHERE d.id = x.id))
-               AND ($8::text IS NULL
-                    OR (SELECT e.event_type = $8 FROM events e
+             WHERE ($6::uuid IS NULL OR (SELECT d.job_id = $6 FROM deliveries d WHERE d.id = x.id))
+               AND ($7::text IS NULL
+                    OR (SELECT e.event_type = $7 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
-               AND ($9::jsonb IS NULL
-                    OR (SELECT e.metadata @> $9 FROM events e
+               AND ($8::jsonb IS NULL
+                    OR (SELECT e.metadata @> $8 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
-             ORDER BY x.id DESC LIMIT $10)
+             ORDER BY x.id DESC LIMIT $9)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
-            LIMIT $10"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
+            LIMIT $9"#,
         filter.subscription.map(|id| id.0),
-        first,
-        end,
-        page.before,
+        range.first,
+        range.end,
         EXAMINED_MAX,
         filter.tenant_id,
         filter.job.map(|id| id.0),
@@ -201,33 +211,31 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
 
 /// A page from the queue, which knows whether a worker is attempting a delivery.
 async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let (first, end) = filter.span.ids();
+    let range = page.range(filter.span);
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id, lease_token, due_at FROM queue
                 WHERE ($1::uuid IS NULL OR lane_id = $1)
-                  AND ($2::uuid IS NULL OR delivery_id >= $2) AND ($3::uuid IS NULL OR delivery_id < $3)
-                  AND ($4::uuid IS NULL OR delivery_id < $4)
-                ORDER BY delivery_id DESC LIMIT $5)
+                  AND delivery_id >= $2 AND delivery_id < $3
+                ORDER BY delivery_id DESC LIMIT $4)
            (SELECT x.id AS "id!", false AS "last!"
               FROM looked_at x
-             WHERE (x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()) = $6
-               AND ($7::text IS NULL OR (SELECT d.tenant_id = $7 FROM deliveries d WHERE d.id = x.id))
-               AND ($8::uuid IS NULL OR (SELECT d.job_id = $8 FROM deliveries d WHERE d.id = x.id))
-               AND ($9::text IS NULL
-                    OR (SELECT e.event_type = $9 FROM events e
+             WHERE (x.lease_token IS NOT NULL AND x.due_at > clock_timestamp()) = $5
+               AND ($6::text IS NULL OR (SELECT d.tenant_id = $6 FROM deliveries d WHERE d.id = x.id))
+               AND ($7::uuid IS NULL OR (SELECT d.job_id = $7 FROM deliveries d WHERE d.id = x.id))
+               AND ($8::text IS NULL
+                    OR (SELECT e.event_type = $8 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
-               AND ($10::jsonb IS NULL
-                    OR (SELECT e.metadata @> $10 FROM events e
+               AND ($9::jsonb IS NULL
+                    OR (SELECT e.metadata @> $9 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
-             ORDER BY x.id DESC LIMIT $11)
+             ORDER BY x.id DESC LIMIT $10)
            UNION ALL
-           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
-            LIMIT $11"#,
+           (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
+            LIMIT $10"#,
         filter.subscription.map(|id| id.0),
-        first,
-        end,
-        page.before,
+        range.first,
+        range.end,
         EXAMINED_MAX,
         filter.status == Some(Status::InFlight),
         filter.tenant_id,
