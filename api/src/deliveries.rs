@@ -73,6 +73,8 @@ impl DeliveriesApi {
         /// Only deliveries of events of exactly this type, such as `order.created`.
         event_type: Query<Option<String>>,
         metadata: Query<Vec<String>>,
+        /// Only deliveries of which an attempt took longer than this, in milliseconds: from 1 to 86400000.
+        slower_than_ms: Query<Option<u32>>,
         since: Query<Option<DateTime<Utc>>>,
         until: Query<Option<DateTime<Utc>>>,
         limit: Query<Option<u32>>,
@@ -87,6 +89,7 @@ impl DeliveriesApi {
             status: status.0.map(Into::into),
             event_type: list::parsed("event_type", event_type.0.as_deref())?,
             metadata: list::metadata(metadata.0)?,
+            slower_than_ms: list::slower_than(slower_than_ms.0)?,
             span: list::span(since.0, until.0)?,
         };
         self.page(&filter, limit.0, cursor.0).await

@@ -6,6 +6,7 @@
 
 pub mod causes;
 pub mod fold;
+mod numbers;
 mod read;
 pub mod recount;
 pub mod tenants;

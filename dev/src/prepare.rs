@@ -32,7 +32,7 @@ pub async fn prepare(check: bool) -> Result<()> {
     fs::File::open(&main)?.set_modified(std::time::SystemTime::now())?;
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["build", "--quiet", "--package", "postrider-core"])
+        .args(["check", "--quiet", "--package", "postrider-core"])
         .current_dir(&root)
         .env("DATABASE_URL", &url)
         .env("SQLX_OFFLINE", "false")

@@ -143,7 +143,7 @@ impl Dispatcher {
             return Ok(Wait::Place);
         }
         let look = ClaimRequest {
-            lanes_max: small(LANES_PER_CLAIM_MAX.min(free.count)),
+            lanes_max: small(lanes_max(free.count)),
             rows_max: small(free.count),
             lanes_from: progress.next_from(self.wake.take_late(), Instant::now()),
             skip: free.at_share,
@@ -213,6 +213,12 @@ impl Dispatcher {
             let _ = outcomes.send((record, place)).await;
         });
     }
+}
+
+/// How many lanes a claim visits. Each of them gets a place at least, so a claim of as many lanes as places are free
+/// would take all of them. Half as many leave some for lanes that hold none.
+fn lanes_max(free: usize) -> usize {
+    (free / 2).clamp(1, LANES_PER_CLAIM_MAX)
 }
 
 /// Converts a count that is always far below the limit of `i32`.

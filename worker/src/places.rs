@@ -1,6 +1,7 @@
 //! The places of a worker: how many deliveries it may hold at once, and how many of them each lane holds. A lane is
 //! visited only while it holds fewer places than are free, so that a few receivers that hang cannot take up a whole
-//! worker: n hanging lanes together hold at most n / (n + 1) of the places: one lane half, two lanes two thirds.
+//! worker: n hanging lanes together hold about n / (n + 1) of the places: one lane half, two lanes two thirds. The last
+//! free place is only for a lane that holds none.
 
 use std::{
     collections::HashMap,

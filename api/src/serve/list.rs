@@ -20,6 +20,8 @@ use crate::serve::problem::ApiError;
 const LIMIT_DEFAULT: u32 = 50;
 /// A page has at most this many items.
 const LIMIT_MAX: u32 = 250;
+/// A list of slow deliveries can ask for at most this many milliseconds: a day, longer than any attempt may take.
+const SLOWER_THAN_MS_MAX: u32 = 24 * 3600 * 1000;
 
 /// A page of a list, the newest first.
 #[derive(Debug, Object)]
@@ -94,6 +96,16 @@ pub fn limit_of(asked: Option<u32>) -> Result<u32, ApiError> {
     } else {
         Err(ApiError::invalid("limit", format!("must be from 1 to {LIMIT_MAX}")))
     }
+}
+
+/// The `slower_than_ms` of a list of deliveries.
+///
+/// # Errors
+/// Unprocessable where the number is out of its range.
+pub fn slower_than(asked: Option<u32>) -> Result<Option<i32>, ApiError> {
+    let in_range = |millis| (1..=SLOWER_THAN_MS_MAX).contains(&millis).then(|| i32::try_from(millis).ok()).flatten();
+    let wrong = || ApiError::invalid("slower_than_ms", format!("must be from 1 to {SLOWER_THAN_MS_MAX}"));
+    asked.map(|millis| in_range(millis).ok_or_else(wrong)).transpose()
 }
 
 /// The `since` and `until` of a list, as a span of time.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     serve::{
-        list::{metadata, parsed, span},
+        list::{metadata, parsed, slower_than, span},
         problem::ApiError,
     },
     ui::{
@@ -27,8 +27,10 @@ use crate::{
 };
 
 /// The filters besides the status, by their names in the API.
-const FILTERS: [&str; 8] =
-    ["event_type", "subscription_id", "event_id", "job_id", "tenant_id", "metadata", "since", "until"];
+const FILTERS: [&str; 9] =
+    ["event_type", "subscription_id", "event_id", "job_id", "tenant_id", "metadata", SLOWER, "since", "until"];
+/// The filter that a job does not have.
+const SLOWER: &str = "slower_than_ms";
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
@@ -49,7 +51,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
 
 /// What can be done with all that match, whatever their number. It is counted before anything begins.
 fn actions(visit: &Visit) -> Markup {
-    if !visit.may_manage() {
+    if !visit.may_manage() || visit.query.has(SLOWER) {
         return parts::nothing();
     }
     let status = visit.query.get("status").map(str::parse::<Status>);
@@ -109,6 +111,7 @@ pub(crate) async fn list(visit: &Visit, only: Option<SubscriptionId>) -> Result<
         status: parsed::<Status>("status", fields.get("status"))?,
         event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
         metadata: metadata(entries)?,
+        slower_than_ms: slower_than(parsed(SLOWER, fields.get(SLOWER))?)?,
         span: span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?,
     };
     let found = delivery_list::list(visit.pool(), &filter, window(visit, |id: DeliveryId| id.0)?).await?;
@@ -291,6 +294,7 @@ fn filters(visit: &Visit) -> Markup {
                 (field("job_id", "Made by the job", "text", "job_…"))
                 @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
                 (field("metadata", "Metadata", "text", "region:eu"))
+                (field(SLOWER, "Slower than (ms)", "number", "5000"))
                 (field("since", "Since (UTC)", "datetime-local", ""))
                 (field("until", "Until (UTC)", "datetime-local", ""))
                 div.do {

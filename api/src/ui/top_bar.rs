@@ -87,6 +87,7 @@ fn views(visit: &Visit) -> Markup {
         ("Dead letters today", format!("dead-letters{dead_today}")),
         ("Waiting deliveries", "deliveries?status=pending".to_owned()),
         ("In flight", "deliveries?status=in_flight".to_owned()),
+        ("Slower than 5 s", "deliveries?slower_than_ms=5000".to_owned()),
         ("Jobs running", "jobs?state=running".to_owned()),
     ];
     html! {

@@ -30,9 +30,10 @@ DECLARE
     found    record;
     quantum  integer;
     is_bound boolean := false;       -- a limit or an order rests on what this claim leases
-    -- What the last statement needs: of each visited lane, position by position, and the places of the rows.
-    lanes_ uuid[] := '{}';    subs  uuid[] := '{}';   leases integer[] := '{}';     awaited boolean[] := '{}';
-    waits  bigint[] := '{}';  steps bigint[] := '{}'; rests  timestamptz[] := '{}'; tids    tid[] := '{}';
+    -- What the last statement needs: of each visited lane, position by position, and of each row, where it is and the
+    -- position of its lane.
+    subs  uuid[] := '{}';    leases integer[] := '{}';    awaited boolean[] := '{}';  waits   bigint[] := '{}';
+    steps bigint[] := '{}';  rests timestamptz[] := '{}'; tids    tid[] := '{}';      lane_of integer[] := '{}';
 BEGIN
     visits := ARRAY(
         SELECT l.ctid FROM lanes l
@@ -51,9 +52,9 @@ BEGIN
          CROSS JOIN LATERAL visit_limited_lane(l.ctid, l, needs_sweep(l, t), quantum, token, t) v
          WHERE l.ctid = ANY (visits) AND is_limited(l)
     LOOP
-        tids := tids || found.tids;
-        lanes_ := lanes_ || found.lane_id;
         subs := subs || found.subscription_id;
+        tids := tids || found.tids;
+        lane_of := lane_of || array_fill(cardinality(subs), ARRAY[coalesce(cardinality(found.tids), 0)]);
         leases := leases || found.lease_ms;
         awaited := awaited || found.is_awaited;
         is_bound := is_bound OR found.tids <> '{}' AND (found.is_awaited OR found.step_us IS NOT NULL);
@@ -66,15 +67,13 @@ BEGIN
     RETURN QUERY
         UPDATE queue q
            SET lease_token = token, attempt_count = q.attempt_count + 1,
-               due_at = t + make_interval(secs => leases[array_position(lanes_, q.lane_id)] / 1000.0)
-          FROM (SELECT x.ctid AS tid, x.due_at FROM queue x WHERE x.ctid = ANY (tids) OFFSET 0) was
+               due_at = t + make_interval(secs => leases[was.lane] / 1000.0)
+          FROM (SELECT x.ctid AS tid, x.due_at, r.lane
+                  FROM unnest(tids, lane_of) r (tid, lane) JOIN queue x ON x.ctid = r.tid OFFSET 0) was
          WHERE q.ctid = was.tid
-        RETURNING q.delivery_id, q.event_id, q.lane_id, subs[array_position(lanes_, q.lane_id)], q.attempt_count,
-                  q.attempts_before, q.releases, token, leases[array_position(lanes_, q.lane_id)],
-                  awaited[array_position(lanes_, q.lane_id)] OR q.ordering_key IS NOT NULL,
-                  waits[array_position(lanes_, q.lane_id)], steps[array_position(lanes_, q.lane_id)],
-                  lateness(was.due_at, rests[array_position(lanes_, q.lane_id)], t), NULL::timestamptz,
-                  NULL::timestamptz;
+        RETURNING q.delivery_id, q.event_id, q.lane_id, subs[was.lane], q.attempt_count, q.attempts_before, q.releases,
+                  token, leases[was.lane], awaited[was.lane] OR q.ordering_key IS NOT NULL, waits[was.lane],
+                  steps[was.lane], lateness(was.due_at, rests[was.lane], t), NULL::timestamptz, NULL::timestamptz;
 
     looked_at := t;
     SELECT l.due_at INTO next_due_at FROM lanes l

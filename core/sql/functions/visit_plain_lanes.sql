@@ -12,24 +12,20 @@ BEGIN
         WITH visited AS MATERIALIZED (
             SELECT l.ctid AS place, l.id, l.floor_at, l AS lane, needs_sweep(l, t) AS is_sweep
               FROM lanes l WHERE l.ctid = ANY (places) AND NOT is_limited(l)
-        ), due AS MATERIALIZED (
-            SELECT v.place, r.*
-              FROM visited v
-             CROSS JOIN LATERAL (SELECT q.ctid AS tid, q.due_at, q.delivery_id, q.lease_token
-                                   FROM queue q
-                                  WHERE q.lane_id = v.id
-                                    AND q.due_at >= CASE WHEN v.is_sweep THEN '-infinity' ELSE v.floor_at END
-                                    AND q.due_at <= t
-                                  ORDER BY q.due_at LIMIT quantum
-                                    FOR UPDATE SKIP LOCKED) r
-        ), taken AS (
-            SELECT d.place, count(*) AS rows, max(d.due_at) AS last_due, array_agg(d.tid) AS tids,
-                   array_agg(d.delivery_id) FILTER (WHERE d.lease_token IS NOT NULL) AS lost
-              FROM due d GROUP BY d.place
         ), moved AS MATERIALIZED (
             SELECT v.place, v.is_sweep, x.tids, x.lost,
-                   lane_after_visit(v.lane, coalesce(x.rows, 0), x.last_due, coalesce(x.rows, 0) = quantum, t) AS lane
-              FROM visited v LEFT JOIN taken x ON x.place = v.place
+                   lane_after_visit(v.lane, x.rows, x.last_due, x.rows = quantum, t) AS lane
+              FROM visited v
+             CROSS JOIN LATERAL (
+                   SELECT count(*) AS rows, max(r.due_at) AS last_due, array_agg(r.tid) AS tids,
+                          array_agg(r.delivery_id) FILTER (WHERE r.lease_token IS NOT NULL) AS lost
+                     FROM (SELECT q.ctid AS tid, q.due_at, q.delivery_id, q.lease_token
+                             FROM queue q
+                            WHERE q.lane_id = v.id
+                              AND q.due_at >= CASE WHEN v.is_sweep THEN '-infinity' ELSE v.floor_at END
+                              AND q.due_at <= t
+                            ORDER BY q.due_at LIMIT quantum
+                              FOR UPDATE SKIP LOCKED) r) x
         ), stored AS (
             UPDATE lanes l
                SET due_at = (m.lane).due_at, scheduled_at = (m.lane).scheduled_at, floor_at = (m.lane).floor_at,

@@ -38,6 +38,8 @@ pub struct Filter {
     pub event_type: Option<EventType>,
     /// Only deliveries of events with these entries in their metadata.
     pub metadata: Option<Metadata>,
+    /// Only deliveries of which an attempt took longer than this, in milliseconds.
+    pub slower_than_ms: Option<i32>,
     /// Only deliveries that were stored in this span of time.
     pub span: Span,
 }
@@ -64,8 +66,8 @@ type Rows = Vec<(Uuid, bool)>;
 
 /// A page from the table of all deliveries.
 async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    if filter.event_type.is_some() || filter.metadata.is_some() {
-        return of_all_by_event(pool, filter, page).await;
+    if filter.event_type.is_some() || filter.metadata.is_some() || filter.slower_than_ms.is_some() {
+        return of_all_by_more(pool, filter, page).await;
     }
     let examined_max = if filter.status.is_some() { EXAMINED_MAX } else { page.limit };
     let (mut found, mut room) = (Rows::new(), page.limit);
@@ -81,9 +83,9 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     Ok(found)
 }
 
-/// The same where something is asked of the events. The events of many deliveries are looked for with one array of ids:
-/// a look for each one would choose its partition anew, which takes longer than the look itself.
-async fn of_all_by_event(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
+/// The same where something is asked of the events or the attempts. Those of many deliveries are looked for with one
+/// array of ids: a look for each one would choose its partition anew, which takes longer than the look itself.
+async fn of_all_by_more(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (mut found, mut looks) = (Rows::new(), 0);
     for mut range in page.ranges(filter.span) {
         loop {
@@ -95,8 +97,15 @@ async fn of_all_by_event(pool: &PgPool, filter: &Filter, page: Page) -> Result<R
             // With room for one more, the row at which the scan stopped comes along even if all rows fit.
             let mut rows = look(pool, filter, range, EXAMINED_TOGETHER, EXAMINED_TOGETHER + 1).await?;
             let stopped_at = rows.pop_if(|row| row.last);
-            let fitting = fitting_events(pool, filter, &rows).await?;
-            found.extend(rows.iter().filter(|row| fitting.contains(&row.event_id)).map(|row| (row.id, false)));
+            if filter.event_type.is_some() || filter.metadata.is_some() {
+                let fitting = fitting_events(pool, filter, &rows).await?;
+                rows.retain(|row| fitting.contains(&row.event_id));
+            }
+            if let Some(millis) = filter.slower_than_ms {
+                let slow = slower_than(pool, millis, &rows).await?;
+                rows.retain(|row| slow.contains(&row.id));
+            }
+            found.extend(rows.iter().map(|row| (row.id, false)));
             if i64::try_from(found.len()).is_ok_and(|count| count >= page.limit) {
                 found.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
                 return Ok(found);
@@ -119,13 +128,7 @@ struct Look {
 
 /// Looks at deliveries, at most `examined_max`: those that fit what is asked of the delivery itself, at most `limit`.
 /// The row at which the scan stopped is among them where there is room.
-async fn look(
-    pool: &PgPool,
-    filter: &Filter,
-    range: Range,
-    examined_max: i64,
-    limit: i64,
-) -> Result<Vec<Look>> {
+async fn look(pool: &PgPool, filter: &Filter, range: Range, examined_max: i64, limit: i64) -> Result<Vec<Look>> {
     let rows = sqlx::query_as!(
         Look,
         r#"WITH looked_at AS NOT MATERIALIZED (
@@ -174,6 +177,23 @@ async fn fitting_events(pool: &PgPool, filter: &Filter, rows: &[Look]) -> Result
     Ok(fitting.fetch_all(pool).await?.into_iter().collect())
 }
 
+/// Those of these deliveries of which an attempt took longer.
+async fn slower_than(pool: &PgPool, millis: i32, rows: &[Look]) -> Result<HashSet<Uuid>> {
+    let deliveries: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let (first, last) = bounds(deliveries.iter().copied());
+    let slow = sqlx::query_scalar!(
+        "SELECT DISTINCT delivery_id FROM attempts
+          WHERE delivery_id = ANY ($1) AND delivery_id >= $2 AND delivery_id <= $3 AND duration_ms > $4
+          LIMIT $5",
+        &deliveries,
+        first,
+        last,
+        millis,
+        EXAMINED_TOGETHER,
+    );
+    Ok(slow.fetch_all(pool).await?.into_iter().collect())
+}
+
 /// A page from the side table of dead letters.
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let range = page.range(filter.span);
@@ -192,6 +212,8 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                AND ($8::jsonb IS NULL
                     OR (SELECT e.metadata @> $8 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
+               AND ($10::int IS NULL
+                    OR (SELECT max(a.duration_ms) > $10 FROM attempts a WHERE a.delivery_id = x.id))
              ORDER BY x.id DESC LIMIT $9)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -205,6 +227,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
+        filter.slower_than_ms,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
@@ -229,6 +252,8 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
                AND ($9::jsonb IS NULL
                     OR (SELECT e.metadata @> $9 FROM events e
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
+               AND ($11::int IS NULL
+                    OR (SELECT max(a.duration_ms) > $11 FROM attempts a WHERE a.delivery_id = x.id))
              ORDER BY x.id DESC LIMIT $10)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -243,6 +268,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
+        filter.slower_than_ms,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
@@ -275,6 +301,8 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
                AND EXISTS (SELECT FROM events e
                             WHERE e.id = $1 AND ($12::text IS NULL OR e.event_type = $12)
                               AND ($13::jsonb IS NULL OR e.metadata @> $13))
+               AND ($15::int IS NULL
+                    OR (SELECT max(a.duration_ms) > $15 FROM attempts a WHERE a.delivery_id = d.id))
              ORDER BY d.id DESC LIMIT $14)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
@@ -293,6 +321,7 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
         filter.event_type.as_ref().map(EventType::as_str),
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
+        filter.slower_than_ms,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     id::SubscriptionId,
-    stats::{Outcomes, ceiling},
+    stats::{Outcomes, ceiling, numbers::Numbers},
     tally::{WHOLE_TENANT, class::CLASSES, floor},
 };
 
@@ -102,8 +102,9 @@ pub(super) async fn outcomes(
     mut each: impl FnMut(DateTime<Utc>, Sums<'_>),
 ) -> Result<()> {
     let rows = sqlx::query!(
-        r#"SELECT minute AS "at!", outcomes::bigint[] AS "outcomes!", durations::bigint[] AS "durations!",
-                  latencies::bigint[] AS "latencies!", waits::bigint[] AS "waits!", bytes AS "bytes!"
+        r#"SELECT minute AS "at!", outcomes::bigint[] AS "outcomes!: Numbers",
+                  durations::bigint[] AS "durations!: Numbers", latencies::bigint[] AS "latencies!: Numbers",
+                  waits::bigint[] AS "waits!: Numbers", bytes AS "bytes!"
              FROM stats_minute
             WHERE tenant_id = $1 AND subscription_id = $2 AND minute >= $3 AND minute < $4
             UNION ALL
@@ -125,10 +126,10 @@ pub(super) async fn outcomes(
     );
     for row in rows.fetch_all(pool).await? {
         let sums = Sums {
-            outcomes: &row.outcomes,
-            durations: &row.durations,
-            latencies: &row.latencies,
-            waits: &row.waits,
+            outcomes: &row.outcomes.0,
+            durations: &row.durations.0,
+            latencies: &row.latencies.0,
+            waits: &row.waits.0,
             bytes: row.bytes,
         };
         each(row.at, sums);

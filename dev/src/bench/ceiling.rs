@@ -15,8 +15,9 @@ use super::load::{PAYLOAD_BYTES, payload};
 const BATCH: usize = 200;
 /// The full cycle of insert, claim and record is measured for this long.
 const CYCLE: Duration = Duration::from_secs(8);
-/// The latency of a commit is the median of this many commits.
+/// The latency of a commit is the median of this many commits, or of fewer where these would take longer than that.
 const COMMITS: usize = 500;
+const COMMITS_SECONDS: u32 = 5;
 
 /// What the database can do without Postrider's processes.
 #[derive(Clone, Copy, Debug)]
@@ -37,20 +38,7 @@ pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
         .bind(lane)
         .execute(pool)
         .await?;
-    let mut commits = Vec::with_capacity(COMMITS);
-    for _ in 0..COMMITS {
-        let started = Instant::now();
-        sqlx::query(
-            "INSERT INTO events (id, tenant_id, event_type, content_type, payload, created_at)
-             VALUES ($1, 'bench', 'bench', 'application/json', $2, now())",
-        )
-        .bind(Uuid::now_v7())
-        .bind(payload(0).as_ref())
-        .execute(pool)
-        .await?;
-        commits.push(started.elapsed());
-    }
-    commits.sort_unstable();
+    let commit_ms = commit_ms(pool, None).await?;
 
     let (stop, stored, finished) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let started = Instant::now();
@@ -78,8 +66,36 @@ pub async fn measure(pool: &PgPool) -> Result<Ceiling> {
     tokio::try_join!(produce, consume)?;
     Ok(Ceiling {
         cycle_rows_per_second: finished.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64(),
-        commit_ms: super::load::quantile_ms(&commits, 0.5),
+        commit_ms,
     })
+}
+
+/// The median time of a single-row insert with its commit, in milliseconds: of one after the other, or of so many a
+/// second. The second takes longer, because processor and caches have turned to something else in between.
+///
+/// # Errors
+/// When a statement fails.
+pub async fn commit_ms(pool: &PgPool, rate: Option<u32>) -> Result<f64> {
+    let mut pace = rate.map(|rate| tokio::time::interval(Duration::from_secs(1) / rate));
+    let count = rate.map_or(COMMITS, |rate| COMMITS.min((rate * COMMITS_SECONDS) as usize));
+    let mut commits = Vec::with_capacity(count);
+    for _ in 0..count {
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
+        }
+        let started = Instant::now();
+        sqlx::query(
+            "INSERT INTO events (id, tenant_id, event_type, content_type, payload, created_at)
+             VALUES ($1, 'bench', 'bench', 'application/json', $2, now())",
+        )
+        .bind(Uuid::now_v7())
+        .bind(payload(0).as_ref())
+        .execute(pool)
+        .await?;
+        commits.push(started.elapsed());
+    }
+    commits.sort_unstable();
+    Ok(super::load::quantile_ms(&commits, 0.5))
 }
 
 /// Stores `rows` events with one delivery each.

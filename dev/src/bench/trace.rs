@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{
-    cpu_json,
+    ceiling, cpu_json,
     load::{self, Posted, quantile_ms},
     system::System,
 };
@@ -73,6 +73,7 @@ async fn one(server: &Postgres, rate: Option<u32>) -> Result<Value> {
     let receiver = Receiver::start("127.0.0.1:0", Keep::Everything).await?;
     let subscription = system.subscribe(&receiver.url("/success")).await?;
     let target = system.target(&subscription);
+    let commit_ms = ceiling::commit_ms(&system.pool, rate).await?;
     load::steady(&target, 100, Duration::from_secs(2)).await?;
     let warm = receiver.count();
     let clock = (SystemTime::now(), Instant::now());
@@ -93,6 +94,11 @@ async fn one(server: &Postgres, rate: Option<u32>) -> Result<Value> {
     let received: Vec<_> = receiver.received().into_iter().skip(usize::try_from(warm)?).collect();
     println!("trace:          {name}: p50 ms   p99 ms");
     let mut answer = show(&log, &posted, &received, clock)?;
+    let commits = answer["whole"]["p50_ms"].as_f64().unwrap_or(f64::NAN) / commit_ms;
+    println!(
+        "                {commit_ms:>8.2}            a bare single-row commit at this rate; the whole is {commits:.1} of these"
+    );
+    answer["bare_commit_ms"] = json!(commit_ms);
     let [api, worker, postgres, _] = cpu;
     println!("                CPU s per 1000: api {api:.3}, worker {worker:.3}, postgres {postgres:.3}");
     answer["cpu_seconds_per_1000"] = cpu_json(cpu);

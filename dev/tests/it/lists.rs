@@ -15,6 +15,7 @@ use postrider_core::{
     id::SubscriptionId,
     page::{EXAMINED_MAX, Page, Span},
 };
+use reqwest::Method;
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ async fn fill(pool: &PgPool) {
          SELECT delivery, event, tenant, md5(tenant)::uuid, status::delivery_status, now(),
                 CASE WHEN status <> 'pending' THEN now() END
            FROM past;
+         INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code)
+         SELECT delivery, 1, now(), CASE WHEN n % 900 IN (1, 2) THEN 5001 ELSE 5000 END, 200 FROM past;
          INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id)
          SELECT delivery, tenant, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
          INSERT INTO queue (delivery_id, lane_id, event_id, due_at)
@@ -106,6 +109,9 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         ("in flight", list::Filter { status: Some(Status::InFlight), ..d() }, true),
         ("type", list::Filter { event_type: kind(), ..d() }, true),
         ("metadata", list::Filter { metadata: entry(), ..d() }, true),
+        ("slow", list::Filter { slower_than_ms: Some(5000), ..d() }, true),
+        ("slow and dead", list::Filter { slower_than_ms: Some(5000), status: Some(Status::DeadLetter), ..d() }, true),
+        ("slow and pending", list::Filter { slower_than_ms: Some(5000), status: Some(Status::Pending), ..d() }, true),
     ];
     let mut looks = Vec::new();
     let mut last = settled(&pool).await;
@@ -162,6 +168,11 @@ async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
         ("/deliveries?metadata=k:v", ROWS / 700),
         ("/deliveries?status=dead_letter&event_type=rare.type", ROWS / 500 - ROWS / 500),
         ("/deliveries?status=pending", ROWS / 25),
+        ("/deliveries?slower_than_ms=5000", 2 * (ROWS / 900 + 1)),
+        ("/deliveries?slower_than_ms=5001", 0),
+        ("/deliveries?slower_than_ms=5000&status=dead_letter", (ROWS / 900 + 1)),
+        ("/deliveries?slower_than_ms=5000&status=pending", (ROWS / 900 + 1)),
+        ("/deliveries?slower_than_ms=5000&event_type=rare.type", 0),
         ("/dead-letters?", ROWS / 25),
         ("/audit-log?tenant_id=small", ROWS / 1000),
     ] {
@@ -177,6 +188,11 @@ async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
         }
         assert_eq!(i64::try_from(items).unwrap(), expected, "{path}");
         assert_eq!(seen.len(), items, "{path}: none twice");
+    }
+    for number in ["0", "86400001"] {
+        let answer = world.call(Method::GET, &format!("/deliveries?slower_than_ms={number}"), None).await;
+        let problem = answer.problem(422).to_string();
+        assert!(problem.contains("slower_than_ms") && problem.contains("must be from 1 to 86400000"), "{problem}");
     }
     world.api_stops().await;
 }

@@ -204,11 +204,21 @@ async fn a_deleted_subscription_takes_its_backlog_along() {
 }
 
 #[tokio::test]
-async fn hanging_receivers_delay_nobody_else() {
+async fn a_few_hanging_receivers_delay_nobody_else() {
+    hanging_receivers_delay_nobody_else(3, 40).await;
+}
+
+/// Here each may hold few places, and together they must not take the last ones one by one.
+#[tokio::test]
+async fn many_hanging_receivers_delay_nobody_else() {
+    hanging_receivers_delay_nobody_else(14, 8).await;
+}
+
+async fn hanging_receivers_delay_nobody_else(receivers: usize, deliveries_of_each: usize) {
     let world = World::with(&[("POSTRIDER_WORKER_CONCURRENCY", "32")]).await;
-    for _ in 0..3 {
+    for _ in 0..receivers {
         let slow = world.subscription("/slow/4000").await;
-        for number in 0..40 {
+        for number in 0..deliveries_of_each {
             world.ingest(&slow, number.to_string()).await;
         }
     }
