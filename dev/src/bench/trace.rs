@@ -96,7 +96,7 @@ async fn one(server: &Postgres, rate: Option<u32>) -> Result<Value> {
     let mut answer = show(&log, &posted, &received, clock)?;
     let commits = answer["whole"]["p50_ms"].as_f64().unwrap_or(f64::NAN) / commit_ms;
     println!(
-        "                {commit_ms:>8.2}            a bare single-row commit at this rate; the whole is {commits:.1} of these"
+        "                {commit_ms:>8.2}            a bare commit at this rate; the whole is {commits:.1} of these"
     );
     answer["bare_commit_ms"] = json!(commit_ms);
     let [api, worker, postgres, _] = cpu;
