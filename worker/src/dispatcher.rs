@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Lanes that one claim visits, at most.
-const LANES_PER_CLAIM_MAX: usize = 64;
+const LANES_PER_CLAIM_MAX: usize = 128;
 /// How long the dispatcher rests after a visit, as a multiple of what the visit took: a busy worker claims in batches,
 /// and at a trickle nobody waits.
 const VISIT_REST: u32 = 2;
@@ -143,10 +143,10 @@ impl Dispatcher {
             return Ok(Wait::Place);
         }
         let look = ClaimRequest {
-            lanes_max: small(lanes_max(free.count)),
-            rows_max: small(free.count),
+            lanes_max: small(lanes_max(free.claimable)),
+            rows_max: small(free.claimable),
             lanes_from: progress.next_from(self.wake.take_late(), Instant::now()),
-            skip: free.at_share,
+            skip: free.left_out,
             only: None,
         };
         let claimed_at = Instant::now();
@@ -217,8 +217,8 @@ impl Dispatcher {
 
 /// How many lanes a claim visits. Each of them gets a place at least, so a claim of as many lanes as places are free
 /// would take all of them. Half as many leave some for lanes that hold none.
-fn lanes_max(free: usize) -> usize {
-    (free / 2).clamp(1, LANES_PER_CLAIM_MAX)
+fn lanes_max(places: usize) -> usize {
+    (places / 2).clamp(1, LANES_PER_CLAIM_MAX)
 }
 
 /// Converts a count that is always far below the limit of `i32`.
