@@ -24,6 +24,9 @@ use uuid::Uuid;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// One of so many places, but at least one, is not for slow lanes.
 const KEPT_FROM_SLOW: usize = 16;
+/// A claim that may visit slow lanes takes at most so many places. Slow attempts often end together, and whoever else has
+/// a delivery should not wait until all these places are taken again.
+const CLAIMED_WITH_SLOW_MAX: usize = 64;
 /// A lane that holds no place is known to be slow for so long, and so many such lanes are known at most.
 const SLOW_KNOWN_FOR: Duration = Duration::from_secs(60);
 const SLOW_KNOWN_MAX: usize = 1000;
@@ -108,7 +111,7 @@ impl Places {
             if lane.held >= if is_slow { for_slow } else { count } {
                 left_out.push(*id);
             } else if is_slow {
-                claimable = for_slow;
+                claimable = for_slow.min(CLAIMED_WITH_SLOW_MAX);
             }
         }
         FreePlaces { count, claimable, left_out }
