@@ -1,5 +1,5 @@
-//! The places of a worker: how many deliveries it may hold at once, and how many of them each lane holds. Two rules keep
-//! receivers that hang from taking up a whole worker.
+//! The places of a worker: how many deliveries it may hold at once, and how many of them each lane holds. Two rules
+//! keep receivers that hang from taking up a whole worker.
 //!
 //! A lane is visited only while it holds fewer places than are free: one such lane takes half of the places, two take
 //! two thirds, n take n / (n + 1).
@@ -24,8 +24,8 @@ use uuid::Uuid;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// One of so many places, but at least one, is not for slow lanes.
 const KEPT_FROM_SLOW: usize = 16;
-/// A claim that may visit slow lanes takes at most so many places. Slow attempts often end together, and whoever else has
-/// a delivery should not wait until all these places are taken again.
+/// A claim that may visit slow lanes takes at most so many places. Slow attempts often end together, and whoever else
+/// has a delivery should not wait until all these places are taken again.
 const CLAIMED_WITH_SLOW_MAX: usize = 64;
 /// A lane that holds no place is known to be slow for so long, and so many such lanes are known at most.
 const SLOW_KNOWN_FOR: Duration = Duration::from_secs(60);

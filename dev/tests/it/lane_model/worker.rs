@@ -73,10 +73,10 @@ impl ModelWorker {
             return None;
         }
         let look = ClaimRequest {
-            lanes_max: i32::try_from(LANES_MAX.min(free.count)).expect("few"),
-            rows_max: i32::try_from(free.count).expect("few"),
+            lanes_max: i32::try_from(LANES_MAX.min(free.claimable)).expect("few"),
+            rows_max: i32::try_from(free.claimable).expect("few"),
             lanes_from: self.progress.next_from(self.wake.take_late(), now),
-            skip: free.at_share,
+            skip: free.left_out,
             only: None,
         };
         self.is_called_back = false;
