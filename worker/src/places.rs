@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 /// An attempt that takes so long makes its lane slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// One of so many places, but at least one, is not for slow lanes.
+/// One of so many places, but at least one, is not for slow lanes. A worker with a single place keeps none from them.
 const KEPT_FROM_SLOW: usize = 16;
 /// A claim that may visit slow lanes takes at most so many places. Slow attempts often end together, and whoever else
 /// has a delivery should not wait until all these places are taken again.
@@ -104,7 +104,8 @@ impl Places {
             lane.held > 0 || (idle <= SLOW_KNOWN_MAX && now.duration_since(lane.changed_at) < SLOW_KNOWN_FOR)
         });
         let count = self.all.saturating_sub(lanes.values().map(|lane| lane.held).sum());
-        let for_slow = count.saturating_sub((self.all / KEPT_FROM_SLOW).max(1));
+        let kept = (self.all / KEPT_FROM_SLOW).max(1).min(self.all.saturating_sub(1));
+        let for_slow = count.saturating_sub(kept);
         let (mut claimable, mut left_out) = (count, Vec::new());
         for (id, lane) in lanes.iter() {
             let is_slow = lane.is_slow(now);
@@ -192,6 +193,15 @@ mod tests {
         assert_eq!(places.free(), free(5, 5, &[]));
         drop((held, one));
         assert_eq!(places.free(), free(8, 8, &[]));
+    }
+
+    #[test]
+    fn a_worker_with_one_place_gives_it_to_slow_lanes_too() {
+        let places = Arc::new(Places::new(1));
+        let place = places.take(Uuid::from_u128(1));
+        places.give_back(Uuid::from_u128(1), SLOW_AFTER, Instant::now());
+        std::mem::forget(place);
+        assert_eq!(places.free(), free(1, 1, &[]));
     }
 
     #[test]
