@@ -18,7 +18,8 @@ CREATE TABLE queue (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000);
 CREATE INDEX queue_lane ON queue (lane_id, due_at);
 CREATE INDEX queue_order ON queue (lane_id, ordering_key, sequence) WHERE ordering_key IS NOT NULL;
-CREATE INDEX queue_leased ON queue (lane_id, ordering_key) WHERE ordering_key IS NOT NULL AND lease_token IS NOT NULL;
+CREATE INDEX queue_leased ON queue (lane_id, ordering_key, sequence)
+    WHERE ordering_key IS NOT NULL AND lease_token IS NOT NULL;
 
 -- Places in the lines of ordered lanes. Sessions keep none in store, so that they follow the order of acceptance.
 CREATE SEQUENCE queue_places CACHE 1;

@@ -58,7 +58,8 @@ BEGIN
             END IF;
             SELECT q.due_at INTO busy FROM queue q
              WHERE q.lane_id = lane.id AND q.ordering_key = item.ordering_key AND q.lease_token IS NOT NULL
-               AND q.due_at > t LIMIT 1;
+               AND q.due_at > t
+             ORDER BY q.sequence LIMIT 1;
             IF FOUND THEN
                 busy_until := least(busy_until, busy);
                 left_from := least(left_from, item.due_at);

@@ -11,7 +11,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::world::{World, database_config, uuid};
+use crate::world::{World, database_config, id, uuid};
 
 /// The large lane, the outbox and the idempotency keys have this many rows, so that reading all of them shows.
 const MANY: i64 = 20_000;
@@ -145,6 +145,48 @@ async fn plans_do_not_flip_with_the_statistics() {
         assert_eq!(walk::step(&fan_out).await.unwrap().map(|step| step.done), Some(0));
         let read = rows_read_by_all(&fan_out).await - before;
         assert!(read < 4000, "{statistics}: a step of a job read {read} rows");
+    }
+    world.api_stops().await;
+}
+
+/// In an ordered lane, one key has a long line that waits. The statistics know nothing but that line.
+#[tokio::test]
+async fn a_long_line_costs_other_keys_nothing() {
+    let world = World::new().await;
+    let id = uuid(&id(&world.subscribe("/success", json!({"ordering": "fifo"})).await));
+    let fill = |from: i64, to: i64, key: &str, due: &str, token: &str| {
+        format!(
+            "INSERT INTO queue (delivery_id, event_id, lane_id, due_at, lease_token, ordering_key, sequence)
+             SELECT uuid_v7(), uuid_v7(), '{id}', {due}, {token}, {key}, n FROM generate_series({from}, {to}) n;"
+        )
+    };
+    let long_line = fill(1, MANY, "'long'", "'infinity'", "NULL");
+    // The line's first delivery is under way, and so is one of every other key. Fifty more keys are due.
+    let others = format!(
+        "UPDATE queue SET due_at = now() + interval '1 minute', lease_token = 6 WHERE sequence = 1;
+         {} {}
+         UPDATE lanes SET due_at = now(), floor_at = now() - interval '1 hour', has_parked = true WHERE id = '{id}'",
+        fill(MANY + 1, MANY + 50, "'leased ' || n", "now() + interval '1 minute'", "7"),
+        fill(MANY + 51, MANY + 100, "'due ' || n", "now() - interval '1 minute'", "NULL"),
+    );
+    for statement in [long_line.as_str(), "ANALYZE", &others] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(&world.pool).await.unwrap();
+    }
+    let leased = "SELECT array_agg(delivery_id)::text FROM queue WHERE lease_token = 7";
+    let leased: String = sqlx::query_scalar(leased).fetch_one(&world.pool).await.unwrap();
+    let record = format!(
+        "SELECT record_outcomes(ARRAY(
+            SELECT ROW(d, 7, '{id}', 'succeeded', NULL, NULL, false, true, 1, now(), 1, 200, NULL, NULL, '[]', 'x',
+                       false, NULL, 1, NULL, 2, 3, '127.0.0.1', false)::outcome
+              FROM unnest('{leased}'::uuid[]) d))"
+    );
+    let claim = "SELECT * FROM claim(64, 100, '{}', '-infinity', NULL)".to_owned();
+    for (statistics, statement) in STATISTICS {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        for (name, statement, bound) in [("claim", &claim, 50..600), ("record", &record, 50..600)] {
+            let read = rows_read(&world.pool, statement).await;
+            assert!(bound.contains(&read), "{statistics}: {name} read {read} rows, not {bound:?}");
+        }
     }
     world.api_stops().await;
 }
