@@ -138,15 +138,15 @@ impl Dispatcher {
 
     /// Claims due deliveries and starts their tasks; returns how long to wait before the next claim.
     async fn visit(&self, progress: &mut Progress) -> Result<Wait> {
-        let free = self.places.free();
-        if free.count == 0 {
+        let offer = self.places.offer();
+        if offer.claimable == 0 {
             return Ok(Wait::Place);
         }
         let look = ClaimRequest {
-            lanes_max: small(lanes_max(free.claimable)),
-            rows_max: small(free.claimable),
+            lanes_max: small(lanes_max(offer.claimable)),
+            rows_max: small(offer.claimable),
             lanes_from: progress.next_from(self.wake.take_late(), Instant::now()),
-            skip: free.left_out,
+            skip: offer.left_out,
             only: None,
         };
         let claimed_at = Instant::now();
@@ -166,6 +166,7 @@ impl Dispatcher {
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         // Lanes that are due although nothing was found are locked by somebody, and may stay so.
         let wait = if found_nothing { wait.max(VISIT_REST_MAX) } else { wait };
+        let wait = offer.slow_turn_in.map_or(wait, |turn| wait.min(turn));
         Ok(if look.skip.is_empty() { Wait::WakeUp(wait) } else { Wait::WakeUpOrPlace(wait) })
     }
 

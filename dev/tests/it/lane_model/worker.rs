@@ -68,15 +68,15 @@ impl ModelWorker {
 
     /// How it looks for work now; `None` where it has no place.
     pub fn look(&mut self, now: Instant) -> Option<ClaimRequest> {
-        let free = self.places.free();
-        if free.count == 0 {
+        let offer = self.places.offer();
+        if offer.claimable == 0 {
             return None;
         }
         let look = ClaimRequest {
-            lanes_max: i32::try_from(LANES_MAX.min(free.claimable)).expect("few"),
-            rows_max: i32::try_from(free.claimable).expect("few"),
+            lanes_max: i32::try_from(LANES_MAX.min(offer.claimable)).expect("few"),
+            rows_max: i32::try_from(offer.claimable).expect("few"),
             lanes_from: self.progress.next_from(self.wake.take_late(), now),
-            skip: free.left_out,
+            skip: offer.left_out,
             only: None,
         };
         self.is_called_back = false;
