@@ -1,5 +1,6 @@
 //! `/deliveries`: each event that is owed to a subscription or a URL, how far it has come, and every attempt at it.
 
+pub mod export;
 pub mod inline;
 pub mod view;
 
@@ -21,6 +22,7 @@ use crate::{
     access::auth::{Ingest, Key, Manage, Read},
     app::{App, Tag},
     deliveries::{
+        export::{Exported, Format},
         inline::{InlineDeliveryInput, InlineResponse},
         view::{AttemptList, DeliveryView, StatusName, attempt_view, view},
     },
@@ -75,6 +77,8 @@ impl DeliveriesApi {
         metadata: Query<Vec<String>>,
         /// Only deliveries of which an attempt took longer than this, in milliseconds: from 1 to 86400000.
         slower_than_ms: Query<Option<u32>>,
+        /// Only deliveries with at least so many attempts, one that is under way included: from 1 to 1000000.
+        min_attempts: Query<Option<u32>>,
         since: Query<Option<DateTime<Utc>>>,
         until: Query<Option<DateTime<Utc>>>,
         limit: Query<Option<u32>>,
@@ -90,9 +94,56 @@ impl DeliveriesApi {
             event_type: list::parsed("event_type", event_type.0.as_deref())?,
             metadata: list::metadata(metadata.0)?,
             slower_than_ms: list::slower_than(slower_than_ms.0)?,
+            min_attempts: list::min_attempts(min_attempts.0)?,
             span: list::span(since.0, until.0)?,
         };
         self.page(&filter, limit.0, cursor.0).await
+    }
+
+    /// Export deliveries
+    ///
+    /// The same list as a file, with the same filters, the newest first: 100000 deliveries at most, and as many as can
+    /// be read and sent in two minutes. The last line says whether these are all, and otherwise has a cursor with which
+    /// another export goes on. In CSV that line begins with `#`, and a text that a spreadsheet would take for a formula
+    /// has an apostrophe before it. In NDJSON it is an object with the field `export`.
+    #[oai(path = "/deliveries/export", method = "get", operation_id = "export_deliveries")]
+    async fn export(
+        &self,
+        key: Key<Read>,
+        /// How the deliveries are written; `csv` where absent.
+        format: Query<Option<Format>>,
+        tenant_id: Query<Option<String>>,
+        subscription_id: Query<Option<String>>,
+        event_id: Query<Option<String>>,
+        job_id: Query<Option<String>>,
+        status: Query<Option<StatusName>>,
+        /// Only deliveries of events of exactly this type, such as `order.created`.
+        event_type: Query<Option<String>>,
+        metadata: Query<Vec<String>>,
+        /// Only deliveries of which an attempt took longer than this, in milliseconds: from 1 to 86400000.
+        slower_than_ms: Query<Option<u32>>,
+        /// Only deliveries with at least so many attempts, one that is under way included: from 1 to 1000000.
+        min_attempts: Query<Option<u32>>,
+        since: Query<Option<DateTime<Utc>>>,
+        until: Query<Option<DateTime<Utc>>>,
+        /// The cursor in the last line of the export that was stopped.
+        cursor: Query<Option<String>>,
+    ) -> Result<Exported, ApiError> {
+        let pool = &self.0.pool;
+        let filter = delivery_list::Filter {
+            tenant_id: key.lists(tenant_id.0.as_deref())?,
+            subscription: key.find_named(pool, "subscription_id", subscription_id.0.as_deref()).await?,
+            event: key.find_named(pool, "event_id", event_id.0.as_deref()).await?,
+            job: key.find_named(pool, "job_id", job_id.0.as_deref()).await?,
+            status: status.0.map(Into::into),
+            event_type: list::parsed("event_type", event_type.0.as_deref())?,
+            metadata: list::metadata(metadata.0)?,
+            slower_than_ms: list::slower_than(slower_than_ms.0)?,
+            min_attempts: list::min_attempts(min_attempts.0)?,
+            span: list::span(since.0, until.0)?,
+        };
+        let wanted = Wanted::parse(None, cursor.0.as_deref(), |id: DeliveryId| id.0)?;
+        export::begin(pool, filter, format.0.unwrap_or(Format::Csv), wanted.page().before).await
     }
 
     /// List a subscription's deliveries

@@ -61,9 +61,9 @@ pub struct UsageView {
 impl TenantsApi {
     /// List tenants
     ///
-    /// What each tenant uses, in the order of their names. Those are listed that have subscriptions, or for which
-    /// events were accepted within the last 30 days. A key that is bound to a tenant sees that one only, whether it has
-    /// anything or not, and so does a request that names a tenant.
+    /// What each tenant uses, in the order of their names. Those are listed that have subscriptions or API keys, or
+    /// for which events were accepted within the last 30 days. A key that is bound to a tenant sees that one only,
+    /// whether it has anything or not, and so does a request that names a tenant.
     #[oai(path = "/tenants", method = "get", operation_id = "list_tenants")]
     async fn list(
         &self,

@@ -7,6 +7,7 @@
 mod about;
 mod assets;
 mod audit;
+mod beside;
 mod dead_letters;
 mod deliveries;
 mod delivery;

@@ -7,14 +7,19 @@ const PLACES = {
 };
 /** For how long `g` waits for its letter, in milliseconds. */
 const CHORD_MS = 1200;
+/** An id of anything. */
+const ID = /[a-z]{3}_[0-9a-f]{32}/;
+/** Kinds of fields into which nobody types. */
+const BOXES = ['checkbox', 'radio'];
 
 let chord = 0;
 let isPaused = false;
-const live = document.getElementById('live') ?? document.getElementById('feed');
+const live = ['live', 'newer', 'feed'].map(name => document.getElementById(name)).find(found => found);
 const pause = document.getElementById('live-toggle');
 
 /** @param {Element | null} element */
 function isTyping(element) {
+    if (element instanceof HTMLInputElement && BOXES.includes(element.type)) return false;
     return element instanceof HTMLElement
         && (element.isContentEditable || ['INPUT', 'TEXTAREA', 'SELECT'].includes(element.tagName));
 }
@@ -26,6 +31,7 @@ function rows() {
 /** @param {number} step */
 function choose(step) {
     const all = rows();
+    if (all.length === 0) turn(step > 0 ? 'next' : 'prev');
     const now = all.findIndex(row => row.classList.contains('chosen'));
     const next = all[Math.min(Math.max(now + step, 0), all.length - 1)];
     if (!next) return;
@@ -49,6 +55,12 @@ function turn(way) {
     if (link instanceof HTMLElement) link.click();
 }
 
+/** The list of keys stands on the page about this installation. */
+function help() {
+    const link = document.querySelector('.foot a[href*=about]');
+    if (link instanceof HTMLAnchorElement) location.assign(`${link.href}#keys`);
+}
+
 function togglePause() {
     isPaused = !isPaused;
     pause?.setAttribute('aria-pressed', String(isPaused));
@@ -58,7 +70,40 @@ function togglePause() {
     if (announcer) announcer.textContent = isPaused ? 'Live updates are paused' : 'Live updates go on';
 }
 
+/** Ticks the chosen row, or takes the tick away. */
+function tick() {
+    const box = document.querySelector('tr.chosen td.pick input');
+    if (box instanceof HTMLElement) box.click();
+}
+
+/** Opens the chosen row in a tab of its own. */
+function openTab() {
+    const link = document.querySelector('tr.chosen a.open');
+    if (link instanceof HTMLAnchorElement) window.open(link.href, '_blank', 'noopener');
+}
+
+/** The id of the chosen row, or of what the page shows. */
+function id() {
+    const places = [document.querySelector('tr.chosen a.open')?.getAttribute('href') ?? '', location.pathname];
+    return places.map(place => place.match(ID)?.[0]).find(found => found);
+}
+
+/** @param {string | undefined} text */
+function copy(text) {
+    if (text) document.dispatchEvent(new CustomEvent('copy-text', { detail: text }));
+}
+
+/** The colours after those of the page. */
+function otherColours() {
+    const buttons = [...document.querySelectorAll('.themes button')];
+    const now = buttons.findIndex(button => button.getAttribute('aria-pressed') === 'true');
+    const next = buttons[(now + 1) % buttons.length];
+    if (next instanceof HTMLElement) next.click();
+}
+
 function close() {
+    const beside = document.querySelector('.beside > a.close');
+    if (beside instanceof HTMLElement && !document.querySelector('.menu[open], .sure[open]')) beside.click();
     for (const open of document.querySelectorAll('.menu[open], .sure[open]')) {
         open.removeAttribute('open');
         open.querySelector('summary')?.focus();
@@ -85,6 +130,12 @@ document.addEventListener('keydown', event => {
         case 'k': choose(-1); break;
         case '[': turn('prev'); break;
         case ']': turn('next'); break;
+        case 'x': tick(); break;
+        case 'o': openTab(); break;
+        case 'y': copy(id()); break;
+        case 'c': copy(location.href); break;
+        case 't': otherColours(); break;
+        case '?': help(); break;
         case 'p': if (live) togglePause(); break;
         case 'z': document.getElementById('zone')?.click(); break;
         default: return;

@@ -6,6 +6,7 @@
 
 pub mod causes;
 pub mod fold;
+pub mod last_day;
 mod numbers;
 mod read;
 pub mod recount;
@@ -127,6 +128,18 @@ impl Outcomes {
     #[must_use]
     pub fn of(&self, class: Class) -> u64 {
         self.classes[class.place()]
+    }
+
+    /// Adds to the number of this class.
+    fn add_class(&mut self, class: Class, count: u64) {
+        self.classes[class.place()] += count;
+    }
+
+    /// Adds to the number of attempts that took as long as this bucket says; buckets that are not known are left out.
+    fn add_duration(&mut self, bucket: usize, count: u64) {
+        if let Some(known) = self.durations.get_mut(bucket) {
+            *known += count;
+        }
     }
 
     /// Adds what others have counted.

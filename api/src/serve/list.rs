@@ -22,6 +22,8 @@ const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 250;
 /// A list of slow deliveries can ask for at most this many milliseconds: a day, longer than any attempt may take.
 const SLOWER_THAN_MS_MAX: u32 = 24 * 3600 * 1000;
+/// A list of deliveries that were attempted often can ask for at most so many attempts.
+const MIN_ATTEMPTS_MAX: u32 = 1_000_000;
 
 /// A page of a list, the newest first.
 #[derive(Debug, Object)]
@@ -103,9 +105,22 @@ pub fn limit_of(asked: Option<u32>) -> Result<u32, ApiError> {
 /// # Errors
 /// Unprocessable where the number is out of its range.
 pub fn slower_than(asked: Option<u32>) -> Result<Option<i32>, ApiError> {
-    let in_range = |millis| (1..=SLOWER_THAN_MS_MAX).contains(&millis).then(|| i32::try_from(millis).ok()).flatten();
-    let wrong = || ApiError::invalid("slower_than_ms", format!("must be from 1 to {SLOWER_THAN_MS_MAX}"));
-    asked.map(|millis| in_range(millis).ok_or_else(wrong)).transpose()
+    at_most("slower_than_ms", asked, SLOWER_THAN_MS_MAX)
+}
+
+/// The `min_attempts` of a list of deliveries.
+///
+/// # Errors
+/// Unprocessable where the number is out of its range.
+pub fn min_attempts(asked: Option<u32>) -> Result<Option<i32>, ApiError> {
+    at_most("min_attempts", asked, MIN_ATTEMPTS_MAX)
+}
+
+/// A number from 1 to `max`.
+fn at_most(field: &str, asked: Option<u32>, max: u32) -> Result<Option<i32>, ApiError> {
+    let in_range = |number| (1..=max).contains(&number).then(|| i32::try_from(number).ok()).flatten();
+    let wrong = || ApiError::invalid(field, format!("must be from 1 to {max}"));
+    asked.map(|number| in_range(number).ok_or_else(wrong)).transpose()
 }
 
 /// The `since` and `until` of a list, as a span of time.

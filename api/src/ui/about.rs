@@ -22,6 +22,10 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ("/", "go to the search"),
         ("j and k", "next and previous row"),
         ("Enter", "open the row"),
+        ("o", "open the row in a new tab"),
+        ("x", "tick the row"),
+        ("y", "copy the id of the row, or of the page"),
+        ("c", "copy the link to the page"),
         ("[ and ]", "previous and next page of a list"),
         ("g o", "Overview"),
         ("g d", "Deliveries"),
@@ -33,6 +37,8 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ("g v", "Live"),
         ("g w", "Workers and lanes"),
         ("g t", "Tenants"),
+        ("?", "these keys"),
+        ("t", "other colours"),
         ("p", "pause and resume live updates"),
         ("z", "UTC or local times"),
         ("Esc", "close what is open"),
@@ -49,7 +55,7 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ))
         (panel("This installation", &nothing(), &facts(&pairs)))
         (panel("Keys", &nothing(), &html! {
-            dl.facts.keys { @for (key, what) in keys { div { dt { kbd { (key) } } dd { (what) } } } }
+            dl.facts.keys #keys { @for (key, what) in keys { div { dt { kbd { (key) } } dd { (what) } } } }
         }))
         (panel("What the pages are made of", &nothing(), &html! {
             dl.facts { @for (name, what) in libraries { div { dt { (name) } dd { (what) } } } }

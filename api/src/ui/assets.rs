@@ -31,7 +31,7 @@ macro_rules! file {
 }
 
 /// How many files pages load.
-const FILES: usize = 8;
+const FILES: usize = 10;
 
 /// Whether the libraries can be loaded: they are embedded, or their folder is there.
 fn are_libraries_there() -> bool {
@@ -88,6 +88,8 @@ impl Assets {
             ("time.js", script, file!("time.js")),
             ("keys.js", script, file!("keys.js")),
             ("live.js", script, file!("live.js")),
+            ("paths.js", script, file!("paths.js")),
+            ("rows.js", script, file!("rows.js")),
             ("views.js", script, file!("views.js")),
             ("htmx.js", script, file!("node_modules/htmx.org/dist/htmx.min.js")),
             ("icons.svg", "image/svg+xml", icons()),

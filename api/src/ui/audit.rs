@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     serve::{list::span, problem::ApiError},
     ui::{
-        deliveries::moment,
+        deliveries::filters::{moment, time_field},
         page::{Page, Section, Visit},
         parts::{self, nothing},
         rows::{Rows, window},
@@ -48,7 +48,7 @@ async fn list(visit: &Visit) -> Result<Rows<Entry>, ApiError> {
         actor: named("actor"),
         action: named("action"),
         target_id: named("target_id"),
-        span: span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?,
+        span: span(moment("since", fields.get("since"), visit.now)?, moment("until", fields.get("until"), visit.now)?)?,
     };
     let found = audit::list(visit.pool(), &filter, window(visit, |id: AuditId| id.0)?).await?;
     Ok(Rows::whole(found, |entry| entry.id))
@@ -153,8 +153,8 @@ fn filters(visit: &Visit) -> Markup {
                 (field("actor", "Who", "text", "admin_key, postrider or key_…"))
                 (field("action", "What", "text", "subscription.changed"))
                 (field("target_id", "Of what", "text", "sub_…"))
-                (field("since", "Since (UTC)", "datetime-local", ""))
-                (field("until", "Until (UTC)", "datetime-local", ""))
+                (time_field(fields, "since", "Since (UTC)"))
+                (time_field(fields, "until", "Until (UTC)"))
                 div.do {
                     button.button.main type="submit" { "Apply" }
                     a.button href=(visit.to("audit")) { "Clear" }

@@ -5,6 +5,7 @@ pub(crate) mod groups;
 use maud::{Markup, html};
 use postrider_core::{
     delivery::{
+        Status,
         dead_letter::{self, DeadLetter, Filter, Resolved},
         job::{Action, filter::cause as parse_cause},
     },
@@ -14,7 +15,13 @@ use postrider_core::{
 use crate::{
     serve::{list::span, problem::ApiError},
     ui::{
-        deliveries::{Receivers, answer, moment},
+        beside::beside,
+        deliveries::{
+            Receivers, answer,
+            filters::moment,
+            is_open, named,
+            selected::{self, Ticks},
+        },
         fields::{Fields, is_own_path},
         jobs::new::link,
         page::{Next, Page, Section, Visit},
@@ -23,19 +30,11 @@ use crate::{
     },
 };
 
+/// The status of all deliveries on the page.
+const DEAD: Option<Status> = Some(Status::DeadLetter);
+
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
-    let shown = if is_list(visit) {
-        match list(visit).await {
-            Ok(rows) => show(visit, &rows).await,
-            Err(error) => parts::trouble(visit, &error),
-        }
-    } else {
-        match filter(visit).await {
-            Ok(filter) => groups::show(visit, &filter).await,
-            Err(error) => parts::trouble(visit, &error),
-        }
-    };
     let of_filter = for_job(&visit.query);
     let fields: Vec<_> = of_filter.pairs().collect();
     let actions = html! {
@@ -45,12 +44,23 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
             (link(visit, Action::Purge, &fields, "Purge all"))
         }
     };
+    let shown = if is_list(visit) {
+        match list(visit).await {
+            Ok(rows) => show(visit, &rows, &actions).await,
+            Err(error) => parts::trouble(visit, &error),
+        }
+    } else {
+        match filter(visit).await {
+            Ok(filter) => groups::show(visit, &filter).await,
+            Err(error) => parts::trouble(visit, &error),
+        }
+    };
     let body = html! {
         (parts::head(&parts::text("Dead letters"), &html! {
             "Deliveries that ran out of attempts, or were refused for good. Retry them, or mark them as resolved."
         }, &actions))
         (chips(visit))
-        section.panel #list { (shown) }
+        (beside(visit, &shown).await)
     };
     Ok(Page::new(Section::DeadLetters, "Dead letters", body))
 }
@@ -62,7 +72,8 @@ fn is_list(visit: &Visit) -> bool {
 
 async fn filter(visit: &Visit) -> Result<Filter, ApiError> {
     let fields = &visit.query;
-    let times = span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?;
+    let times =
+        span(moment("since", fields.get("since"), visit.now)?, moment("until", fields.get("until"), visit.now)?)?;
     let error_kind = fields.get("error_kind").map(parse_cause).transpose();
     let status_code = fields.get("status_code").map(str::parse).transpose();
     Ok(Filter {
@@ -127,7 +138,7 @@ fn chips(visit: &Visit) -> Markup {
     }
 }
 
-async fn show(visit: &Visit, rows: &Rows<DeadLetter>) -> Markup {
+async fn show(visit: &Visit, rows: &Rows<DeadLetter>, all: &Markup) -> Markup {
     if rows.is_empty() {
         return parts::empty(
             visit,
@@ -140,21 +151,25 @@ async fn show(visit: &Visit, rows: &Rows<DeadLetter>) -> Markup {
     }
     let deliveries: Vec<_> = rows.items.iter().map(|letter| letter.delivery.clone()).collect();
     let receivers = Receivers::of(visit, &deliveries).await;
+    let ticks = Ticks::of(visit, DEAD);
     html! {
+        (rows.newer(visit, DeliveryId::PREFIX, |letter| letter.delivery.id.0))
         table.cards {
             caption.unseen { "Dead letters" }
             thead {
                 tr {
+                    (selected::head(ticks))
                     th scope="col" { "Event" }
                     th scope="col" { "Receiver" }
                     th scope="col" { "Last answer" }
-                    th.number scope="col" { "Attempts" }
+                    th.number.wide scope="col" { "Attempts" }
                     th scope="col" { "Given up" }
-                    @if visit.may_manage() { th scope="col" { span.unseen { "What can be done" } } }
+                    @if visit.may_manage() { th.do scope="col" { span.unseen { "What can be done" } } }
                 }
             }
             tbody { @for letter in &rows.items { (row(visit, letter, &receivers)) } }
         }
+        (selected::bar(visit, DEAD, all))
         (rows.foot(visit, DeliveryId::PREFIX, "dead letters"))
     }
 }
@@ -168,13 +183,9 @@ fn row(visit: &Visit, letter: &DeadLetter, receivers: &Receivers) -> Markup {
         weight: Weight::Usual,
     };
     html! {
-        tr {
-            th scope="row" {
-                a.open href=(visit.to(format!("deliveries/{}", delivery.id))) {
-                    (delivery.event_type.as_deref().unwrap_or("(event removed)"))
-                }
-                span.sub.mono { (parts::short(delivery.id)) }
-            }
+        tr.chosen[is_open(visit, delivery)] id=(delivery.id) {
+            (selected::cell(Ticks::of(visit, DEAD), delivery))
+            (named(visit, delivery))
             td data-label="Receiver" {
                 @match delivery.subscription_id {
                     Some(id) => a.clip href=(visit.to(format!("subscriptions/{}", SubscriptionId(id)))) {
@@ -184,7 +195,7 @@ fn row(visit: &Visit, letter: &DeadLetter, receivers: &Receivers) -> Markup {
                 }
             }
             td data-label="Last answer" { (answer(delivery)) }
-            td.number data-label="Attempts" { (delivery.attempt_count) }
+            td.number.wide data-label="Attempts" { (delivery.attempt_count) }
             td data-label="Given up" {
                 (parts::time(visit, letter.dead_at))
                 @if let Some(at) = letter.resolved_at {

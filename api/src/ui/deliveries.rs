@@ -1,24 +1,28 @@
-//! The list of deliveries, with its filters. Filters are fields of the address, so a link shows the same list to
-//! others.
+//! The list of deliveries, and what can be done with all that match.
+
+pub(crate) mod file;
+pub(crate) mod filters;
+pub(crate) mod selected;
 
 use std::{collections::HashMap, sync::Arc};
 
 use maud::{Markup, html};
 use postrider_core::{
     delivery::{Delivery, Status, job::Action, list as delivery_list},
-    event::event_type::EventType,
     id::{DeliveryId, SubscriptionId},
     subscription::Subscription,
 };
 use uuid::Uuid;
 
 use crate::{
-    serve::{
-        list::{metadata, parsed, slower_than, span},
-        problem::ApiError,
-    },
+    serve::problem::ApiError,
     ui::{
-        fields::{Fields, query},
+        beside::{beside, opens},
+        deliveries::{
+            filters::{FILTERS, ONLY_HERE, chips},
+            selected::Ticks,
+        },
+        fields::Fields,
         jobs::new::link,
         page::{Page, Section, Visit},
         parts,
@@ -26,32 +30,30 @@ use crate::{
     },
 };
 
-/// The filters besides the status, by their names in the API.
-const FILTERS: [&str; 9] =
-    ["event_type", "subscription_id", "event_id", "job_id", "tenant_id", "metadata", SLOWER, "since", "until"];
-/// The filter that a job does not have.
-const SLOWER: &str = "slower_than_ms";
+/// The lists that show a delivery beside them.
+const PAGES_WITH_BESIDE: [&str; 2] = ["deliveries", "dead-letters"];
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
+    let all = actions(visit);
     let list = match list(visit, None).await {
-        Ok(rows) => show(visit, &rows, "Deliveries").await,
+        Ok(rows) => show(visit, &rows, "Deliveries", &all).await,
         Err(error) => parts::trouble(visit, &error),
     };
     let body = html! {
         (parts::head(&parts::text("Deliveries"), &html! {
             "Each event that is owed to a subscription or a URL, the newest first."
-        }, &actions(visit)))
-        (chips(visit, &visit.path))
-        (filters(visit))
-        section.panel #list { (list) }
+        }, &html! { (all) (file::menu(visit)) }))
+        div.choices { (chips(visit, &visit.path)) (filters::recent(visit)) }
+        (filters::show(visit))
+        (beside(visit, &list).await)
     };
     Ok(Page::new(Section::Deliveries, "Deliveries", body))
 }
 
 /// What can be done with all that match, whatever their number. It is counted before anything begins.
 fn actions(visit: &Visit) -> Markup {
-    if !visit.may_manage() || visit.query.has(SLOWER) {
+    if !visit.may_manage() || ONLY_HERE.iter().any(|name| visit.query.has(name)) {
         return parts::nothing();
     }
     let status = visit.query.get("status").map(str::parse::<Status>);
@@ -101,35 +103,14 @@ fn for_job(fields: &Fields, action: Action, status: &str) -> Fields {
 
 /// Reads the part of the list that the address asks for; of this subscription only, where one is given.
 pub(crate) async fn list(visit: &Visit, only: Option<SubscriptionId>) -> Result<Rows<Delivery>, ApiError> {
-    let fields = &visit.query;
-    let entries = fields.all("metadata").map(str::to_owned).collect();
-    let filter = delivery_list::Filter {
-        tenant_id: visit.lists()?,
-        subscription: if only.is_some() { only } else { visit.find_named("subscription_id").await? },
-        event: visit.find_named("event_id").await?,
-        job: visit.find_named("job_id").await?,
-        status: parsed::<Status>("status", fields.get("status"))?,
-        event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
-        metadata: metadata(entries)?,
-        slower_than_ms: slower_than(parsed(SLOWER, fields.get(SLOWER))?)?,
-        span: span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?,
-    };
+    let filter = filters::filter(visit, only).await?;
     let found = delivery_list::list(visit.pool(), &filter, window(visit, |id: DeliveryId| id.0)?).await?;
     Ok(Rows::of(found, |delivery| delivery.id.0))
 }
 
-/// A time as the field of a form brings it: `2026-01-31T09:00`, which is UTC, or a whole RFC 3339 time.
-pub(crate) fn moment(field: &str, text: Option<&str>) -> Result<Option<chrono::DateTime<chrono::Utc>>, ApiError> {
-    let Some(text) = text else { return Ok(None) };
-    let local = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"];
-    let local = local.iter().find_map(|shape| chrono::NaiveDateTime::parse_from_str(text, shape).ok());
-    let whole = || chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
-    let at = local.map(|local| local.and_utc()).or_else(whole);
-    at.map(Some).ok_or_else(|| ApiError::invalid(field, "must be a time such as 2026-01-31T09:00"))
-}
-
-/// The rows with what stands below them, or what to do where there are none.
-pub(crate) async fn show(visit: &Visit, rows: &Rows<Delivery>, caption: &str) -> Markup {
+/// The rows with what stands below them, or what to do where there are none. `all` are links to what can be done with
+/// all that match.
+pub(crate) async fn show(visit: &Visit, rows: &Rows<Delivery>, caption: &str, all: &Markup) -> Markup {
     if rows.is_empty() {
         return if visit.is_filtered() {
             parts::empty(
@@ -152,47 +133,74 @@ pub(crate) async fn show(visit: &Visit, rows: &Rows<Delivery>, caption: &str) ->
             )
         };
     }
+    let status = visit.query.get("status").and_then(|status| status.parse().ok());
+    let ticks = Ticks::of(visit, status);
     html! {
-        (table(visit, &rows.items, caption).await)
+        (rows.newer(visit, DeliveryId::PREFIX, |delivery| delivery.id.0))
+        (rows_of(visit, &rows.items, caption, ticks).await)
+        (selected::bar(visit, status, all))
         (rows.foot(visit, DeliveryId::PREFIX, "deliveries"))
     }
 }
 
-/// Deliveries as a table; on a narrow screen, as cards.
+/// Deliveries as a table to read; on a narrow screen, as cards.
 pub(crate) async fn table(visit: &Visit, deliveries: &[Delivery], caption: &str) -> Markup {
+    rows_of(visit, deliveries, caption, Ticks::None).await
+}
+
+async fn rows_of(visit: &Visit, deliveries: &[Delivery], caption: &str, ticks: Ticks) -> Markup {
     let receivers = Receivers::of(visit, deliveries).await;
     html! {
         table.cards {
             caption.unseen { (caption) }
             thead {
                 tr {
+                    (selected::head(ticks))
                     th scope="col" { "Status" }
                     th scope="col" { "Event" }
                     th scope="col" { "Receiver" }
                     th scope="col" { "Last answer" }
-                    th.number scope="col" { "Attempts" }
-                    th scope="col" { "Next attempt" }
-                    th scope="col" { "Created" }
+                    th.number.wide scope="col" { "Attempts" }
+                    th.wide scope="col" { "Next attempt" }
+                    th.made scope="col" { "Created" }
                 }
             }
-            tbody {
-                @for delivery in deliveries {
-                    tr {
-                        td { (parts::status(visit, delivery.status)) }
-                        th scope="row" {
-                            a.open href=(visit.to(format!("deliveries/{}", delivery.id))) {
-                                (delivery.event_type.as_deref().unwrap_or("(event removed)"))
-                            }
-                            span.sub.mono { (parts::short(delivery.id)) }
-                        }
-                        td data-label="Receiver" { (receivers.cell(delivery)) }
-                        td data-label="Last answer" { (answer(delivery)) }
-                        td.number data-label="Attempts" { (delivery.attempt_count) }
-                        td data-label="Next attempt" { (parts::maybe_time(visit, delivery.next_attempt_at)) }
-                        td data-label="Created" { (parts::time(visit, delivery.created_at)) }
-                    }
-                }
+            tbody { @for delivery in deliveries { (row(visit, delivery, &receivers, ticks)) } }
+        }
+    }
+}
+
+fn row(visit: &Visit, delivery: &Delivery, receivers: &Receivers, ticks: Ticks) -> Markup {
+    html! {
+        tr.chosen[is_open(visit, delivery)] id=(delivery.id) {
+            (selected::cell(ticks, delivery))
+            td { (parts::status(visit, delivery.status)) }
+            (named(visit, delivery))
+            td data-label="Receiver" { (receivers.cell(delivery)) }
+            td data-label="Last answer" { (answer(delivery)) }
+            td.number.wide data-label="Attempts" { (delivery.attempt_count) }
+            td.wide data-label="Next attempt" { (parts::maybe_time(visit, delivery.next_attempt_at)) }
+            td.made data-label="Created" { (parts::time(visit, delivery.created_at)) }
+        }
+    }
+}
+
+/// Whether a delivery is shown beside the list.
+pub(crate) fn is_open(visit: &Visit, delivery: &Delivery) -> bool {
+    visit.open() == Some(delivery.id.to_string().as_str())
+}
+
+/// The cell that names a delivery, with the link to it.
+pub(crate) fn named(visit: &Visit, delivery: &Delivery) -> Markup {
+    let has_beside = PAGES_WITH_BESIDE.contains(&visit.path.as_str());
+    html! {
+        th scope="row" {
+            a.open href=(visit.to(format!("deliveries/{}", delivery.id)))
+                aria-current=[is_open(visit, delivery).then_some("true")]
+                data-beside=[has_beside.then(|| opens(visit, delivery))] {
+                (delivery.event_type.as_deref().unwrap_or("(event removed)"))
             }
+            span.sub.mono { (parts::short(delivery.id)) }
         }
     }
 }
@@ -257,53 +265,4 @@ pub(crate) fn host(subscription: &Subscription) -> String {
     let url = subscription.settings.target_url.as_url();
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// The statuses as links, so that one click filters.
-pub(crate) fn chips(visit: &Visit, path: &str) -> Markup {
-    let fields = visit.query.with("cursor", None);
-    let chosen = visit.query.get("status");
-    let chip = |status: Option<&str>, word: &str| {
-        let link = visit.to(format!("{path}{}", fields.with("status", status).query()));
-        html! { a href=(link) aria-current=[(chosen == status).then_some("true")] { (word) } }
-    };
-    html! {
-        nav.chips aria-label="Status" {
-            (chip(None, "All"))
-            (chip(Some("pending"), "Pending"))
-            (chip(Some("in_flight"), "In flight"))
-            (chip(Some("succeeded"), "Succeeded"))
-            (chip(Some("dead_letter"), "Dead letters"))
-            (chip(Some("canceled"), "Canceled"))
-        }
-    }
-}
-
-fn filters(visit: &Visit) -> Markup {
-    let fields = &visit.query;
-    let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
-    html! {
-        (parts::in_use(visit, &FILTERS))
-        details.filters {
-            summary { (visit.icon("list-filter")) "Filters" }
-            form method="get" action=(visit.to("deliveries")) {
-                @if let Some(status) = fields.get("status") { input type="hidden" name="status" value=(status); }
-                (field("event_type", "Event type", "text", "order.created"))
-                (field("subscription_id", "Subscription", "text", "sub_…"))
-                (field("event_id", "Event", "text", "evt_…"))
-                (field("job_id", "Made by the job", "text", "job_…"))
-                @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
-                (field("metadata", "Metadata", "text", "region:eu"))
-                (field(SLOWER, "Slower than (ms)", "number", "5000"))
-                (field("since", "Since (UTC)", "datetime-local", ""))
-                (field("until", "Until (UTC)", "datetime-local", ""))
-                div.do {
-                    button.button.main type="submit" { "Apply" }
-                    a.button href=(visit.to(format!("deliveries{}", query([("status", fields.text("status"))])))) {
-                        "Clear"
-                    }
-                }
-            }
-        }
-    }
 }

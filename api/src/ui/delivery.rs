@@ -1,7 +1,8 @@
 //! One delivery: how it stands, every attempt with its answer, the request as it was sent, and what can be done now.
 
 mod request;
-mod timeline;
+pub(crate) mod timeline;
+pub(crate) mod verify;
 
 use maud::{Markup, html};
 use postrider_core::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Seconds after which an unfinished delivery's page looks again.
-const LOOK_EVERY: &str = "every 2s";
+pub(crate) const LOOK_EVERY: &str = "every 2s";
 
 /// The page.
 pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
@@ -58,7 +59,7 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
 }
 
 /// What can be done with the delivery at this moment. What cannot be done has no button.
-fn actions(visit: &Visit, delivery: &Delivery) -> Markup {
+pub(crate) fn actions(visit: &Visit, delivery: &Delivery) -> Markup {
     if !visit.may_manage() {
         return nothing();
     }
@@ -89,7 +90,8 @@ fn actions(visit: &Visit, delivery: &Delivery) -> Markup {
     }
 }
 
-fn standing(visit: &Visit, delivery: &Delivery, receivers: &Receivers) -> Markup {
+/// The facts about a delivery.
+pub(crate) fn standing(visit: &Visit, delivery: &Delivery, receivers: &Receivers) -> Markup {
     let link = |path: String, text: String| html! { a href=(visit.to(path)) { (text) } };
     let event = EventId(delivery.event_id);
     let mut pairs = vec![("Event", html! { span.mono { (link(format!("events/{event}"), parts::short(event))) } })];

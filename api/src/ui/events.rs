@@ -12,7 +12,7 @@ use crate::{
         problem::ApiError,
     },
     ui::{
-        deliveries::moment,
+        deliveries::filters::{moment, recent, time_field},
         page::{Page, Section, Visit},
         parts,
         rows::{Rows, window},
@@ -32,6 +32,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &html! {
             a.button href=(visit.to("emitters")) { (visit.icon("audio-waveform")) "Emitters" }
         }))
+        div.choices { (recent(visit)) }
         (filters(visit))
         section.panel #list { (list) }
     };
@@ -46,7 +47,7 @@ async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
         event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
         subscription: visit.find_named("subscription_id").await?,
         metadata: metadata(entries)?,
-        span: span(moment("since", fields.get("since"))?, moment("until", fields.get("until"))?)?,
+        span: span(moment("since", fields.get("since"), visit.now)?, moment("until", fields.get("until"), visit.now)?)?,
     };
     let found = event::list(visit.pool(), &filter, window(visit, |id: EventId| id.0)?).await?;
     Ok(Rows::of(found, |event| event.id))
@@ -78,6 +79,7 @@ fn show(visit: &Visit, rows: &Rows<Event>) -> Markup {
         };
     }
     html! {
+        (rows.newer(visit, EventId::PREFIX, |event| event.id))
         table.cards {
             caption.unseen { "Events" }
             thead {
@@ -134,8 +136,8 @@ fn filters(visit: &Visit) -> Markup {
                 (field("subscription_id", "Posted to the subscription", "text", "sub_…"))
                 @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
                 (field("metadata", "Metadata", "text", "region:eu"))
-                (field("since", "Since (UTC)", "datetime-local", ""))
-                (field("until", "Until (UTC)", "datetime-local", ""))
+                (time_field(fields, "since", "Since (UTC)"))
+                (time_field(fields, "until", "Until (UTC)"))
                 div.do {
                     button.button.main type="submit" { "Apply" }
                     a.button href=(visit.to("events")) { "Clear" }

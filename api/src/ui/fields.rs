@@ -6,6 +6,11 @@ use url::form_urlencoded;
 pub(crate) const CURSOR: &str = "cursor";
 /// The field with the cursors of the pages that one has come through, the first one first.
 pub(crate) const EARLIER: &str = "earlier";
+/// The field that names the delivery that is shown beside a list.
+pub(crate) const OPEN: &str = "open";
+/// The field with the newest row that is shown, by which one asks how many are newer. It stands in no address that one
+/// sees.
+pub(crate) const NEWEST: &str = "newest";
 /// The field that names the tenant whose things are shown.
 pub(crate) const TENANT: &str = "tenant_id";
 
@@ -52,14 +57,14 @@ impl Fields {
     }
 
     /// The same fields, but with this one set to this value, or left out; for the link to another view of a list. The
-    /// way to a page of a list means nothing on another one, so it goes with the cursor.
+    /// way to a page of a list and the row that is open mean nothing on another one, so they go with the cursor.
     pub(crate) fn with(&self, name: &str, value: Option<&str>) -> Self {
         self.with_all(name, value.as_slice())
     }
 
     /// Like [`Self::with`], for a field that stands there as often as there are values.
     pub(crate) fn with_all(&self, name: &str, values: &[&str]) -> Self {
-        let goes = |known: &str| known == name || (name == CURSOR && known == EARLIER);
+        let goes = |known: &str| known == name || (name == CURSOR && [EARLIER, OPEN].contains(&known));
         let others = self.0.iter().filter(|(known, value)| !goes(known) && !value.is_empty()).cloned();
         let new = values.iter().map(|value| (name.to_owned(), (*value).to_owned()));
         Self(others.chain(new).collect())

@@ -161,7 +161,7 @@ fn new(visit: &Visit, form: &Fields) -> Markup {
 pub(crate) async fn create(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
     visit.require(Scope::Admin)?;
     let tenant = visit.access.lists(form.get("tenant_id"))?;
-    let expires_at = deliveries::moment("expires_at", form.get("expires_at"))?;
+    let expires_at = deliveries::filters::moment("expires_at", form.get("expires_at"), visit.now)?;
     let new = match parse(form, tenant, expires_at, visit.now) {
         Ok(new) => new,
         Err(problems) => {

@@ -87,7 +87,7 @@ fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
                 link rel="icon" href="data:,";
                 @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }
                 @if let Some(htmx) = link("htmx.js") { script src=(htmx) defer {} }
-                @for name in ["copy.js", "time.js", "keys.js", "live.js", "views.js"] {
+                @for name in ["copy.js", "time.js", "keys.js", "live.js", "paths.js", "rows.js", "views.js"] {
                     @if let Some(script) = link(name) { script type="module" src=(script) {} }
                 }
             }

@@ -17,7 +17,7 @@ use crate::{
     serve::problem::ApiError,
     ui::{
         assets::Assets,
-        fields::{CURSOR, Fields, TENANT, query},
+        fields::{CURSOR, Fields, NEWEST, OPEN, TENANT, query},
     },
 };
 
@@ -100,7 +100,7 @@ impl Visit {
 
     /// Whether the address narrows a list by more than by a tenant.
     pub(crate) fn is_filtered(&self) -> bool {
-        !self.query.with(CURSOR, None).with(TENANT, None).query().is_empty()
+        !self.query.with(CURSOR, None).with(TENANT, None).with(NEWEST, None).query().is_empty()
     }
 
     /// A link from this page to another one, whose path below `/ui/` is given. The chosen tenant goes with it.
@@ -133,6 +133,11 @@ impl Visit {
     /// The drawing of an icon. It says nothing that words beside it do not say.
     pub(crate) fn icon(&self, name: &str) -> Markup {
         icon(&self.root, name)
+    }
+
+    /// The id of the delivery that is shown beside the list, if one is.
+    pub(crate) fn open(&self) -> Option<&str> {
+        self.query.get(OPEN)
     }
 
     /// A link from this page to itself, with its query.

@@ -14,14 +14,17 @@ use crate::{
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 55] = [
+pub const ROUTES: [(&str, &str); 58] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/deliveries"),
+    ("GET", "/ui/deliveries/export"),
+    ("POST", "/ui/deliveries/selected"),
     ("GET", "/ui/deliveries/:id"),
     ("POST", "/ui/deliveries/:id/retry"),
     ("POST", "/ui/deliveries/:id/cancel"),
     ("POST", "/ui/deliveries/:id/replay"),
+    ("POST", "/ui/deliveries/:id/verify"),
     ("GET", "/ui/dead-letters"),
     ("POST", "/ui/dead-letters/:id/retry"),
     ("POST", "/ui/dead-letters/:id/resolve"),
@@ -84,6 +87,7 @@ fn no_page<T>() -> Result<T, ApiError> {
 pub(crate) async fn file(visit: &Visit) -> Option<Result<Response, ApiError>> {
     match segments(visit)[..] {
         ["events", id, "payload"] => Some(event::payload(visit, id).await),
+        ["deliveries", "export"] => Some(deliveries::file::answer(visit).await),
         ["live", "stream"] => Some(live::feed(visit).await),
         _ => None,
     }
@@ -125,9 +129,11 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
 /// Does what a form asks for. The visitor's key has the scope `manage`.
 pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
     match segments(visit)[..] {
+        ["deliveries", "selected"] => deliveries::selected::act(visit, form).await,
         ["deliveries" | "dead-letters", id, "retry"] => delivery::retry(visit, id, form).await,
         ["deliveries", id, "cancel"] => delivery::cancel(visit, id, form).await,
         ["deliveries", id, "replay"] => delivery::replay(visit, id).await,
+        ["deliveries", id, "verify"] => delivery::verify::verify(visit, id, form).await,
         ["dead-letters", id, "resolve"] => dead_letters::resolve(visit, id, form).await,
         ["subscriptions", "new"] => subscription::settings::create(visit, form).await,
         ["subscriptions", id, "settings"] => subscription::settings::change(visit, id, form).await,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     serve::problem::ApiError,
     ui::{
-        fields::{CURSOR, EARLIER},
+        fields::{CURSOR, EARLIER, NEWEST},
         page::Visit,
         parts,
     },
@@ -63,6 +63,26 @@ impl<T> Rows<T> {
     /// Whether nothing was found, and nothing is left to look at.
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty() && self.examined_to.is_none()
+    }
+
+    /// A line above the first page of a list, which looks from time to time how many rows are newer than those that are
+    /// shown. New rows do not move the list: one asks for them. `prefix` is that of the list's ids.
+    pub(crate) fn newer(&self, visit: &Visit, prefix: &str, id: impl Fn(&T) -> Uuid) -> Markup {
+        let Some(first) = self.items.first().filter(|_| visit.query.get(CURSOR).is_none()) else { return html! {} };
+        let asked = visit.query.get(NEWEST);
+        let newest = asked.map_or_else(|| cursor(prefix, id(first)), str::to_owned);
+        let newer = self.items.iter().filter(|item| cursor(prefix, id(item)) > newest).count();
+        let shown = visit.query.with(NEWEST, None);
+        html! {
+            div #newer hx-get=(visit.with_query(&shown.with(NEWEST, Some(&newest)))) hx-trigger="every 10s"
+                hx-select="#newer" hx-swap="outerMorph" {
+                @if newer > 0 {
+                    a.button href=(visit.with_query(&shown)) {
+                        (newer) @if newer >= ROWS { "+" } " newer: show"
+                    }
+                }
+            }
+        }
     }
 
     /// What stands below the rows: how far the scan came, and the links to other pages. `prefix` is that of the list's

@@ -11,7 +11,7 @@ const SYMBOL: &str = "\" viewBox=\"0 0 24 24\" fill=\"none\" stroke=\"currentCol
                       stroke-linecap=\"round\" stroke-linejoin=\"round\">";
 
 /// The names of the icons that pages use, in the alphabet's order.
-pub const ICONS: [&str; 54] = [
+pub const ICONS: [&str; 55] = [
     "activity",
     "arrow-right",
     "audio-waveform",
@@ -37,6 +37,7 @@ pub const ICONS: [&str; 54] = [
     "info",
     "key-round",
     "layout-dashboard",
+    "link",
     "list-checks",
     "list-filter",
     "loader-circle",

@@ -3,10 +3,11 @@
 
 mod chart;
 pub(crate) mod hours;
+mod marks;
 
 use std::collections::BTreeMap;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use postrider_core::{
     id::SubscriptionId,
@@ -21,7 +22,7 @@ use postrider_core::{
 use crate::{
     serve::problem::ApiError,
     ui::{
-        deliveries::name,
+        deliveries::{filters::moment, name},
         page::Visit,
         parts::{self, nothing, panel},
     },
@@ -52,9 +53,25 @@ fn range(visit: &Visit) -> &'static Range {
     named.unwrap_or(&RANGES[1])
 }
 
+/// The end of the range where the address names one; elsewhere a range ends now.
+fn end(visit: &Visit) -> Result<Option<DateTime<Utc>>, ApiError> {
+    moment("until", visit.query.get("until"), visit.now)
+}
+
+/// The range in words, as the end of a sentence.
+fn in_words(visit: &Visit) -> Markup {
+    html! {
+        @match end(visit) {
+            Ok(Some(until)) => { (range(visit).words) " before " (parts::clock(visit, until)) },
+            Ok(None) | Err(_) => { "last " (range(visit).words) },
+        }
+    }
+}
+
 fn filter(visit: &Visit, subscription: Option<SubscriptionId>) -> Result<Filter, ApiError> {
-    let since = visit.now - range(visit).length;
-    let span = Span { since: Some(since), until: None };
+    let until = end(visit)?;
+    let since = until.unwrap_or(visit.now) - range(visit).length;
+    let span = Span { since: Some(since), until };
     let tenant_id = if subscription.is_some() { None } else { visit.lists()? };
     Ok(Filter { tenant_id, subscription, event_type: None, span })
 }
@@ -66,10 +83,14 @@ pub(crate) async fn numbers(visit: &Visit, subscription: Option<SubscriptionId>)
         let (pool, now) = (visit.pool(), visit.now);
         let read =
             tokio::try_join!(stats::totals(pool, &filter, now), stats::history(pool, &filter, range(visit).step, now));
-        Ok::<_, ApiError>(read?)
+        let marks = marks::marks(visit, subscription, filter.span).await;
+        let (totals, points) = read?;
+        Ok::<_, ApiError>((totals, points, marks))
     };
     let body = match read.await {
-        Ok((totals, points)) => html! { (tiles(&totals)) (chart::show(visit, &points, range(visit))) },
+        Ok((totals, points, marks)) => {
+            html! { (tiles(&totals)) (chart::show(visit, &points, range(visit), &marks)) }
+        }
         Err(error) => parts::trouble(visit, &error),
     };
     panel("What came of attempts", &choices(visit), &body)
@@ -82,6 +103,11 @@ fn choices(visit: &Visit) -> Markup {
             @for range in &RANGES {
                 a href=(visit.with_query(&visit.query.with("range", Some(range.field))))
                     aria-current=[(range.field == chosen).then_some("true")] { (range.words) }
+            }
+            @if let Ok(Some(until)) = end(visit) {
+                a href=(visit.with_query(&visit.query.with("until", None))) title="Show what is now" {
+                    "until " (parts::clock(visit, until)) " " (visit.icon("x"))
+                }
             }
         }
     }
@@ -129,12 +155,12 @@ pub(crate) async fn causes(visit: &Visit, subscription: Option<SubscriptionId>) 
             "circle-check",
             "Nothing failed",
             &html! {
-                p { "No attempt failed in the last " (range(visit).words) "." }
+                p { "No attempt failed in the " (in_words(visit)) "." }
             },
         ),
         Ok(causes) => list(visit, &causes[..causes.len().min(CAUSES_SHOWN)]).await,
     };
-    panel("Why attempts failed", &html! { span.sub { "last " (range(visit).words) } }, &body)
+    panel("Why attempts failed", &html! { span.sub { (in_words(visit)) } }, &body)
 }
 
 async fn list(visit: &Visit, causes: &[Cause]) -> Markup {

@@ -17,7 +17,7 @@ use postrider_core::{
 use crate::{
     serve::problem::ApiError,
     ui::{
-        deliveries::{self, chips, name},
+        deliveries::{self, filters::chips, name},
         fields::{Fields, is_own_path},
         jobs,
         page::{Next, Page, Section, Visit},
@@ -65,7 +65,7 @@ pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
 pub(crate) async fn deliveries(visit: &Visit, id: &str) -> Result<Page, ApiError> {
     let subscription = read(visit, id).await?;
     let list = match deliveries::list(visit, Some(subscription.id)).await {
-        Ok(rows) => deliveries::show(visit, &rows, "Deliveries of this subscription").await,
+        Ok(rows) => deliveries::show(visit, &rows, "Deliveries of this subscription", &nothing()).await,
         Err(error) => parts::trouble(visit, &error),
     };
     let content = html! { (chips(visit, &visit.path)) section.panel #list { (list) } };

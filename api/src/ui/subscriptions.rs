@@ -3,12 +3,14 @@
 use maud::{Markup, html};
 use postrider_core::{
     id::SubscriptionId,
+    stats::last_day::{HOURS, LastDay, last_day},
     subscription::{
         State, Subscription,
         circuit::CircuitState,
         condition::{self, Condition},
         list::{Filter, Receiver},
     },
+    tally::class::Kind,
 };
 
 use crate::{
@@ -117,8 +119,10 @@ async fn show(visit: &Visit, rows: &Rows<Subscription>) -> Markup {
 
 async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
     let ids: Vec<_> = subscriptions.iter().map(|subscription| subscription.id.0).collect();
-    // A list without conditions is better than none.
-    let conditions = condition::read(visit.pool(), &ids).await.unwrap_or_default();
+    let of: Vec<_> = subscriptions.iter().map(|one| (one.id, one.tenant_id.as_str())).collect();
+    let (conditions, days) = tokio::join!(condition::read(visit.pool(), &ids), last_day(visit.pool(), &of, visit.now));
+    // A list without conditions and numbers is better than none.
+    let (conditions, days) = (conditions.unwrap_or_default(), days.unwrap_or_default());
     html! {
         table.cards {
             caption.unseen { "Subscriptions" }
@@ -127,13 +131,14 @@ async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
                     th scope="col" { "State" }
                     th scope="col" { "Subscription" }
                     th scope="col" { "Receiver" }
+                    th scope="col" { "Last 24 hours" }
                     th scope="col" { "Event types" }
                     @if visit.access.tenant().is_none() { th scope="col" { "Tenant" } }
-                    th scope="col" { "Created" }
+                    th.wide scope="col" { "Created" }
                 }
             }
             tbody {
-                @for subscription in subscriptions {
+                @for (place, subscription) in subscriptions.iter().enumerate() {
                     tr {
                         td { (parts::state(visit, subscription.state)) }
                         th scope="row" {
@@ -143,14 +148,51 @@ async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
                             span.sub.clip { (host(subscription)) }
                         }
                         td data-label="Receiver" { (receiver(visit, conditions.get(&subscription.id.0))) }
+                        td data-label="Last 24 hours" { (spark(days.get(place))) }
                         td data-label="Event types" { (patterns(subscription)) }
                         @if visit.access.tenant().is_none() {
                             td data-label="Tenant" { (subscription.tenant_id) }
                         }
-                        td data-label="Created" { (parts::time(visit, subscription.created_at)) }
+                        td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
                     }
                 }
             }
+        }
+    }
+}
+
+/// The width of an hour's bar, and the height of the drawing, in units of the drawing.
+const BAR: usize = 4;
+const HEIGHT: u64 = 24;
+
+/// What came of the attempts of the last 24 hours: a bar for each hour, the share of successes, and the time within
+/// which 95 % of the attempts ended.
+fn spark(day: Option<&LastDay>) -> Markup {
+    let Some(day) = day else { return html! { span.sub { "not known" } } };
+    let Some(rate) = day.all.success_rate() else { return html! { span.none { "–" } } };
+    let most = day.hours.iter().map(|hour| hour.succeeded + hour.failed).max().unwrap_or(0).max(1);
+    // What happened at all is seen, however little it was.
+    let height = |part: u64| if part == 0 { 0 } else { (part * HEIGHT / most).max(2) };
+    #[expect(clippy::cast_possible_truncation, reason = "times are far below the largest number")]
+    let slow = day.all.durations().map(|times| parts::millis(times.p95.round() as i64));
+    let (succeeded, failed) = (day.all.of_kind(Kind::Success), day.all.of_kind(Kind::Failure));
+    let sentence = format!("In the last 24 hours, {succeeded} attempts succeeded and {failed} failed.");
+    html! {
+        svg.spark role="img" aria-label=(sentence) viewBox=(format!("0 0 {} {HEIGHT}", HOURS * BAR)) {
+            title { (sentence) }
+            @for (place, hour) in day.hours.iter().enumerate() {
+                @let (good, bad) = (height(hour.succeeded), height(hour.failed));
+                @if good > 0 {
+                    rect.ok x=(place * BAR) y=(HEIGHT - good) width=(BAR - 1) height=(good) {}
+                }
+                @if bad > 0 {
+                    rect.bad x=(place * BAR) y=(HEIGHT.saturating_sub(good + bad)) width=(BAR - 1) height=(bad) {}
+                }
+            }
+        }
+        span.sub {
+            (format!("{:.1} %", (rate * 1000.0).floor() / 10.0)) " succeeded"
+            @if let Some(slow) = slow { ", 95 % within " (slow) }
         }
     }
 }

@@ -92,8 +92,18 @@ fn views(visit: &Visit) -> Markup {
     ];
     html! {
         details.menu.only-script #views data-root=(visit.root) data-page=(visit.path) {
-            summary title="Views" { (visit.icon("bookmark")) span { "Views" } }
+            summary title="Views and links" { (visit.icon("bookmark")) span { "Views" } }
             div {
+                div.links {
+                    button type="button" data-link="live" {
+                        (visit.icon("link")) "Copy the link" kbd aria-hidden="true" { "c" }
+                    }
+                    @if has_time(visit) {
+                        button type="button" data-link="fixed" title="Shows later what is shown now" {
+                            (visit.icon("link")) "Copy it with fixed times"
+                        }
+                    }
+                }
                 ul.places { @for (name, path) in &built_in { li { a href=(visit.to(path)) { (name) } } } }
                 ul.places #own-views aria-label="Views of your own" hidden {}
                 form #keep-view {
@@ -115,6 +125,15 @@ fn views(visit: &Visit) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// Whether the page shows a span of time, so that a link to it can have a fixed one.
+fn has_time(visit: &Visit) -> bool {
+    match visit.path.split('/').collect::<Vec<_>>()[..] {
+        ["" | "deliveries" | "events" | "dead-letters" | "audit"] | ["subscriptions", _, "deliveries"] => true,
+        ["subscriptions", id] => id != "new",
+        _ => false,
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Filter {
     pub metadata: Option<Metadata>,
     /// Only deliveries of which an attempt took longer than this, in milliseconds.
     pub slower_than_ms: Option<i32>,
+    /// Only deliveries with at least so many attempts, one that is under way included.
+    pub min_attempts: Option<i32>,
     /// Only deliveries that were stored in this span of time.
     pub span: Span,
 }
@@ -66,7 +68,8 @@ type Rows = Vec<(Uuid, bool)>;
 
 /// A page from the table of all deliveries.
 async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    if filter.event_type.is_some() || filter.metadata.is_some() || filter.slower_than_ms.is_some() {
+    let asks_of_attempts = filter.slower_than_ms.is_some() || filter.min_attempts.is_some();
+    if filter.event_type.is_some() || filter.metadata.is_some() || asks_of_attempts {
         return of_all_by_more(pool, filter, page).await;
     }
     let examined_max = if filter.status.is_some() { EXAMINED_MAX } else { page.limit };
@@ -104,6 +107,10 @@ async fn of_all_by_more(pool: &PgPool, filter: &Filter, page: Page) -> Result<Ro
             if let Some(millis) = filter.slower_than_ms {
                 let slow = slower_than(pool, millis, &rows).await?;
                 rows.retain(|row| slow.contains(&row.id));
+            }
+            if let Some(number) = filter.min_attempts {
+                let tried = tried(pool, number, &rows).await?;
+                rows.retain(|row| tried.contains(&row.id));
             }
             found.extend(rows.iter().map(|row| (row.id, false)));
             if i64::try_from(found.len()).is_ok_and(|count| count >= page.limit) {
@@ -194,6 +201,26 @@ async fn slower_than(pool: &PgPool, millis: i32, rows: &[Look]) -> Result<HashSe
     Ok(slow.fetch_all(pool).await?.into_iter().collect())
 }
 
+/// Those of these deliveries that have so many attempts. One that is under way is only in the queue.
+async fn tried(pool: &PgPool, number: i32, rows: &[Look]) -> Result<HashSet<Uuid>> {
+    let deliveries: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let (first, last) = bounds(deliveries.iter().copied());
+    let tried = sqlx::query_scalar!(
+        r#"(SELECT DISTINCT delivery_id AS "id!" FROM attempts
+             WHERE delivery_id = ANY ($1) AND delivery_id >= $2 AND delivery_id <= $3 AND number >= $4
+             LIMIT $5)
+           UNION ALL
+           (SELECT i.id FROM unnest($1::uuid[]) AS i (id)
+             WHERE (SELECT q.attempt_count >= $4 FROM queue q WHERE q.delivery_id = i.id) LIMIT $5)"#,
+        &deliveries,
+        first,
+        last,
+        number,
+        EXAMINED_TOGETHER,
+    );
+    Ok(tried.fetch_all(pool).await?.into_iter().collect())
+}
+
 /// A page from the side table of dead letters.
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let range = page.range(filter.span);
@@ -214,6 +241,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
                AND ($10::int IS NULL
                     OR (SELECT max(a.duration_ms) > $10 FROM attempts a WHERE a.delivery_id = x.id))
+               AND ($11::int IS NULL OR (SELECT max(a.number) >= $11 FROM attempts a WHERE a.delivery_id = x.id))
              ORDER BY x.id DESC LIMIT $9)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -228,6 +256,7 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
         filter.slower_than_ms,
+        filter.min_attempts,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
@@ -237,7 +266,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
     let range = page.range(filter.span);
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
-               SELECT delivery_id AS id, lease_token, due_at FROM queue
+               SELECT delivery_id AS id, lease_token, due_at, attempt_count FROM queue
                 WHERE ($1::uuid IS NULL OR lane_id = $1)
                   AND delivery_id >= $2 AND delivery_id < $3
                 ORDER BY delivery_id DESC LIMIT $4)
@@ -254,6 +283,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
                          WHERE e.id = (SELECT d.event_id FROM deliveries d WHERE d.id = x.id)))
                AND ($11::int IS NULL
                     OR (SELECT max(a.duration_ms) > $11 FROM attempts a WHERE a.delivery_id = x.id))
+               AND ($12::int IS NULL OR x.attempt_count >= $12)
              ORDER BY x.id DESC LIMIT $10)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -269,6 +299,7 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
         filter.slower_than_ms,
+        filter.min_attempts,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
@@ -292,7 +323,8 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
                 ORDER BY id DESC LIMIT $5)
            (SELECT d.id AS "id!", false AS "last!"
               FROM looked_at d
-              LEFT JOIN LATERAL (SELECT y.lease_token IS NOT NULL AND y.due_at > clock_timestamp() AS leased
+              LEFT JOIN LATERAL (SELECT y.lease_token IS NOT NULL AND y.due_at > clock_timestamp() AS leased,
+                                        y.attempt_count
                                    FROM queue y WHERE y.delivery_id = d.id OFFSET 0) q ON true
              WHERE ($6::text IS NULL OR d.tenant_id = $6) AND ($7::uuid IS NULL OR d.subscription_id = $7)
                AND ($8::uuid IS NULL OR d.job_id = $8)
@@ -303,6 +335,8 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
                               AND ($13::jsonb IS NULL OR e.metadata @> $13))
                AND ($15::int IS NULL
                     OR (SELECT max(a.duration_ms) > $15 FROM attempts a WHERE a.delivery_id = d.id))
+               AND ($16::int IS NULL OR q.attempt_count >= $16
+                    OR (SELECT max(a.number) >= $16 FROM attempts a WHERE a.delivery_id = d.id))
              ORDER BY d.id DESC LIMIT $14)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
@@ -322,6 +356,7 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
         filter.metadata.as_ref().map(Json) as _,
         page.limit,
         filter.slower_than_ms,
+        filter.min_attempts,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }

@@ -188,7 +188,7 @@ impl RetryPolicy {
 
     /// The wait after failed attempt number `attempt` (1 is the first), or `None` where that was the last.
     #[must_use]
-    pub(crate) fn delay(&self, attempt: u16) -> Option<Duration> {
+    pub fn delay(&self, attempt: u16) -> Option<Duration> {
         if attempt >= self.max_attempts() {
             return None;
         }

@@ -41,8 +41,9 @@ pub struct TenantUsage {
     pub month: Usage,
 }
 
-/// Lists tenants with their numbers, in the order of their names: those that have subscriptions, and those for which
-/// events were accepted within the last [`DAYS`] days. `after` is the last name of the page before.
+/// Lists tenants with their numbers, in the order of their names: those that have subscriptions or keys that are not
+/// revoked, and those for which events were accepted within the last [`DAYS`] days. `after` is the last name of the
+/// page before.
 ///
 /// # Errors
 /// When the database is away.
@@ -81,7 +82,9 @@ async fn names(
                             (SELECT h.tenant_id FROM accepted_hour h
                               WHERE h.tenant_id > t.id AND h.hour >= $3 ORDER BY h.tenant_id LIMIT 1),
                             (SELECT m.tenant_id FROM accepted_minute m
-                              WHERE m.tenant_id > t.id AND m.minute >= $4 ORDER BY m.tenant_id LIMIT 1)),
+                              WHERE m.tenant_id > t.id AND m.minute >= $4 ORDER BY m.tenant_id LIMIT 1),
+                            (SELECT k.tenant_id FROM api_keys k
+                              WHERE k.revoked_at IS NULL AND k.tenant_id > t.id ORDER BY k.tenant_id LIMIT 1)),
                       t.place + 1
                  FROM t WHERE t.id IS NOT NULL AND t.place < $2)
            SELECT t.id AS "id!" FROM t WHERE t.place > 0 AND t.id IS NOT NULL ORDER BY t.place LIMIT $2"#,

@@ -293,6 +293,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
         "/audit-log",
         "/dead-letters",
         "/deliveries",
+        "/deliveries/export",
         "/emitters",
         "/events",
         "/jobs",
@@ -300,8 +301,8 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
         "/tenants",
     ];
     assert_eq!(lists, expected.map(str::to_owned).into(), "each is tried here, or where it is named");
-    // Numbers of tenants change at any time; `tenants_are_shown_with_what_they_have_used` tries their list.
-    for list in lists.into_iter().filter(|list| list != "/tenants") {
+    // These have tests of their own: numbers of tenants change at any time, and an export is no JSON.
+    for list in lists.into_iter().filter(|list| !["/tenants", "/deliveries/export"].contains(&list.as_str())) {
         let everybodys = data(&world.get(&list).await);
         let owners = data(&call(&world, &acme.admin, &Method::GET, &list, None).await.expect(200));
         let strangers = data(&call(&world, &stranger_key, &Method::GET, &list, None).await.expect(200));

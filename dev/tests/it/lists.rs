@@ -46,11 +46,13 @@ async fn fill(pool: &PgPool) {
                 CASE WHEN status <> 'pending' THEN now() END
            FROM past;
          INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code)
-         SELECT delivery, 1, now(), CASE WHEN n % 900 IN (1, 2) THEN 5001 ELSE 5000 END, 200 FROM past;
+         SELECT delivery, 1, now(), CASE WHEN n % 900 IN (1, 2) THEN 5001 ELSE 5000 END, 200 FROM past
+         UNION ALL SELECT delivery, 2, now(), 1, 200 FROM past WHERE n % 900 IN (1, 2);
          INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id)
          SELECT delivery, tenant, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
-         INSERT INTO queue (delivery_id, lane_id, event_id, due_at)
-         SELECT delivery, md5(tenant)::uuid, event, now() + interval '1 year' FROM past WHERE status = 'pending';
+         INSERT INTO queue (delivery_id, lane_id, event_id, due_at, attempt_count)
+         SELECT delivery, md5(tenant)::uuid, event, now() + interval '1 year', CASE WHEN n % 900 = 2 THEN 2 ELSE 1 END
+           FROM past WHERE status = 'pending';
          INSERT INTO lanes (id, subscription_id, lease_ms)
          SELECT md5(t)::uuid, md5(t)::uuid, 1000 FROM unnest(ARRAY['default', 'small']) t;
          INSERT INTO audit_log (id, tenant_id, actor, action, target_id)
@@ -112,6 +114,9 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         ("slow", list::Filter { slower_than_ms: Some(5000), ..d() }, true),
         ("slow and dead", list::Filter { slower_than_ms: Some(5000), status: Some(Status::DeadLetter), ..d() }, true),
         ("slow and pending", list::Filter { slower_than_ms: Some(5000), status: Some(Status::Pending), ..d() }, true),
+        ("tried", list::Filter { min_attempts: Some(2), ..d() }, true),
+        ("tried and dead", list::Filter { min_attempts: Some(2), status: Some(Status::DeadLetter), ..d() }, true),
+        ("tried and pending", list::Filter { min_attempts: Some(2), status: Some(Status::Pending), ..d() }, true),
     ];
     let mut looks = Vec::new();
     let mut last = settled(&pool).await;
@@ -173,6 +178,10 @@ async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
         ("/deliveries?slower_than_ms=5000&status=dead_letter", (ROWS / 900 + 1)),
         ("/deliveries?slower_than_ms=5000&status=pending", (ROWS / 900 + 1)),
         ("/deliveries?slower_than_ms=5000&event_type=rare.type", 0),
+        ("/deliveries?min_attempts=2", 2 * (ROWS / 900 + 1)),
+        ("/deliveries?min_attempts=3", 0),
+        ("/deliveries?min_attempts=2&status=dead_letter", (ROWS / 900 + 1)),
+        ("/deliveries?min_attempts=2&status=pending", (ROWS / 900 + 1)),
         ("/dead-letters?", ROWS / 25),
         ("/audit-log?tenant_id=small", ROWS / 1000),
     ] {
@@ -189,10 +198,12 @@ async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
         assert_eq!(i64::try_from(items).unwrap(), expected, "{path}");
         assert_eq!(seen.len(), items, "{path}: none twice");
     }
-    for number in ["0", "86400001"] {
-        let answer = world.call(Method::GET, &format!("/deliveries?slower_than_ms={number}"), None).await;
-        let problem = answer.problem(422).to_string();
-        assert!(problem.contains("slower_than_ms") && problem.contains("must be from 1 to 86400000"), "{problem}");
+    for (filter, max) in [("slower_than_ms", 86_400_000), ("min_attempts", 1_000_000)] {
+        for number in [0, max + 1] {
+            let answer = world.call(Method::GET, &format!("/deliveries?{filter}={number}"), None).await;
+            let problem = answer.problem(422).to_string();
+            assert!(problem.contains(filter) && problem.contains(&format!("must be from 1 to {max}")), "{problem}");
+        }
     }
     world.api_stops().await;
 }

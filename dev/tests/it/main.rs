@@ -25,6 +25,7 @@ mod documented;
 mod early_answers;
 mod emitters;
 mod events;
+mod exports;
 mod failing;
 mod failover;
 mod filters;

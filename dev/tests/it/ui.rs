@@ -34,6 +34,19 @@ impl<'w> Session<'w> {
     pub async fn post(&self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, String) {
         read(form(self.world, path, fields).header("cookie", &self.cookie).send().await.unwrap()).await
     }
+
+    /// Sends a form, and answers the page to which it leads, with the sentence about what was done.
+    pub async fn act(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        let sent = form(self.world, path, fields).header("cookie", &self.cookie).send().await.unwrap();
+        assert_eq!(sent.status(), 303, "{path}");
+        let note = sent.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+        let here = reqwest::Url::parse(&self.world.base).unwrap().join(path).unwrap();
+        let there = here.join(sent.headers()["location"].to_str().unwrap()).unwrap();
+        let request = self.world.client().get(there).header("cookie", format!("{}; {note}", self.cookie));
+        let (status, page) = read(request.send().await.unwrap()).await;
+        assert_eq!(status, 200, "{page}");
+        page
+    }
 }
 
 /// A world whose pages have all that they load, where npm is there to fetch it.

@@ -150,3 +150,47 @@ async fn a_key_that_only_reads_sees_no_buttons_and_begins_nothing() {
     assert_eq!(stranger.get("/ui/jobs/new?action=purge&tenant_id=default").await.0, 404);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn ticked_rows_are_retried_resolved_replayed_and_canceled() {
+    let world = world().await;
+    dead(&world, "/fail/503", 4).await;
+    let session = Session::new(&world, KEY).await;
+    let (_, page) = session.get("/ui/dead-letters?view=list").await;
+    assert_eq!(page.matches("name=\"id\" value=\"dlv_").count(), 4, "{page}");
+    let letters: Vec<_> = world.get("/dead-letters").await["data"].as_array().unwrap().iter().map(id).collect();
+    let send = async |session: &Session<'_>, action: &str, ids: &[&str]| {
+        let ids = ids.iter().map(|id| ("id", *id));
+        let fields: Vec<_> = ids.chain([("action", action), ("back", "dead-letters?view=list")]).collect();
+        session.post("/ui/deliveries/selected", &fields).await.0
+    };
+    let stranger = Session::new(&world, &key(&world, &["manage"], Some("stranger")).await.1).await;
+    let reader = Session::new(&world, &key(&world, &["read"], None).await.1).await;
+    for session in [&stranger, &reader] {
+        assert_eq!(send(session, "retry", &[&letters[0]]).await, 303, "the reason is shown on the page");
+    }
+    assert!(!reader.get("/ui/deliveries").await.1.contains("name=\"id\""), "who may only read ticks nothing");
+    for (action, ids) in [("explode", vec![&*letters[0]]), ("retry", vec![]), ("purge", vec![&*letters[0]])] {
+        assert_eq!(send(&session, action, &ids).await, 303, "the reason is shown on the page");
+    }
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for id in &letters {
+            statuses.push(world.delivery(id).await["status"].as_str().unwrap().to_owned());
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, ["dead_letter"; 4], "nothing was done");
+    assert_eq!(send(&session, "resolve", &[&letters[0], &letters[1]]).await, 303);
+    assert_eq!(world.get("/dead-letters").await["data"].as_array().unwrap().len(), 2);
+    // What is not there does not keep the others from it.
+    let nobody = postrider_core::id::DeliveryId::new().to_string();
+    assert_eq!(send(&session, "retry", &[&letters[2], &nobody, &letters[3]]).await, 303);
+    assert_eq!(statuses().await, ["dead_letter", "dead_letter", "pending", "pending"]);
+    assert_eq!(send(&session, "cancel", &[&letters[2], &letters[3], &letters[0]]).await, 303);
+    assert_eq!(statuses().await, ["dead_letter", "dead_letter", "canceled", "canceled"]);
+    assert_eq!(send(&session, "replay", &[&letters[2], &letters[3]]).await, 303);
+    assert_eq!(world.get("/deliveries?status=pending").await["data"].as_array().unwrap().len(), 2);
+    while world.drain().await > 0 {}
+    world.finish().await;
+}

@@ -78,6 +78,19 @@ async fn the_hours_in_which_attempts_failed_are_on_the_subscriptions_page() {
     let (_, page) = admin.get(&path).await;
     assert!(page.contains("3 of 3 failed, 100 %") && page.contains("class=\"many\" title="), "{page}");
     assert!(page.contains("3 of 3 attempts failed. The worst hour was that from"), "{page}");
+    assert!(page.contains("class=\"mark\"") && page.contains("subscription created sub_"), "what was changed: {page}");
+    let reader = Session::new(&world, &key(&world, &["read"], None).await.1).await;
+    assert!(!reader.get(&path).await.1.contains("class=\"mark\""), "only those who may see the audit log");
+    let list = admin.get("/ui/subscriptions").await.1;
+    assert!(
+        list.contains("In the last 24 hours, 0 attempts succeeded and 3 failed.") && list.contains("0.0 %"),
+        "{list}"
+    );
+    // With a fixed end, the numbers are those of that time.
+    let until = (now - TimeDelta::hours(2)).format("%Y-%m-%dT%H:%M");
+    let (_, page) = admin.get(&format!("{path}?range=1h&until={until}")).await;
+    assert!(page.contains("In the chosen hour, 0 attempts succeeded") && page.contains("hour before <time"), "{page}");
+    let (_, page) = admin.get(&path).await;
     let map = page.split("<table class=\"hours\">").nth(1).unwrap().split("</table>").next().unwrap();
     assert_eq!((map.matches("<tr>").count(), map.matches("<td").count()), (8, 7 * 24), "{map}");
     world.finish().await;
@@ -114,6 +127,15 @@ async fn a_list_is_turned_back_page_by_page() {
     let (_, page) = admin.get(&format!("/ui/deliveries?cursor={cursor}")).await;
     assert!(link(&page, "prev").is_none() && page.contains(">Newest</a>"), "{page}");
     assert!(third.contains("href=\"deliveries?status=succeeded\""), "{third}");
+    // What comes meanwhile does not move the page, which asks from time to time how much it is.
+    let newest = &ids(&first)[0];
+    let look = first.split("id=\"newer\" hx-get=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&");
+    assert_eq!(look, format!("deliveries?status=pending&newest={newest}"));
+    assert!(!third.contains("id=\"newer\""), "an older page does not look: {third}");
+    assert!(!admin.get(&format!("/ui/{look}")).await.1.contains("newer: show"));
+    world.ingest(&subscription, "one more").await;
+    let (_, page) = admin.get(&format!("/ui/{look}")).await;
+    assert!(page.contains("href=\"deliveries?status=pending\">1 newer: show</a>"), "{page}");
     world.api_stops().await;
 }
 
@@ -148,5 +170,36 @@ async fn emitters_are_started_where_they_are_listed() {
     assert_eq!(world.get("/emitters").await["data"].as_array().unwrap().len(), 2);
     world.call(Method::DELETE, &format!("/emitters/{}", id(&started[0])), None).await.expect(200);
     world.call(Method::DELETE, &format!("/emitters/{}", id(&started[1])), None).await.expect(200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_signature_is_verified_on_the_page_of_its_delivery() {
+    let world = world().await;
+    let subscription = world.subscription("/success").await;
+    let delivery = world.ingest(&subscription, "{\"order\": 1}").await;
+    while world.drain().await > 0 {}
+    let received = world.receiver.received().remove(0);
+    let (signature, timestamp) = (received.header("webhook-signature"), received.header("webhook-timestamp"));
+    let session = Session::new(&world, KEY).await;
+    let (_, page) = session.get(&format!("/ui/deliveries/{delivery}")).await;
+    assert!(page.contains(&format!("value=\"{timestamp}\"")), "the form knows the time of the attempt: {page}");
+    let other = format!("v1,{}=", "A".repeat(43));
+    let body = "{\"order\":1}";
+    for (signature, timestamp, body, said) in [
+        (signature, timestamp, "", "The signature fits the secret, the timestamp and the body."),
+        (signature, timestamp, "{\"order\": 1}", "The signature fits the secret, the timestamp and the body."),
+        (signature, timestamp, body, "differs from it at byte 9"),
+        (signature, "1700000000", "", "fits attempt 1, whose timestamp is"),
+        (&other, timestamp, "", "The signature does not fit"),
+        (signature, "now", "", "must be seconds since 1970"),
+    ] {
+        let fields = [("signature", signature), ("timestamp", timestamp), ("body", body)];
+        let page = session.act(&format!("/ui/deliveries/{delivery}/verify"), &fields).await;
+        assert!(page.contains(said), "{said}: {page}");
+    }
+    // Who may only read gets no form: signatures are hidden from them.
+    let reader = Session::new(&world, &key(&world, &["read"], None).await.1).await;
+    assert!(!reader.get(&format!("/ui/deliveries/{delivery}")).await.1.contains("/verify\""));
     world.finish().await;
 }

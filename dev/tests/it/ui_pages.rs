@@ -113,6 +113,8 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("deliveries", "/ui/deliveries".to_owned()),
         ("deliveries-filtered", "/ui/deliveries?event_type=order.created&status=succeeded".to_owned()),
         ("deliveries-none", "/ui/deliveries?event_type=no.such.type".to_owned()),
+        ("deliveries-slow", "/ui/deliveries?slower_than_ms=5000&min_attempts=2&since=24h".to_owned()),
+        ("deliveries-beside", format!("/ui/deliveries?open={dead}")),
         ("delivery-dead", format!("/ui/deliveries/{dead}")),
         ("delivery-pending", format!("/ui/deliveries/{pending}")),
         ("dead-letters", "/ui/dead-letters".to_owned()),
@@ -245,8 +247,12 @@ async fn a_failed_delivery_is_found_and_retried_and_succeeds() {
     page.click("a.open").await.unwrap();
     page.until("document.readyState === 'complete' && location.search.includes('view=list')").await.unwrap();
     page.click("a.open").await.unwrap();
-    page.shows("answered 500").await.unwrap();
+    // It opens beside the list, from where one goes to its own page.
+    page.until("document.querySelector('.beside')?.innerText.includes('answered 500')").await.unwrap();
+    page.click(".beside .actions a").await.unwrap();
     page.shows("recomputed").await.unwrap();
+    page.click(".request .code-box code").await.unwrap();
+    page.shows("Path: order").await.unwrap();
     world.receiver.switch_to(200);
     page.click(".actions button.main").await.unwrap();
     page.shows("is attempted again now").await.unwrap();
@@ -302,6 +308,14 @@ async fn everything_works_without_scripts_on_a_phone() {
     sign_in(&page, &world).await;
     page.click("nav.side a[href$='dead-letters']").await.unwrap();
     page.until(&heading("Dead letters")).await.unwrap();
+    page.click(".chips a[href*='view=list']").await.unwrap();
+    page.until("document.querySelectorAll('td.pick input').length > 0").await.unwrap();
+    page.click("td.pick input").await.unwrap();
+    page.click(".selection button[value=retry]").await.unwrap();
+    page.shows("1 delivery is attempted again now.").await.unwrap();
+    while world.drain().await > 0 {}
+    page.click(".chips a[href='dead-letters']").await.unwrap();
+    page.until("document.querySelectorAll('td.pick').length === 0").await.unwrap();
     page.click("td.do a[href*='action=resolve']").await.unwrap();
     page.until(&heading("Resolve all that match")).await.unwrap();
     page.click("form.inline[method=post] button").await.unwrap();
@@ -318,6 +332,49 @@ async fn everything_works_without_scripts_on_a_phone() {
     world.finish().await;
 }
 
+/// On the list of deliveries: ticks rows, copies an id and a link, and opens a row beside the list.
+async fn rows_are_ticked_and_opened_by_keys(page: &Page) {
+    let ticked = |count: usize| format!("document.getElementById('selection-count').textContent === '{count} ticked:'");
+    for key in ["j", "j", "x"] {
+        page.press(key).await.unwrap();
+    }
+    page.until(&ticked(1)).await.unwrap();
+    assert_eq!(findings(page).await, Vec::<String>::new(), "with a row that is ticked");
+    let reach = "document.querySelectorAll('td.pick input')[3].dispatchEvent(
+                     new MouseEvent('click', {bubbles: true, shiftKey: true})); 0";
+    page.evaluate(reach).await.unwrap();
+    page.until(&ticked(3)).await.unwrap();
+    assert_eq!(page.evaluate("document.querySelector('.all-that-match').hidden").await.unwrap(), true);
+    page.click("#select-all").await.unwrap();
+    page.until("document.querySelector('.all-that-match').checkVisibility()").await.unwrap();
+    page.click("#select-all").await.unwrap();
+    page.until("document.getElementById('selected').hidden").await.unwrap();
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }; 0").await.unwrap();
+    let second = page.evaluate("document.querySelectorAll('a.open')[1].getAttribute('href')").await.unwrap();
+    page.press("y").await.unwrap();
+    page.until(&format!("{second}.endsWith('/' + window.copied)")).await.unwrap();
+    page.press("c").await.unwrap();
+    page.until("window.copied === location.href").await.unwrap();
+    page.evaluate("document.querySelectorAll('a.open')[1].focus(); 0").await.unwrap();
+    page.press("Enter").await.unwrap();
+    page.until(&format!("document.querySelector('.beside h2 a')?.getAttribute('href') === {second}")).await.unwrap();
+    page.until("document.readyState === 'complete' && document.querySelector('tr.chosen a.open') !== null")
+        .await
+        .unwrap();
+    page.press("Escape").await.unwrap();
+    page.until("document.readyState === 'complete' && document.querySelector('.beside') === null").await.unwrap();
+    // Its own page leads on to the next one in the list, and back.
+    let third = page.evaluate("document.querySelectorAll('a.open')[2].getAttribute('href')").await.unwrap();
+    page.evaluate(&format!("location.assign({second}); 0")).await.unwrap();
+    page.until("document.readyState === 'complete' && document.querySelector('.way a[rel=next]') !== null")
+        .await
+        .unwrap();
+    assert_eq!(findings(page).await, Vec::<String>::new(), "with the way to other deliveries");
+    page.press("j").await.unwrap();
+    page.until(&format!("document.readyState === 'complete' && location.pathname.endsWith({third})")).await.unwrap();
+    page.shows("Back to the list (3 of ").await.unwrap();
+}
+
 #[tokio::test]
 async fn keys_lead_through_the_pages() {
     if !can_run() {
@@ -328,11 +385,7 @@ async fn keys_lead_through_the_pages() {
     page.press("g").await.unwrap();
     page.press("d").await.unwrap();
     page.until(&heading("Deliveries")).await.unwrap();
-    page.press("j").await.unwrap();
-    page.press("j").await.unwrap();
-    let second = page.evaluate("document.querySelectorAll('a.open')[1].getAttribute('href')").await.unwrap();
-    page.press("Enter").await.unwrap();
-    page.until(&format!("document.readyState === 'complete' && location.pathname.endsWith({second})")).await.unwrap();
+    rows_are_ticked_and_opened_by_keys(&page).await;
     page.press("/").await.unwrap();
     page.until("document.activeElement.id === 'q'").await.unwrap();
     page.fill("#q", "invoice.paid").await.unwrap();

@@ -64,12 +64,16 @@ async fn tenants_are_shown_with_what_they_have_used() {
          SELECT 'acme', '00000000-0000-0000-0000-000000000000', date_trunc('hour', now() - d * interval '1 day'),
                 '{90,0,0,0,0,0,7}', '{}', '{}', '{}', 1 FROM unnest(ARRAY[10, 35]) d";
     sqlx::raw_sql(long_ago).execute(&world.pool).await.unwrap();
+    key(&world, &["read"], Some("keys only")).await;
+    let (revoked, _) = key(&world, &["read"], Some("revoked")).await;
+    world.call(Method::DELETE, &format!("/api-keys/{revoked}"), None).await.expect(200);
     let found = tenants::list(&world.pool, None, 10, Utc::now()).await.unwrap();
     let all: Vec<_> = found.iter().map(|one| (one.tenant_id.as_str(), said(one))).collect();
     let expected = [
         ("acme", (1, [1, 0, 1, 1, 5])),
         ("bolt", (2, [2, 4, 0, 0, 10])),
         ("inline", (0, [1, 1, 0, 0, 3])),
+        ("keys only", (0, [0; 5])),
         ("silent", (0, [0; 5])),
     ];
     assert_eq!(all, expected);
@@ -91,7 +95,7 @@ async fn tenants_are_shown_with_what_they_have_used() {
     });
     assert_eq!(page["data"][0], acme);
     let rest = world.get(&format!("/tenants?limit=3&cursor={}", page["next_cursor"].as_str().unwrap())).await;
-    assert_eq!((names(&rest), rest.get("next_cursor")), (vec!["silent"], None));
+    assert_eq!((names(&rest), rest.get("next_cursor")), (vec!["keys only", "silent"], None));
     assert_eq!(names(&world.get("/tenants?tenant_id=bolt").await), ["bolt"]);
 
     let admin = Session::new(&world, KEY).await;

@@ -112,6 +112,21 @@ async fn views_are_kept_in_the_browser_and_go_as_text() {
     page.click("#views .places a").await.unwrap();
     page.until(&heading("Subscriptions")).await.unwrap();
     assert_eq!(page.address().await.unwrap(), "/ui/subscriptions?failing=true");
+    open(&page, "#views").await;
+    page.click("#views .places a[href*=slower_than_ms]").await.unwrap();
+    page.until(&heading("Deliveries")).await.unwrap();
+    assert_eq!(page.address().await.unwrap(), "/ui/deliveries?slower_than_ms=5000");
+    page.shows("No delivery matches").await.unwrap();
+    // A relative time stays so in a link, unless one asks for a link with fixed times.
+    page.click(".ranges a[href*='since=1h']").await.unwrap();
+    page.until("location.search.endsWith('&since=1h')").await.unwrap();
+    page.until("document.readyState === 'complete'").await.unwrap();
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }; 0").await.unwrap();
+    open(&page, "#views").await;
+    page.click("[data-link=live]").await.unwrap();
+    page.until("window.copied === location.href").await.unwrap();
+    page.click("[data-link=fixed]").await.unwrap();
+    page.until("/ms=5000&since=2\\d{3}-.*&until=2\\d{3}-/.test(window.copied)").await.unwrap();
     assert_eq!(page.problems(), Vec::<String>::new());
     world.finish().await;
 }

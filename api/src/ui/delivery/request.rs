@@ -7,18 +7,19 @@ use postrider_core::{
     delivery::{
         Delivery,
         destination::Destination,
-        inline,
+        inline::{self, InlineDelivery},
         request_headers::{self, Header, Sent, Source},
     },
     event::{self, Event, Payload, content_encoding::ContentEncoding},
-    id::EventId,
+    id::{EventId, SubscriptionId},
     queue::attempt::Attempt,
-    subscription::settings::REDACTED,
+    subscription::{Subscription, settings::REDACTED},
 };
 
 use crate::{
     serve::problem::ApiError,
     ui::{
+        delivery::verify,
         page::Visit,
         parts::{self, nothing, panel},
         pretty::readable,
@@ -54,6 +55,48 @@ pub(super) async fn show(visit: &Visit, delivery: &Delivery, last: Option<&Attem
     panel(title, &nothing(), &body)
 }
 
+/// Who decides where and how a delivery is sent: its subscription as it is now, or the request that made it.
+pub(super) struct Sender {
+    subscription: Option<Subscription>,
+    inline: Option<InlineDelivery>,
+}
+
+impl Sender {
+    pub(super) async fn of(visit: &Visit, delivery: &Delivery) -> Result<Self, ApiError> {
+        if let Some(id) = delivery.subscription_id.map(SubscriptionId) {
+            return Ok(Self { subscription: Some(visit.subscriptions().get(id).await?), inline: None });
+        }
+        Ok(Self { subscription: None, inline: inline::get(visit.pool(), &visit.app.keyring, delivery.id).await? })
+    }
+
+    pub(super) fn destination(&self) -> Result<Destination<'_>, ApiError> {
+        match (&self.subscription, &self.inline) {
+            (Some(subscription), _) => Ok(Destination::of(subscription)),
+            (None, Some(inline)) => Ok(inline.destination()),
+            (None, None) => Err(ApiError::not_found("subscription")),
+        }
+    }
+}
+
+/// What an attempt sends, without the place in a trace.
+pub(super) fn sent<'a>(
+    event: &'a Event,
+    (event_id, delivery_id): (&'a str, &'a str),
+    payload: &'a Payload,
+    attempt_number: i32,
+) -> Sent<'a> {
+    Sent {
+        event_id,
+        delivery_id,
+        event_type: &event.event_type,
+        attempt_number,
+        content_type: &payload.content_type,
+        content_encoding: payload.content_encoding.as_ref().map(ContentEncoding::as_str),
+        payload: &payload.bytes,
+        trace: None,
+    }
+}
+
 async fn made(
     visit: &Visit,
     delivery: &Delivery,
@@ -61,32 +104,13 @@ async fn made(
     event: &Event,
     payload: &Payload,
 ) -> Result<Markup, ApiError> {
-    let subscription = match delivery.subscription_id {
-        Some(id) => Some(visit.subscriptions().get(postrider_core::id::SubscriptionId(id)).await?),
-        None => None,
-    };
-    let inline = match subscription {
-        Some(_) => None,
-        None => inline::get(visit.pool(), &visit.app.keyring, delivery.id).await?,
-    };
-    let destination = match (&subscription, &inline) {
-        (Some(subscription), _) => Destination::of(subscription),
-        (None, Some(inline)) => inline.destination(),
-        (None, None) => return Err(ApiError::not_found("subscription")),
-    };
+    let sender = Sender::of(visit, delivery).await?;
+    let destination = sender.destination()?;
     let attempt_number = last.map_or(1, |last| last.number);
     let (event_id, delivery_id) = (EventId(event.id).to_string(), delivery.id.to_string());
     let trace = event.trace();
-    let sent = Sent {
-        event_id: &event_id,
-        delivery_id: &delivery_id,
-        event_type: &event.event_type,
-        attempt_number,
-        content_type: &payload.content_type,
-        content_encoding: payload.content_encoding.as_ref().map(ContentEncoding::as_str),
-        payload: &payload.bytes,
-        trace: trace.as_ref(),
-    };
+    let sent = sent(event, (&event_id, &delivery_id), payload, attempt_number);
+    let sent = Sent { trace: trace.as_ref(), ..sent };
     let at = last.map_or(visit.now, |last| last.started_at);
     let headers = shown(visit, destination, request_headers::headers(destination, sent, at));
     let url = destination.target_url.as_str();
@@ -104,6 +128,7 @@ async fn made(
                 @if shown.len() < payload.bytes.len() { "This is the beginning. " }
                 a href=(visit.to(format!("events/{event_id}/payload"))) { "Download the payload" } "."
             }
+            @if visit.may_manage() && destination.secrets.is_some() { (verify::form(visit, delivery.id, at)) }
             details {
                 summary { (visit.icon("code-xml")) "As a curl command" }
                 (parts::code_box(visit, "A curl command that sends the request", &command))

@@ -1,6 +1,7 @@
 //! What is to be done with all deliveries that match: they are counted, the visitor confirms, and a job begins. Lists
 //! link here with the filter that they show.
 
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use postrider_core::{
     access::api_key::Scope,
@@ -16,7 +17,7 @@ use crate::{
     jobs::body::{JobFilter, JobInput},
     serve::{list::metadata, problem::ApiError},
     ui::{
-        deliveries::moment,
+        deliveries::filters::{moment, pinned},
         fields::{Fields, query},
         jobs::{filter_facts, statuses, symbol, word},
         page::{Next, Note, Page, Section, Visit},
@@ -51,7 +52,7 @@ pub(crate) fn link(visit: &Visit, action: Action, fields: &[(&str, &str)], label
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     visit.require(Scope::Manage)?;
     let body = if visit.query.has("action") {
-        let asked = match input(&visit.query) {
+        let asked = match input(&visit.query, visit.now) {
             Ok(input) => input.parse(&visit.access, visit.pool(), visit.now).await,
             Err(error) => Err(error),
         };
@@ -135,9 +136,10 @@ fn is_typed(action: Action) -> bool {
 
 fn confirmation(visit: &Visit, new: &NewJob, amount: &str) -> Markup {
     let action = new.action;
-    // What comes to be after the count is not meant.
+    // What comes to be after the count is not meant, and a span that begins an hour ago begins where it was counted.
     let until = new.filter.until.to_rfc3339();
-    let fields = visit.query.with("until", Some(&until)).with("rate_per_second", None).with("back", None);
+    let fields = pinned(&visit.query, visit.now).with("until", Some(&until));
+    let fields = fields.with("rate_per_second", None).with("back", None);
     html! {
         form.inline method="post" action=(visit.to("jobs")) {
             (parts::back(visit))
@@ -201,13 +203,14 @@ fn choice(visit: &Visit) -> Markup {
 }
 
 /// What the fields of an address or of a form ask for.
-fn input(fields: &Fields) -> Result<JobInput, ApiError> {
+fn input(fields: &Fields, now: DateTime<Utc>) -> Result<JobInput, ApiError> {
     let list = |name: &'static str| fields.all(name).map(|text| text.trim().to_owned()).collect::<Vec<_>>();
     let text = |name: &'static str| fields.get(name).map(str::to_owned);
     let number =
         |field: &str, text: &str| text.trim().parse().map_err(|_| ApiError::invalid(field, "must be a whole number"));
     let codes = fields.all("status_codes").map(|code| number("status_codes", code));
     let codes: Vec<u32> = codes.collect::<Result<_, _>>()?;
+    let time = |name: &'static str| moment(name, fields.get(name), now);
     let filter = JobFilter {
         tenant_id: text("tenant_id"),
         subscription_id: text("subscription_id"),
@@ -219,10 +222,10 @@ fn input(fields: &Fields) -> Result<JobInput, ApiError> {
         status_codes: codes.into_iter().map(|code| u16::try_from(code).unwrap_or(u16::MAX)).collect(),
         error_kinds: list("error_kinds"),
         inline_only: Some(fields.has("inline_only")),
-        since: moment("since", fields.get("since"))?,
-        until: moment("until", fields.get("until"))?,
-        dead_since: moment("dead_since", fields.get("dead_since"))?,
-        dead_until: moment("dead_until", fields.get("dead_until"))?,
+        since: time("since")?,
+        until: time("until")?,
+        dead_since: time("dead_since")?,
+        dead_until: time("dead_until")?,
         include_resolved: Some(fields.has("include_resolved")),
     };
     let rate_per_second = fields.get("rate_per_second").map(|rate| number("rate_per_second", rate)).transpose()?;
@@ -231,7 +234,7 @@ fn input(fields: &Fields) -> Result<JobInput, ApiError> {
 
 /// Begins a job, and shows it.
 pub(crate) async fn create(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
-    let new = input(form)?.parse(&visit.access, visit.pool(), visit.now).await?;
+    let new = input(form, visit.now)?.parse(&visit.access, visit.pool(), visit.now).await?;
     if is_typed(new.action) && form.get("confirm") != Some(new.action.as_str()) {
         let back = format!("jobs/new{}", form.with("confirm", None).with("back", None).query());
         let why = Note::Refused(format!("Nothing was done: type “{}” to confirm.", new.action));

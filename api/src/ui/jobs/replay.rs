@@ -16,7 +16,7 @@ use postrider_core::{
 use crate::{
     serve::problem::ApiError,
     ui::{
-        deliveries::moment,
+        deliveries::filters::moment,
         fields::{Fields, query},
         page::{Next, Note, Visit},
         parts::panel,
@@ -72,8 +72,8 @@ pub(crate) fn form(visit: &Visit, subscription: &Subscription) -> Markup {
 pub(crate) async fn begin(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
     let id: SubscriptionId = visit.find(id).await?;
     let mut problems = Problems::default();
-    let since = moment("since", form.get("since"))?.unwrap_or(visit.now - TimeDelta::hours(24));
-    let until = moment("until", form.get("until"))?.map_or(visit.now, |until| until.min(visit.now));
+    let since = moment("since", form.get("since"), visit.now)?.unwrap_or(visit.now - TimeDelta::hours(24));
+    let until = moment("until", form.get("until"), visit.now)?.map_or(visit.now, |until| until.min(visit.now));
     let words = form.all("statuses").map(|word| problems.take("statuses", word.parse::<MatchedStatus>()));
     let statuses: Vec<_> = words.collect::<Vec<_>>().into_iter().flatten().collect();
     problems.require(!statuses.is_empty(), "statuses", "must name at least one");

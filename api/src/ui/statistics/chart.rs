@@ -10,7 +10,10 @@ use postrider_core::{
 use crate::ui::{
     page::Visit,
     parts::{clock, count},
-    statistics::Range,
+    statistics::{
+        Range,
+        marks::{self, Mark},
+    },
 };
 
 /// The width of a bar with the gap beside it, and the height of the drawing, in units of the drawing.
@@ -32,7 +35,7 @@ impl Bar<'_> {
 }
 
 /// The chart.
-pub(super) fn show(visit: &Visit, points: &[Totals], range: &Range) -> Markup {
+pub(super) fn show(visit: &Visit, points: &[Totals], range: &Range, marks: &[Mark]) -> Markup {
     let bars: Vec<_> = points.iter().filter_map(bar).collect();
     let most = bars.iter().map(Bar::all).max().unwrap_or(0);
     let sum = |of: fn(&Bar<'_>) -> u64| number(bars.iter().map(of).sum());
@@ -42,7 +45,8 @@ pub(super) fn show(visit: &Visit, points: &[Totals], range: &Range) -> Markup {
         Step::Day => "day",
     };
     let sentence = format!(
-        "In the last {}, {} attempts succeeded and {} failed; at most {} in one {each}.",
+        "In the {} {}, {} attempts succeeded and {} failed; at most {} in one {each}.",
+        if visit.query.has("until") { "chosen" } else { "last" },
         range.words,
         sum(|bar| bar.good),
         sum(|bar| bar.bad + bar.ours),
@@ -53,6 +57,7 @@ pub(super) fn show(visit: &Visit, points: &[Totals], range: &Range) -> Markup {
             svg role="img" aria-label=(sentence) viewBox=(format!("0 0 {} {HEIGHT}", bars.len() * BAR))
                 preserveAspectRatio="none" {
                 @for (place, bar) in bars.iter().enumerate() { (drawn(place, bar, most)) }
+                @for mark in marks { (marked(mark, &bars)) }
             }
             div.axis {
                 @if let (Some(first), Some(last)) = (bars.first(), bars.last()) {
@@ -64,9 +69,26 @@ pub(super) fn show(visit: &Visit, points: &[Totals], range: &Range) -> Markup {
                     (clock(visit, last.totals.until))
                 }
             }
+            (marks::list(visit, marks))
             details {
                 summary { "Show the numbers" }
                 (table(visit, &bars))
+            }
+        }
+    }
+}
+
+/// The line of a mark.
+fn marked(mark: &Mark, bars: &[Bar<'_>]) -> Markup {
+    let (Some(first), Some(last)) = (bars.first(), bars.last()) else { return html! {} };
+    let (since, until) = (first.totals.since, last.totals.until);
+    let width = i64::try_from(bars.len() * BAR).unwrap_or(i64::MAX);
+    let x = (mark.at - since).num_seconds() * width / (until - since).num_seconds().max(1);
+    html! {
+        @if (0..=width).contains(&x) {
+            g.mark {
+                title { (mark.at.format("%H:%M:%S")) " UTC: " (mark.what) }
+                line x1=(x) x2=(x) y1="0" y2=(HEIGHT) {}
             }
         }
     }

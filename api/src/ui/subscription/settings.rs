@@ -3,6 +3,7 @@
 
 mod form;
 mod input;
+mod schedule;
 
 use chrono::TimeDelta;
 use maud::{Markup, html};
@@ -195,7 +196,7 @@ pub(crate) fn summary(visit: &Visit, subscription: &Subscription) -> Markup {
         ("Target", html! { span.mono { (settings.target_url.as_str()) } }),
         ("Event types", if types.is_empty() { parts::text("every type") } else { tags(&types) }),
         ("Tenant", parts::text(&subscription.tenant_id)),
-        ("Retries", parts::text(retries)),
+        ("Retries", html! { (retries) (schedule::show(&settings.retry_policy)) }),
         ("Timeout", parts::text(parts::millis(settings.timeout.ms().into()))),
         ("Signed as", html! { code { (settings.signature_scheme.as_str()) } }),
         ("Order", html! { code { (settings.flow.ordering.as_str()) } }),
