@@ -20,9 +20,9 @@ pub(crate) fn show(visit: &Visit) -> Markup {
             form.search role="search" action=(visit.to("find")) method="get" {
                 @if let Some(tenant) = visit.tenant() { input type="hidden" name=(TENANT) value=(tenant); }
                 (visit.icon("search"))
-                label.unseen for="q" { "Go to an id or an event type" }
+                label.unseen for="q" { "Go to an id, an event type, or words such as status:pending" }
                 input #q name="q" type="search" autocomplete="off" spellcheck="false"
-                    placeholder="Go to an id, or an event type";
+                    placeholder="Go to an id, a type, or status:pending";
                 kbd aria-hidden="true" { "/" }
             }
             div.tools {

@@ -127,6 +127,11 @@ async fn views_are_kept_in_the_browser_and_go_as_text() {
     page.until("window.copied === location.href").await.unwrap();
     page.click("[data-link=fixed]").await.unwrap();
     page.until("/ms=5000&since=2\\d{3}-.*&until=2\\d{3}-/.test(window.copied)").await.unwrap();
+    page.press("Escape").await.unwrap();
+    page.press("/").await.unwrap();
+    page.fill("#q", "status:dead_letter type:order.paid meta.region:eu").await.unwrap();
+    page.press("Enter").await.unwrap();
+    page.until("location.search === '?status=dead_letter&event_type=order.paid&metadata=region%3Aeu'").await.unwrap();
     assert_eq!(page.problems(), Vec::<String>::new());
     world.finish().await;
 }
