@@ -23,6 +23,7 @@ use traces::Traces;
 use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
     config::{Config, Dashboard},
+    deliveries::export::Exports,
     serve::{idempotency::KeyTtl, problem::ApiError},
     ui::environment::EnvironmentName,
 };
@@ -55,6 +56,7 @@ pub struct App {
     pub(crate) key_ttl: KeyTtl,
     pub(crate) payload_bytes_max: usize,
     pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) exports: Exports,
     pub(crate) live: Arc<Hub>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) tally: Arc<Tally>,
@@ -145,6 +147,7 @@ impl App {
             admin_key: config.admin_key.clone(),
             payload_bytes_max: config.payload_bytes_max,
             metrics,
+            exports: Exports::default(),
             live: Arc::default(),
             reporter,
             tally,

@@ -2,7 +2,10 @@
 //! while it is sent, so it takes no more memory than a page. It ends after a number of rows or after a time, and its
 //! last line says whether it is whole, and where to go on.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
@@ -23,7 +26,7 @@ use postrider_core::{
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::{deliveries::view::view, serve::problem::ApiError};
@@ -57,7 +60,15 @@ const COLUMNS: [&str; 17] = [
     "finished_at",
 ];
 
-static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+/// Room for the exports of a process.
+#[derive(Clone)]
+pub(crate) struct Exports(Arc<Semaphore>);
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(AT_ONCE_MAX)))
+    }
+}
 
 /// How deliveries are written: `csv`, with a head and a line for each, or `ndjson`, a JSON object in each line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -181,7 +192,7 @@ struct Export {
     before: Option<Uuid>,
     rows: usize,
     began: Instant,
-    _place: SemaphorePermit<'static>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Export {
@@ -221,12 +232,13 @@ pub struct Exported(Format, Body);
 /// # Errors
 /// When so many exports are under way, or the first page cannot be read.
 pub(crate) async fn begin(
+    exports: &Exports,
     pool: &PgPool,
     filter: Filter,
     format: Format,
     before: Option<Uuid>,
 ) -> Result<Exported, ApiError> {
-    let place = PLACES.try_acquire();
+    let place = Arc::clone(&exports.0).try_acquire_owned();
     let place = place.map_err(|_| Error::Unavailable("other exports are under way; try again in a moment"))?;
     let mut export =
         Export { pool: pool.clone(), filter, format, before, rows: 0, began: Instant::now(), _place: place };
