@@ -301,10 +301,10 @@ mod tests {
         give_back(&places, slow, 20, SLOW_AFTER, now);
         assert_eq!(places.offer_at(now), offer(60, &[]), "nothing says that it has work");
         take(&places, slow, 10);
-        let later = now + SLOW_TURN / 5;
+        let (passed, left) = (SLOW_TURN / 5, SLOW_TURN / 5 * 4);
         assert_eq!(
-            places.offer_at(later),
-            Offer { claimable: 50, left_out: vec![slow], slow_turn_in: Some(SLOW_TURN - SLOW_TURN / 5) }
+            places.offer_at(now + passed),
+            Offer { claimable: 50, left_out: vec![slow], slow_turn_in: Some(left) }
         );
         assert_eq!(places.offer_at(now + SLOW_TURN), offer(2, &[]), "few of its attempts begin together");
         assert_eq!(places.offer_at(now + SLOW_TURN), offer(50, &[]), "it had no work, so the next claim is as any");
