@@ -10,8 +10,10 @@ use crate::{
     database::{ANSWER_TIMEOUT, in_time, while_answering},
 };
 
-/// Dead rows of a hot table from which on it is vacuumed.
+/// A hot table is vacuumed when it has more dead rows than this, and more than one for so many live ones. A vacuum
+/// reads the whole indexes, so where a million deliveries wait, it would cost more than the dead rows do.
 const DEAD_ROWS_MAX: i64 = 1000;
+const LIVE_FOR_EACH_DEAD: i64 = 50;
 
 /// The small tables whose rows come and go, some of them with every delivery.
 const HOT_TABLES: [&str; 7] =
@@ -55,9 +57,11 @@ pub async fn exclusively(
 pub async fn vacuum(pool: &PgPool) -> Result<()> {
     let crowded = sqlx::query_scalar!(
         r#"SELECT relname::text AS "name!" FROM pg_stat_user_tables
-            WHERE schemaname = current_schema() AND relname = ANY ($2) AND n_dead_tup > $1"#,
+            WHERE schemaname = current_schema() AND relname = ANY ($1)
+              AND n_dead_tup > greatest($2, n_live_tup / $3)"#,
+        &HOT_TABLES.map(str::to_owned),
         DEAD_ROWS_MAX,
-        &HOT_TABLES.map(str::to_owned)
+        LIVE_FOR_EACH_DEAD
     );
     let crowded = crowded.fetch_all(pool).await?;
     if crowded.is_empty() {
@@ -67,8 +71,9 @@ pub async fn vacuum(pool: &PgPool) -> Result<()> {
     let mut connection = pool.acquire().await?.detach();
     sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection).await?;
     for name in crowded {
-        // Truncating would lock out everybody. A table that somebody is vacuuming already is skipped.
-        let vacuum = format!("VACUUM (SKIP_LOCKED, TRUNCATE off) {name}");
+        // Truncating would lock out everybody, and parallel workers would take the processors that deliveries need. A
+        // table that somebody is vacuuming already is skipped.
+        let vacuum = format!("VACUUM (SKIP_LOCKED, TRUNCATE off, PARALLEL 0) {name}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(&mut connection).await?;
     }
     Ok(connection.close().await?)

@@ -165,6 +165,28 @@ async fn hot_tables_with_many_dead_rows_are_vacuumed_however_long_it_takes() {
     world.finish().await;
 }
 
+/// A vacuum reads the whole indexes of a table, so a large table has to have more dead rows.
+#[tokio::test]
+async fn a_large_table_is_vacuumed_for_more_dead_rows() {
+    let world = World::new().await;
+    let mut one = world.pool.acquire().await.unwrap();
+    let fill = "INSERT INTO freed_keys (lane_id, ordering_key)
+                SELECT gen_random_uuid(), n FROM generate_series(1, 61000) n";
+    for statement in ["ALTER TABLE freed_keys SET (autovacuum_enabled = off)", fill] {
+        sqlx::query(statement).execute(&mut *one).await.unwrap();
+    }
+    for (dead_up_to, vacuums) in [(1100, 0), (1300, 1)] {
+        let delete = "DELETE FROM freed_keys WHERE ordering_key::int <= $1";
+        sqlx::query(delete).bind(dead_up_to).execute(&mut *one).await.unwrap();
+        sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *one).await.unwrap();
+        maintenance::vacuum(&world.pool).await.unwrap();
+        let count = "SELECT vacuum_count FROM pg_stat_user_tables
+                      WHERE schemaname = current_schema() AND relname = 'freed_keys'";
+        assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *one).await.unwrap(), vacuums, "{dead_up_to}");
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn the_queue_is_counted_once_for_all_workers() {
     let world = World::new().await;
