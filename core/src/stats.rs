@@ -20,7 +20,7 @@ use crate::{
     event::event_type::EventType,
     id::SubscriptionId,
     page::Span,
-    stats::read::{Key, Pieces},
+    stats::read::{Key, Pieces, Sums},
     tally::{
         ALL_TENANTS, ALL_TYPES, WHOLE_TENANT,
         buckets::{DURATION_BUCKETS, LATENCY_BUCKETS, WAIT_BUCKETS, percentile},
@@ -292,22 +292,26 @@ async fn series(
         at = next;
     }
     let place = |at: DateTime<Utc>| usize::try_from((at - since).num_seconds() / step.num_seconds()).ok();
-    if empty.outcomes.is_some() {
-        read::outcomes(pool, &key, &pieces, |at, one| {
+    // Read at the same time, because each of them takes milliseconds for a month.
+    let accepted =
+        async { if empty.accepted.is_some() { read::accepted(pool, &key, &pieces).await } else { Ok(Vec::new()) } };
+    let outcomes = async {
+        if empty.outcomes.is_none() {
+            return Ok(());
+        }
+        let add = |at, one: Sums<'_>| {
             if let Some(outcomes) = place(at).and_then(|at| points.get_mut(at)?.outcomes.as_mut()) {
                 one.add_to(outcomes);
             }
-        })
-        .await?;
-    }
-    if empty.accepted.is_some() {
-        read::accepted(pool, &key, &pieces, |at, events, bytes| {
-            if let Some(accepted) = place(at).and_then(|at| points.get_mut(at)?.accepted.as_mut()) {
-                accepted.events += events;
-                accepted.bytes += bytes;
-            }
-        })
-        .await?;
+        };
+        read::outcomes(pool, &key, &pieces, add).await
+    };
+    let (accepted, ()) = tokio::try_join!(accepted, outcomes)?;
+    for one in accepted {
+        if let Some(accepted) = place(one.at).and_then(|at| points.get_mut(at)?.accepted.as_mut()) {
+            accepted.events += one.events.unsigned_abs();
+            accepted.bytes += one.bytes.unsigned_abs();
+        }
     }
     Ok(points)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future, stream};
+use futures_util::{Stream, StreamExt, future, stream};
 use poem::{Body, IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse, Enum,
@@ -26,15 +26,17 @@ use postrider_core::{
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::{deliveries::view::view, serve::problem::ApiError};
 
 /// Rows of an export, at most.
 pub(crate) const ROWS_MAX: usize = 100_000;
-/// Minutes that an export may take, however slow its reader is.
+/// Minutes that an export may take, however slow its reader is. A reader that then does not even take the last line
+/// within a further while does not get it.
 pub(crate) const MINUTES_MAX: u64 = 2;
+const LAST_LINE_WITHIN: Duration = Duration::from_secs(30);
 /// Exports of this process at the same time, at most: fewer than the connections that any page or route shares.
 const AT_ONCE_MAX: usize = 3;
 /// Rows that are read at once.
@@ -209,7 +211,7 @@ impl Export {
         let end = match next {
             None => Some(End::Whole),
             Some(_) if self.rows >= ROWS_MAX => Some(End::Rows),
-            Some(_) if self.began.elapsed() >= Duration::from_secs(60 * MINUTES_MAX) => Some(End::Time),
+            Some(_) if self.began.elapsed() >= time_max() => Some(End::Time),
             Some(_) => None,
         };
         if let Some(end) = end {
@@ -221,6 +223,28 @@ impl Export {
     fn end(&self, end: End) -> String {
         self.format.end(end, self.rows, self.before)
     }
+}
+
+fn time_max() -> Duration {
+    Duration::from_secs(60 * MINUTES_MAX)
+}
+
+/// What a stream yields, taken from it by a task of its own. That task ends after the limit, so a reader that stops
+/// reading does not keep alive what the stream holds.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    items: impl Stream<Item = T> + Send + 'static,
+) -> impl Stream<Item = T> + Send {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(tokio::time::timeout(limit, async move {
+        let mut items = Box::pin(items);
+        while let Some(item) = items.next().await {
+            if sender.send(item).await.is_err() {
+                break;
+            }
+        }
+    }));
+    stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
 }
 
 /// A file with deliveries.
@@ -255,8 +279,8 @@ pub(crate) async fn begin(
             }
         }
     });
-    let chunks = first.chain(rest).filter(|lines| future::ready(!lines.is_empty()));
-    let chunks = chunks.map(|lines| Ok::<_, std::io::Error>(Bytes::from(lines)));
+    let lines = first.chain(rest).filter(|lines| future::ready(!lines.is_empty()));
+    let chunks = within(time_max() + LAST_LINE_WITHIN, lines).map(|lines| Ok::<_, std::io::Error>(Bytes::from(lines)));
     Ok(Exported(format, Body::from_bytes_stream(chunks)))
 }
 
@@ -288,6 +312,16 @@ impl ApiResponse for Exported {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_stops_reading_holds_nothing() {
+        let held = Arc::new(());
+        let also_held = Arc::clone(&held);
+        let mut unread = Box::pin(within(Duration::from_millis(50), stream::repeat_with(move || also_held.clone())));
+        drop(unread.next().await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(Arc::strong_count(&held), 2, "the one that is on its way to the reader is left");
+    }
 
     #[test]
     fn cells_are_quoted_and_are_no_formulas() {

@@ -137,14 +137,17 @@ pub(super) async fn outcomes(
     Ok(())
 }
 
-/// Calls `each` with the accepted events and their bytes of every row, and the beginning of its minute or hour.
-pub(super) async fn accepted(
-    pool: &PgPool,
-    key: &Key,
-    pieces: &Pieces,
-    mut each: impl FnMut(DateTime<Utc>, u64, u64),
-) -> Result<()> {
-    let rows = sqlx::query!(
+/// Accepted events and their bytes, of the minute or hour that begins then.
+pub(super) struct AcceptedRow {
+    pub(super) at: DateTime<Utc>,
+    pub(super) events: i64,
+    pub(super) bytes: i64,
+}
+
+/// The accepted events of every minute and hour.
+pub(super) async fn accepted(pool: &PgPool, key: &Key, pieces: &Pieces) -> Result<Vec<AcceptedRow>> {
+    let rows = sqlx::query_as!(
+        AcceptedRow,
         r#"SELECT minute AS "at!", events::bigint AS "events!", bytes AS "bytes!" FROM accepted_minute
             WHERE tenant_id = $1 AND event_type = $2 AND minute >= $3 AND minute < $4
             UNION ALL
@@ -164,10 +167,7 @@ pub(super) async fn accepted(
         pieces.after.1,
         ROWS_MAX
     );
-    for row in rows.fetch_all(pool).await? {
-        each(row.at, row.events.unsigned_abs(), row.bytes.unsigned_abs());
-    }
-    Ok(())
+    Ok(rows.fetch_all(pool).await?)
 }
 
 /// Calls `each` for every tenant that has sums: with its place in `names`, whether the sums are those of `day` and what
