@@ -28,6 +28,11 @@ pub async fn run<C, E: Display, F: Future<Output = Result<(), E>>>(
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of file descriptors could not be raised");
     }
+    // The allocator asks for huge pages, of which an idle process fills little: they would double what it takes.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "transparent huge pages could not be switched off");
+    }
     let config = match parse(env) {
         Ok(config) => config,
         Err(problems) => {

@@ -56,6 +56,11 @@ async fn metrics_tell_what_has_happened_and_the_documentation_explains_each() {
     let worker = Process::start("worker", "debug", &world.env).await.unwrap();
     let worker_base = format!("http://{}", worker.ready.rsplit(' ').next().unwrap());
     world.queue_is_empty().await;
+    // Huge pages would double what an idle process takes.
+    for process in [&api, &worker] {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+        assert!(status.contains("THP_enabled:\t0"), "{status}");
+    }
 
     let of_api = read(&base).await;
     for (source, value) in [("events", 6.0), ("ingest", 3.0), ("inline", 0.0)] {
