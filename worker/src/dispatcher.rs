@@ -1,8 +1,7 @@
-//! The loop that finds work: it claims due deliveries, starts a task for each, and sleeps until something may be due.
-//! It neither sends requests nor records outcomes.
+//! The loop that finds work: it claims due deliveries, has them started, and sleeps until something may be due. It
+//! neither reads events nor sends requests nor records outcomes.
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,19 +9,19 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use postrider_core::{
     Result, hop,
-    id::SubscriptionId,
-    queue::{ClaimRequest, Claimed, NextDue, Report, rest::Rest},
+    queue::{
+        ClaimRequest, NextDue,
+        rest::{Backoff, Rest},
+    },
 };
 use sqlx::PgPool;
-use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     claims,
-    deliver::Courier,
-    payloads::Payload,
-    places::{Place, Places},
+    places::Places,
+    starter::{Reading, Starter},
     wake::Wake,
 };
 
@@ -34,8 +33,9 @@ const VISIT_REST: u32 = 2;
 /// The longest such rest. For so long, a worker that has left lanes out takes no notice of places that are given back,
 /// because they are given back one by one.
 const VISIT_REST_MAX: Duration = Duration::from_millis(10);
-/// How long a claim waits, at most, until the subscriptions of its deliveries are read together.
-const TOGETHER_PATIENCE: Duration = Duration::from_millis(250);
+/// The first pause after a claim that found nothing although a lane was due, because somebody else had it locked; each
+/// next one is twice as long, up to the longest rest.
+const LOCKED_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// How long a worker sleeps, at most: even if every notification is lost, deliveries are late by no more than this.
 pub const BACKSTOP: Duration = Duration::from_secs(2);
 /// How long the loop pauses after the database failed.
@@ -47,15 +47,13 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a claim sweeps: it begins at the first lane instead of where the previous one ended.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Finds work for a worker, and starts a task for each delivery.
+/// Finds work for a worker.
 pub struct Dispatcher {
     pub(crate) pool: PgPool,
-    pub(crate) courier: Courier,
     pub(crate) places: Arc<Places>,
-    pub(crate) outcomes: mpsc::Sender<(Report, Place)>,
+    pub(crate) starter: Starter,
     /// Rung by notifications from the database, and by this worker's fan-outs.
     pub(crate) wake: Arc<Wake>,
-    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
 
@@ -109,10 +107,15 @@ impl Dispatcher {
     pub async fn run(self) {
         let mut progress = Progress::new(Instant::now());
         let mut rest = Rest::new(VISIT_REST, VISIT_REST_MAX);
+        let mut locked = Backoff::new(LOCKED_PAUSE_MIN, VISIT_REST_MAX);
         while !self.stop.is_cancelled() {
+            let reading = tokio::select! {
+                reading = self.starter.reading() => reading,
+                () = self.stop.cancelled() => break,
+            };
             let started = Instant::now();
             let visit = tokio::select! {
-                visit = self.visit(&mut progress) => visit,
+                visit = self.visit(&mut progress, &mut locked, reading) => visit,
                 // Deliveries that such a claim has leased are due again when their leases expire.
                 () = self.stopped_for(STOP_PATIENCE) => break,
             };
@@ -136,8 +139,8 @@ impl Dispatcher {
         tokio::time::sleep(time).await;
     }
 
-    /// Claims due deliveries and starts their tasks; returns how long to wait before the next claim.
-    async fn visit(&self, progress: &mut Progress) -> Result<Wait> {
+    /// Claims due deliveries and has them started; returns how long to wait before the next claim.
+    async fn visit(&self, progress: &mut Progress, locked: &mut Backoff, reading: Reading) -> Result<Wait> {
         let offer = self.places.offer();
         if offer.claimable == 0 {
             return Ok(Wait::Place);
@@ -155,31 +158,18 @@ impl Dispatcher {
         metrics::histogram!("postrider_claim_duration_seconds").record(claimed_at.elapsed());
         hop!("claimed", claimed.iter().map(|claimed| claimed.event_id));
         let found_nothing = claimed.is_empty();
-        let (payloads, ()) = tokio::join!(self.courier.payloads.read(&claimed), self.read_subscriptions(&claimed));
-        hop!("read", claimed.iter().map(|claimed| claimed.event_id));
-        for claimed in claimed {
-            let payload = payloads.get(&claimed.event_id).cloned().unwrap_or(Payload::Later(None));
-            self.start(claimed, payload, claimed_at);
-        }
-        drop(payloads);
+        self.starter.start(claimed, claimed_at, reading);
         progress.came_to(&next, &look.skip);
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
-        // Lanes that are due although nothing was found are locked by somebody, and may stay so.
-        let wait = if found_nothing { wait.max(VISIT_REST_MAX) } else { wait };
+        let wait = if found_nothing && wait.is_zero() {
+            // Whoever has the lane locked may commit at once, and may as well keep it.
+            locked.next()
+        } else {
+            locked.reset();
+            wait
+        };
         let wait = offer.slow_turn_in.map_or(wait, |turn| wait.min(turn));
         Ok(if look.skip.is_empty() { Wait::WakeUp(wait) } else { Wait::WakeUpOrPlace(wait) })
-    }
-
-    /// Reads the subscriptions of these deliveries together, where several are not in memory. Where that fails, each
-    /// delivery reads its own.
-    async fn read_subscriptions(&self, claimed: &[Claimed]) {
-        let ids: HashSet<_> = claimed.iter().filter_map(|claimed| claimed.subscription_id).collect();
-        if ids.len() > 1 {
-            let reading = self.courier.cache.prepare(ids.into_iter().map(SubscriptionId));
-            if let Ok(Err(error)) = tokio::time::timeout(TOGETHER_PATIENCE, reading).await {
-                tracing::warn!(%error, "the subscriptions of a claim could not be read together");
-            }
-        }
     }
 
     async fn rest(&self, wait: Wait, at_least: Duration) {
@@ -202,17 +192,6 @@ impl Dispatcher {
                 }
             }
         }
-    }
-
-    fn start(&self, claimed: Claimed, payload: Payload, claimed_at: Instant) {
-        let place = self.places.take(claimed.lane_id);
-        let courier = self.courier.clone();
-        let outcomes = self.outcomes.clone();
-        self.tasks.spawn(async move {
-            let record = courier.deliver(claimed, payload, claimed_at).await;
-            // The recorder ends only after all senders are gone, so sending succeeds.
-            let _ = outcomes.send((record, place)).await;
-        });
     }
 }
 

@@ -1,10 +1,10 @@
 //! The worker: it claims due deliveries, sends them, and records the outcomes. Several workers share one database and
 //! know nothing of each other.
 //!
-//! The way of the data: [`dispatcher`] claims, [`deliver`] describes the life of one delivery, [`sender`] makes the
-//! request over [`connections`], [`recorder`] writes the outcome down. Beside them, [`fan_out`] makes deliveries of
-//! events that were published by SQL, the steps of jobs and the events of emitters, and the [`janitor`] keeps the
-//! database in order.
+//! The way of the data: [`dispatcher`] claims, [`starter`] has the events read, [`deliver`] describes the life of one
+//! delivery, [`sender`] makes the request over [`connections`], [`recorder`] writes the outcome down. Beside them,
+//! [`fan_out`] makes deliveries of events that were published by SQL, the steps of jobs and the events of emitters, and
+//! the [`janitor`] keeps the database in order.
 
 pub mod claims;
 pub mod commands;
@@ -27,6 +27,7 @@ pub mod rebuild_stats;
 pub mod recorder;
 pub mod sender;
 pub mod spans;
+pub mod starter;
 pub mod wake;
 
 use std::{sync::Arc, time::Duration};
@@ -69,6 +70,7 @@ use crate::{
     payloads::{PAYLOAD_BYTES_MAX, Payloads},
     places::{Place, Places},
     sender::Sender,
+    starter::{READINGS_MAX, Starter},
     wake::Wake,
 };
 
@@ -102,7 +104,7 @@ impl Worker {
     /// When the machine has no usable TLS trust store, or spans are to be exported and cannot be.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let general = config.database.pool(Session::Queue, GENERAL_CONNECTIONS_MAX);
-        let claims = config.database.pool(Session::Hot, 1);
+        let claims = config.database.pool(Session::Hot, 1 + READINGS_MAX);
         let payloads = config.database.pool(Session::Hot, PAYLOAD_CONNECTIONS_MAX);
         let subscriptions = Subscriptions::new(general.clone(), config.keyring.clone());
         let observers = Observers::default();
@@ -161,11 +163,9 @@ impl Worker {
         let tasks = TaskTracker::new();
         let dispatcher = Dispatcher {
             pool: self.claims.clone(),
-            courier: self.courier.clone(),
+            starter: Starter::new(self.courier.clone(), Arc::clone(&places), outcomes, tasks.clone()),
             places,
-            outcomes,
             wake,
-            tasks: tasks.clone(),
             stop,
         };
         work_with("the recorder", &mut recorder, Box::pin(dispatcher.run())).await?;

@@ -1,5 +1,6 @@
 //! The rest of a loop after its rounds. Rounds may take a fixed share of the time: where they are dear they come
 //! seldom, and more is done together. What was not used of it may be used at once: where little happens, nobody waits.
+//! And the pauses of a loop that tries again.
 
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,34 @@ impl Rest {
     }
 }
 
+/// Pauses between tries, each twice as long as the one before.
+#[derive(Debug)]
+pub struct Backoff {
+    min: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Pauses from `min` up to `max`.
+    #[must_use]
+    pub const fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, next: min }
+    }
+
+    /// The pause before the next try.
+    pub fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.max);
+        pause
+    }
+
+    /// After a try that went well the next pause is the shortest again.
+    pub const fn reset(&mut self) {
+        self.next = self.min;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +100,15 @@ mod tests {
         assert_eq!(last_rest(&mut rest, &mut now, 100, 40, 0), MAX);
         now += Duration::from_secs(1);
         assert_eq!(rest.after(Duration::from_millis(2), now), Duration::ZERO, "long ago");
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let millis = Duration::from_millis;
+        let mut backoff = Backoff::new(millis(1), millis(5));
+        assert_eq!([0; 5].map(|_| backoff.next()), [1, 2, 4, 5, 5].map(millis));
+        backoff.reset();
+        assert_eq!(backoff.next(), millis(1));
     }
 
     #[test]

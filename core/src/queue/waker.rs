@@ -13,7 +13,11 @@ use uuid::Uuid;
 
 use crate::{
     hop,
-    queue::{self, accept::LeftAlone, rest::Rest},
+    queue::{
+        self,
+        accept::LeftAlone,
+        rest::{Backoff, Rest},
+    },
 };
 
 /// How long the waker rests after a wake-up, as a multiple of what the wake-up took: where it is cheap nobody waits for
@@ -69,7 +73,7 @@ impl Waker {
     /// sends the last one and ends.
     pub async fn run(self: Arc<Self>, pool: PgPool) {
         let mut closed = false;
-        let mut retry_pause = RETRY_PAUSE_MIN;
+        let mut retry = Backoff::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
         let mut rest = Rest::new(WAKE_REST, WAKE_REST_MAX);
         while !closed {
             self.called.notified().await;
@@ -77,13 +81,11 @@ impl Waker {
             let unsent = std::mem::take(&mut *self.unsent.lock().expect("nothing panics while it is held"));
             closed = unsent.closed;
             let next = if self.send(&pool, unsent).await {
-                retry_pause = RETRY_PAUSE_MIN;
+                retry.reset();
                 let ended = Instant::now();
                 ended + rest.after(ended - started, ended.into())
             } else {
-                let pause = retry_pause;
-                retry_pause = (retry_pause * 2).min(RETRY_PAUSE_MAX);
-                Instant::now() + pause
+                Instant::now() + retry.next()
             };
             if !closed {
                 tokio::time::sleep_until(next).await;
