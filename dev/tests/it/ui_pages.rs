@@ -96,7 +96,12 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
-    sqlx::query("SELECT measure_queue(100000)").execute(&world.pool).await.unwrap();
+    // A day of a backlog that has come and gone.
+    let backlog = "INSERT INTO backlog_minute (minute, due, scheduled, held, in_flight)
+                   SELECT date_trunc('minute', now()) - m * interval '10 minutes', 400 - abs(400 - m * 8), m, 30, 12
+                     FROM generate_series(1, 120) m;
+                   SELECT measure_queue(100000)";
+    sqlx::raw_sql(backlog).execute(&world.pool).await.unwrap();
     world
 }
 
@@ -120,12 +125,14 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("dead-letters", "/ui/dead-letters".to_owned()),
         ("dead-letters-list", "/ui/dead-letters?view=list".to_owned()),
         ("subscriptions", "/ui/subscriptions".to_owned()),
+        ("subscriptions-failures", "/ui/subscriptions?sort=failures".to_owned()),
         ("subscription-new", "/ui/subscriptions/new".to_owned()),
         ("subscription", format!("/ui/subscriptions/{subscription}")),
         ("subscription-deliveries", format!("/ui/subscriptions/{subscription}/deliveries")),
         ("subscription-settings", format!("/ui/subscriptions/{subscription}/settings")),
         ("subscription-signing", format!("/ui/subscriptions/{subscription}/signing")),
         ("subscription-try", format!("/ui/subscriptions/{subscription}/try")),
+        ("subscription-audit", format!("/ui/subscriptions/{subscription}/audit")),
         ("events", "/ui/events".to_owned()),
         ("event", format!("/ui/events/{event}")),
         ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),
