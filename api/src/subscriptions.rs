@@ -19,9 +19,10 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
+    stats::damage::{self, Failing},
     subscription::{
         StateChange, Subscription, counts, health,
-        list::{Failing, Filter, Receiver},
+        list::{Filter, Receiver},
         settings_input::Checked,
     },
 };
@@ -127,7 +128,7 @@ impl SubscriptionsApi {
         metadata: Query<Vec<String>>,
         /// The order; `newest` where absent.
         sort: Query<Option<SortName>>,
-        /// Whether each subscription comes with `counts` of what waits for it and what was given up; false where absent.
+        /// Whether each subscription comes with `counts` of what waits and what was given up; false where absent.
         counts: Query<Option<bool>>,
         limit: Query<Option<u32>>,
         cursor: Query<Option<String>>,
@@ -147,7 +148,8 @@ impl SubscriptionsApi {
                 return Err(ApiError::invalid("cursor", "cannot be combined with `sort=failures`, which has one page"));
             }
             let limit = list::limit_of(limit.0)? as usize;
-            let found = self.0.subscriptions.list_by_failures(&filter, limit, Utc::now()).await?;
+            let (pool, store) = (&self.0.pool, &self.0.subscriptions);
+            let found = damage::list(pool, store, &filter, limit, Utc::now()).await?;
             let view = |(one, failed): &Failing| SubscriptionView {
                 failed_attempts: Some(*failed),
                 ..SubscriptionView::of(one)

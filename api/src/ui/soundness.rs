@@ -30,6 +30,20 @@ use crate::{
 /// The kinds of processes, and what the page calls them.
 const KINDS: [(ProcessKind, &str); 2] = [(ProcessKind::Api, "api"), (ProcessKind::Worker, "worker")];
 
+/// The tables that matter most: those with many rows, and those whose rows come and go.
+const MAIN_TABLES: [&str; 10] = [
+    "events",
+    "deliveries",
+    "attempts",
+    "queue",
+    "lanes",
+    "dead_letters",
+    "outbox",
+    "idempotency_keys",
+    "stats_minute",
+    "audit_log",
+];
+
 /// The panels, for keys with the scope `admin` that reach every tenant. `found` is what an examination has found.
 pub(super) async fn show(visit: &Visit, found: Option<&Examination>) -> Markup {
     if !visit.may_administer() || visit.access.tenant().is_some() {
@@ -67,8 +81,8 @@ pub(crate) async fn examination(visit: &Visit) -> Result<Next, ApiError> {
 fn examined(visit: &Visit, found: Option<&Examination>) -> Markup {
     html! {
         p {
-            "What " code { "worker doctor" } " checks: rules that must hold at any moment, and work that nobody does. It "
-            "reads whole tables, for " (examination::TIME_MAX.as_secs()) " seconds at most, and changes nothing."
+            "What " code { "worker doctor" } " checks: rules that must hold at any moment, and work that nobody does. "
+            "It reads whole tables, for " (examination::TIME_MAX.as_secs()) " seconds at most, and changes nothing."
         }
         @if let Some(found) = found { (told(visit, found)) }
         (Button {
@@ -98,8 +112,8 @@ fn told(visit: &Visit, found: &Examination) -> Markup {
             "bad",
             "triangle-alert",
             format!(
-                "{} rules do not hold. While deliveries are made, ask again: what stays is a fault, so please report it. \
-                 Checked in {took}.",
+                "{} rules do not hold. While deliveries are made, ask again: what stays is a fault, so please report \
+                 it. Checked in {took}.",
                 violations.len()
             ),
         ),
@@ -125,10 +139,21 @@ fn violation(visit: &Visit, one: &Violation) -> Markup {
     html! { (one.violation) ": " a.mono href=(visit.to(path)) { (one.id) } }
 }
 
+/// The tables on which deliveries depend, and the others behind them.
 fn sizes(visit: &Visit, tables: &[Table]) -> Markup {
+    let (main, rest): (Vec<_>, Vec<_>) = tables.iter().partition(|table| MAIN_TABLES.contains(&table.name.as_str()));
+    html! {
+        (table_of(visit, "The main tables, the largest first", &main))
+        @if !rest.is_empty() {
+            details { summary { "All other tables (" (rest.len()) ")" } (table_of(visit, "All other tables", &rest)) }
+        }
+    }
+}
+
+fn table_of(visit: &Visit, caption: &str, tables: &[&Table]) -> Markup {
     html! {
         table.cards {
-            caption.unseen { "Tables, the largest first" }
+            caption.unseen { (caption) }
             thead {
                 tr {
                     th scope="col" { "Table" }
@@ -167,7 +192,7 @@ fn in_force(processes: &[InForce]) -> Markup {
             @let of_kind: Vec<_> = processes.iter().filter(|one| one.kind == kind).collect();
             @if !of_kind.is_empty() {
                 details.settings-of {
-                    summary { (word) " (" (of_kind.len()) @if of_kind.len() == 1 { " process)" } @else { " processes)" } }
+                    summary { (word) ": " (of_kind.len()) @if of_kind.len() == 1 { " process" } @else { " processes" } }
                     (values(word, &of_kind))
                 }
             }

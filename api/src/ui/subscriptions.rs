@@ -4,13 +4,16 @@ use maud::{Markup, html};
 use postrider_core::{
     event::event_type::EventType,
     id::SubscriptionId,
-    stats::last_day::{HOURS, LastDay, last_day},
+    stats::{
+        damage::{self, Failing, RANKED_MAX},
+        last_day::{HOURS, LastDay, last_day},
+    },
     subscription::{
         State, Subscription,
         circuit::CircuitState,
         condition::{self, Condition},
         counts::{self, COUNTED_MAX},
-        list::{Failing, Filter, Host, RANKED_MAX, Receiver},
+        list::{Filter, Host, Receiver},
     },
     tally::class::Kind,
 };
@@ -85,8 +88,8 @@ async fn list(visit: &Visit) -> Result<Shown, ApiError> {
             Ok(Shown::Newest(Rows::of(found, |subscription| subscription.id.0)))
         }
         Some(BY_FAILURES) => {
-            let store = visit.subscriptions();
-            Ok(Shown::ByFailures(store.list_by_failures(&filter, FAILING_SHOWN_MAX, visit.now).await?))
+            let (pool, store) = (visit.pool(), visit.subscriptions());
+            Ok(Shown::ByFailures(damage::list(pool, store, &filter, FAILING_SHOWN_MAX, visit.now).await?))
         }
         Some(_) => Err(ApiError::invalid(SORT, "must be `failures`, or absent")),
     }
@@ -205,13 +208,13 @@ async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) ->
                     th scope="col" { "State" }
                     th scope="col" { "Subscription" }
                     th scope="col" { "Receiver" }
-                    @if !failed.is_empty() { th.number scope="col" { "Failed in an hour" } }
+                    @if !failed.is_empty() { th.number scope="col" { "Failed" } }
                     th scope="col" { "Last 24 hours" }
                     th.number scope="col" { "Waiting" }
                     th.number scope="col" { "Dead" }
                     th scope="col" { "Event types" }
                     @if visit.access.tenant().is_none() { th scope="col" { "Tenant" } }
-                    th.wide scope="col" { "Created" }
+                    @if failed.is_empty() { th.wide scope="col" { "Created" } }
                 }
             }
             tbody {
@@ -226,7 +229,7 @@ async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) ->
                         }
                         td data-label="Receiver" { (receiver(visit, conditions.get(&subscription.id.0))) }
                         @if let Some(failed) = failed.get(place) {
-                            td.number data-label="Failed in an hour" {
+                            td.number data-label="Failed" {
                                 (parts::count(i64::try_from(*failed).unwrap_or(i64::MAX)))
                             }
                         }
@@ -243,7 +246,9 @@ async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) ->
                         @if visit.access.tenant().is_none() {
                             td data-label="Tenant" { (subscription.tenant_id) }
                         }
-                        td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
+                        @if failed.is_empty() {
+                            td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
+                        }
                     }
                 }
             }

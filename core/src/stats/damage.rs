@@ -1,5 +1,5 @@
-//! Which receivers fail most at this moment: subscriptions ordered by their failed attempts of late. Only sums are read,
-//! a bounded number of them, so this costs little however many fail.
+//! Which receivers fail most at this moment: subscriptions ordered by their failed attempts of late. Only sums are
+//! read, a bounded number of them, so this costs little however many fail.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use crate::{
     Error, Result,
     id::{DeliveryId, SubscriptionId},
+    subscription::{Subscription, list::Filter, store::Subscriptions},
     tally::{
         CAUSE_SPAN, INLINE,
         class::{Class, Kind},
@@ -16,6 +17,8 @@ use crate::{
 
 /// Sums that one answer reads, at most. Where there are more, some subscriptions may be left out.
 const SUMS_MAX: i64 = 200_000;
+/// Subscriptions among which a list by failures chooses, at most.
+pub const RANKED_MAX: i64 = 1_000;
 /// The span of time by which lists are ordered.
 pub const LIST_SPAN: TimeDelta = TimeDelta::hours(1);
 
@@ -56,6 +59,28 @@ impl Ranking {
     pub fn per_minute(&self, failed: u64, now: DateTime<Utc>) -> f64 {
         failed as f64 / ((now - self.since).as_seconds_f64() / 60.0).max(1.0)
     }
+}
+
+/// A subscription and how many of its attempts failed of late.
+pub type Failing = (Subscription, u64);
+
+/// Lists the subscriptions with the most failed attempts in the last hour, the one with the most first: up to `limit`
+/// of those [`RANKED_MAX`] that have the most.
+///
+/// # Errors
+/// When the database is away, or a secret cannot be opened.
+pub async fn list(
+    pool: &PgPool,
+    subscriptions: &Subscriptions,
+    filter: &Filter,
+    limit: usize,
+    now: DateTime<Utc>,
+) -> Result<Vec<Failing>> {
+    let ranking = rank(pool, filter.tenant_id.as_deref(), LIST_SPAN, RANKED_MAX, now).await?;
+    let ids: Vec<_> = ranking.damages.iter().map(|damage| damage.subscription.0).collect();
+    let mut found = subscriptions.among(filter, &ids).await?;
+    let with_failures = |damage: &Damage| Some((found.remove(&damage.subscription.0)?, damage.failed));
+    Ok(ranking.damages.iter().filter_map(with_failures).take(limit).collect())
 }
 
 /// Ranks the subscriptions of one tenant or of all by their failed attempts of the last `span`, up to `limit` of them.

@@ -4,7 +4,6 @@
 
 use std::{collections::HashMap, str::FromStr};
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
@@ -12,7 +11,6 @@ use crate::{
     Result,
     event::{event_type::EventType, metadata::Metadata},
     page::{EXAMINED_MAX, Found, Page},
-    stats::damage::{self, Damage, LIST_SPAN},
     subscription::{
         State, Subscription,
         circuit::CircuitState,
@@ -22,8 +20,6 @@ use crate::{
     },
 };
 
-/// Subscriptions among which a list by failures chooses, at most.
-pub const RANKED_MAX: i64 = 1_000;
 /// Characters of a host, at most.
 const HOST_CHARACTERS_MAX: usize = 253;
 
@@ -155,21 +151,15 @@ impl Subscriptions {
     }
 }
 
-/// A subscription and how many of its attempts failed of late.
-pub type Failing = (Subscription, u64);
-
 impl Subscriptions {
-    /// Lists the subscriptions with the most failed attempts in the last hour, the one with the most first: up to
-    /// `limit` of those [`RANKED_MAX`] that have the most.
+    /// Those of these subscriptions that pass the filter, whatever its tenant; at most 1000 ids.
     ///
     /// # Errors
     /// When the database is away, or a secret cannot be opened.
-    pub async fn list_by_failures(&self, filter: &Filter, limit: usize, now: DateTime<Utc>) -> Result<Vec<Failing>> {
-        let ranking = damage::rank(&self.pool, filter.tenant_id.as_deref(), LIST_SPAN, RANKED_MAX, now).await?;
-        let ids: Vec<_> = ranking.damages.iter().map(|damage| damage.subscription.0).collect();
-        let rows = select_subscriptions!("WHERE id = ANY ($1) AND deleted_at IS NULL LIMIT 1000", &ids);
+    pub async fn among(&self, filter: &Filter, ids: &[Uuid]) -> Result<HashMap<Uuid, Subscription>> {
+        let rows = select_subscriptions!("WHERE id = ANY ($1) AND deleted_at IS NULL LIMIT 1000", ids);
         let conditions = if filter.circuit.is_some() || filter.receiver.is_some() {
-            condition::read(&self.pool, &ids).await?
+            condition::read(&self.pool, ids).await?
         } else {
             HashMap::new()
         };
@@ -177,11 +167,10 @@ impl Subscriptions {
         for row in rows.fetch_all(&self.pool).await? {
             let subscription = row.open(&self.keyring)?;
             if filter.fits(&subscription, conditions.get(&subscription.id.0)) {
-                found.insert(subscription.id, subscription);
+                found.insert(subscription.id.0, subscription);
             }
         }
-        let with_failures = |damage: &Damage| Some((found.remove(&damage.subscription)?, damage.failed));
-        Ok(ranking.damages.iter().filter_map(with_failures).take(limit).collect())
+        Ok(found)
     }
 }
 

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
-use crate::{Result, queue::glance::Backlog};
+use crate::Result;
 
 /// Days for which minutes are kept.
 pub const KEPT_DAYS: i32 = 8;
@@ -16,8 +16,14 @@ const POINTS_MAX: i64 = 1_500;
 pub struct Point {
     /// The beginning of the span.
     pub since: DateTime<Utc>,
-    /// The largest number of each kind that was counted in the span.
-    pub backlog: Backlog,
+    /// The largest number that was counted in the span of deliveries that are due.
+    pub due: i64,
+    /// Likewise of those that are due later.
+    pub scheduled: i64,
+    /// Likewise of those whose lane is held.
+    pub held: i64,
+    /// Likewise of those that a worker has.
+    pub in_flight: i64,
 }
 
 /// The backlog from one moment to another in spans of `step`. Spans in which nobody has counted are left out.
@@ -29,7 +35,8 @@ pub async fn history(
     (since, until): (DateTime<Utc>, DateTime<Utc>),
     step: TimeDelta,
 ) -> Result<Vec<Point>> {
-    let rows = sqlx::query!(
+    let points = sqlx::query_as!(
+        Point,
         r#"SELECT date_bin(make_interval(secs => $3), b.minute, $1) AS "since!", max(b.due) AS "due!",
                   max(b.scheduled) AS "scheduled!", max(b.held) AS "held!", max(b.in_flight) AS "in_flight!"
              FROM backlog_minute b
@@ -40,12 +47,7 @@ pub async fn history(
         step.as_seconds_f64(),
         POINTS_MAX
     );
-    let point = |since, [due, scheduled, held, in_flight]: [i64; 4]| Point {
-        since,
-        backlog: Backlog { due, scheduled, held, in_flight },
-    };
-    let rows = rows.fetch_all(pool).await?.into_iter();
-    Ok(rows.map(|row| point(row.since, [row.due, row.scheduled, row.held, row.in_flight])).collect())
+    Ok(points.fetch_all(pool).await?)
 }
 
 /// Removes minutes older than [`KEPT_DAYS`]; returns how many.

@@ -1,5 +1,5 @@
-//! The examination that `worker doctor` makes, for somebody who asks on a page: with a time limit of its own, and one at
-//! a time in all processes, because it reads whole tables.
+//! The examination that `worker doctor` makes, for somebody who asks on a page: with a time limit of its own, and one
+//! at a time in all processes, because it reads whole tables.
 
 use std::time::{Duration, Instant};
 

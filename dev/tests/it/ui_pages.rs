@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ui::world,
+    ui_rooms::BACKLOG,
     world::{KEY, World},
 };
 
@@ -96,12 +97,7 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
-    // A day of a backlog that has come and gone.
-    let backlog = "INSERT INTO backlog_minute (minute, due, scheduled, held, in_flight)
-                   SELECT date_trunc('minute', now()) - m * interval '10 minutes', 400 - abs(400 - m * 8), m, 30, 12
-                     FROM generate_series(1, 120) m;
-                   SELECT measure_queue(100000)";
-    sqlx::raw_sql(backlog).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(BACKLOG).execute(&world.pool).await.unwrap();
     world
 }
 

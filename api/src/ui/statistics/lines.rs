@@ -1,12 +1,11 @@
-//! Charts of lines over time: how long deliveries take, and how large the backlog is. They are drawn here as SVG, with a
-//! sentence and a table that say the same.
+//! Charts of lines over time: how long deliveries take, and how large the backlog is. They are drawn here as SVG, with
+//! a sentence and a table that say the same.
 
 use std::fmt::Write;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use postrider_core::{
-    queue::glance::Backlog,
     stats::{Outcomes, Percentiles, Totals},
     upkeep::backlog::{self, Point},
 };
@@ -22,6 +21,8 @@ use crate::{
 
 /// The distance of two points, and the height of the drawing, in units of the drawing.
 const STEP: usize = 10;
+/// The width of a value without neighbours.
+const ALONE: usize = 6;
 const HEIGHT: f64 = 1000.0;
 
 /// A line: its name, the class that colours it, and a value for each time.
@@ -74,7 +75,7 @@ impl Scale {
     fn marks(self) -> Vec<f64> {
         match self {
             Self::Even(most) => vec![most / 2.0, most],
-            Self::Powers(low, high) => (low + 1..=high).map(|power| 10f64.powi(power)).collect(),
+            Self::Powers(low, high) => (low..=high).map(|power| 10f64.powi(power)).collect(),
         }
     }
 }
@@ -97,7 +98,7 @@ impl Chart<'_> {
                     @for mark in self.scale.marks() {
                         @let y = format!("{:.2}%", self.scale.y(mark) / HEIGHT * 100.0);
                         line.grid x1="0" x2="100%" y1=(y) y2=(y) {}
-                        text x="4" y=(y) dy="12" { ((self.say)(mark)) }
+                        text x="4" y=(y) dy=(if self.scale.y(mark) < HEIGHT { 12 } else { -5 }) { ((self.say)(mark)) }
                     }
                     svg viewBox=(format!("0 0 {} {HEIGHT}", self.times.len().max(2) * STEP - STEP))
                         preserveAspectRatio="none" {
@@ -119,18 +120,22 @@ impl Chart<'_> {
         panel(self.title, &html! { span.sub { (in_words(visit)) } }, &body)
     }
 
-    /// The way of a line. Where a value is missing, it is broken; a value alone is a dot.
+    /// The way of a line. Where a value is missing, it is broken; a value alone is a dash.
     fn path(&self, line: &Line) -> String {
         let mut path = String::new();
         let mut is_down = false;
+        let is_known = |place: usize| line.values.get(place).is_some_and(Option::is_some);
         for (place, value) in line.values.iter().enumerate() {
             let Some(value) = value else {
                 is_down = false;
                 continue;
             };
-            let (command, end) = if is_down { ('L', "") } else { ('M', "h0.1") };
-            let y = self.scale.y(*value);
-            let _ = write!(path, "{command}{} {y:.0}{end}", place * STEP);
+            let (x, y) = (place * STEP, self.scale.y(*value));
+            let _ = match (is_down, is_known(place + 1)) {
+                (true, _) => write!(path, "L{x} {y:.0}"),
+                (false, true) => write!(path, "M{x} {y:.0}"),
+                (false, false) => write!(path, "M{} {y:.0}h{}", x.saturating_sub(ALONE / 2), ALONE),
+            };
             is_down = true;
         }
         path
@@ -263,32 +268,32 @@ fn sizes(since: DateTime<Utc>, until: DateTime<Utc>, step: TimeDelta, points: &[
         times.push(at);
         at += step;
     }
-    let line = |name, class, of: fn(&Backlog) -> i64| {
+    let line = |name, class, of: fn(&Point) -> i64| {
         let mut values = vec![None; times.len()];
         for point in points {
             let place = (point.since - since).num_seconds() / step.num_seconds();
             if let Some(value) = usize::try_from(place).ok().and_then(|place| values.get_mut(place)) {
                 // It is a picture.
-                *value = Some(f64::from(u32::try_from(of(&point.backlog)).unwrap_or(u32::MAX)));
+                *value = Some(f64::from(u32::try_from(of(point)).unwrap_or_default()));
             }
         }
         Line { name, class, values }
     };
     let lines = vec![
-        line("due", "high", |backlog| backlog.due),
-        line("scheduled", "low", |backlog| backlog.scheduled),
-        line("held", "middle", |backlog| backlog.held),
-        line("in flight", "plain", |backlog| backlog.in_flight),
+        line("due", "high", |point| point.due),
+        line("scheduled", "low", |point| point.scheduled),
+        line("held", "middle", |point| point.held),
+        line("in flight", "plain", |point| point.in_flight),
     ];
-    let most = points.iter().max_by_key(|point| point.backlog.due);
-    let last = points.last().map(|point| point.backlog).unwrap_or_default();
+    let most = points.iter().max_by_key(|point| point.due);
+    let last = |of: fn(&Point) -> i64| count(points.last().map_or(0, of));
     let sentence = format!(
         "At the end, {} were due, {} scheduled, {} held and {} in flight; at most {} were due, {}.",
-        count(last.due),
-        count(last.scheduled),
-        count(last.held),
-        count(last.in_flight),
-        count(most.map_or(0, |point| point.backlog.due)),
+        last(|point| point.due),
+        last(|point| point.scheduled),
+        last(|point| point.held),
+        last(|point| point.in_flight),
+        count(most.map_or(0, |point| point.due)),
         most.map_or_else(String::new, |point| point.since.format("at %H:%M UTC on %-d %b").to_string())
     );
     let scale = Scale::even(lines.iter().flat_map(|line| line.values.iter().flatten().copied()));
@@ -307,7 +312,7 @@ mod tests {
         assert_eq!(powers(&[12.0, 880.0]), Scale::Powers(1, 3));
         assert_eq!(powers(&[100.0]), Scale::Powers(2, 3));
         assert_eq!(powers(&[]), Scale::Powers(0, 3));
-        assert_eq!(Scale::Powers(1, 3).marks().into_iter().map(time).collect::<Vec<_>>(), ["100 ms", "1 s"]);
+        assert_eq!(Scale::Powers(1, 3).marks().into_iter().map(time).collect::<Vec<_>>(), ["10 ms", "100 ms", "1 s"]);
         let heights = [10.0, 100.0, 1000.0].map(|value| format!("{:.0}", Scale::Powers(1, 3).y(value)));
         assert_eq!(heights, ["1000", "500", "0"]);
     }
@@ -323,7 +328,7 @@ mod tests {
             scale: Scale::Even(1.0),
             say: number,
         };
-        assert_eq!(chart.path(&line), "M0 1000h0.1L10 0M30 500h0.1");
+        assert_eq!(chart.path(&line), "M0 1000L10 0M27 500h6");
     }
 
     #[test]

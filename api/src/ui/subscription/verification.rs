@@ -34,11 +34,11 @@ pub(super) fn show(visit: &Visit, subscription: &Subscription) -> Markup {
     };
     let body = html! {
         p {
-            (holds) "Give the function the body as it arrived, byte for byte: one that was parsed and written again has "
-            "another signature. "
+            (holds) "Give the function the body as it arrived, byte for byte: one that was parsed and written again "
+            "has another signature. "
             @if scheme == SignatureScheme::Github {
-                "This scheme signs no time, so keep every " code { "webhook-id" } " that was handled, and refuse it the "
-                "second time."
+                "This scheme signs no time, so keep every " code { "webhook-id" } " that was handled, and refuse it "
+                "the second time."
             } @else { "Deliveries come at least once, so remember each " code { "webhook-id" } " that was handled." }
         }
         div.languages {

@@ -81,18 +81,22 @@ impl Control<'_> {
     }
 
     fn input(&self, kind: &str, hint: &str) -> Markup {
+        let value = self.entered.fields.text(self.name);
         self.with(|invalid, described| {
             html! {
-                input id=(self.name) name=(self.name) type=(kind) value=(self.entered.fields.text(self.name)) placeholder=(hint)
-                    autocomplete="off" spellcheck="false" aria-invalid=[invalid] aria-describedby=[described];
+                input id=(self.name) name=(self.name) type=(kind) value=(value) placeholder=(hint) autocomplete="off"
+                    spellcheck="false" aria-invalid=[invalid] aria-describedby=[described];
             }
         })
     }
 
     fn number(&self, hint: &str) -> Markup {
-        self.with(|invalid, described| html! {
-            input id=(self.name) name=(self.name) type="text" inputmode="decimal" value=(self.entered.fields.text(self.name))
-                placeholder=(hint) autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];
+        let value = self.entered.fields.text(self.name);
+        self.with(|invalid, described| {
+            html! {
+                input id=(self.name) name=(self.name) type="text" inputmode="decimal" value=(value) placeholder=(hint)
+                    autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];
+            }
         })
     }
 
