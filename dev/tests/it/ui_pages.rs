@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::{
     ui::world,
-    ui_rooms::BACKLOG,
     world::{KEY, World},
 };
 
@@ -76,8 +75,7 @@ pub async fn findings(page: &Page) -> Vec<String> {
 async fn furnished() -> World {
     let world = world().await;
     let once = json!({"retry_policy": {"delays_seconds": []}, "name": "Billing", "event_types": ["invoice.*"]});
-    let shop =
-        world.subscribe("/success", json!({"name": "Order service", "event_types": ["order.*", "user.*"]})).await;
+    let own = world.subscribe("/success", json!({"name": "Order service", "event_types": ["order.*", "user.*"]})).await;
     world.subscribe("/fail/503", once).await;
     world.subscribe("/fail/404", json!({"name": "Warehouse", "metadata": {"region": "eu"}})).await;
     world.subscribe("/success", json!({"name": "Archive", "event_types": ["nothing.at.all"]})).await;
@@ -88,7 +86,7 @@ async fn furnished() -> World {
     world.subscribe("/success", json!({"name": "Acme's shop", "tenant_id": "acme"})).await;
     world.publish(json!({"event_type": "order.created", "payload": {"order": 7}, "tenant_id": "acme"})).await;
     while world.drain().await > 0 {}
-    let id = crate::world::id(&shop);
+    let id = crate::world::id(&own);
     let range = json!({"since": "2025-01-01T00:00:00Z", "statuses": ["succeeded"]});
     world.call(reqwest::Method::POST, &format!("/subscriptions/{id}/replay"), Some(range)).await.expect(202);
     let now = chrono::Utc::now();
@@ -97,7 +95,7 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
-    sqlx::raw_sql(BACKLOG).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(crate::ui_rooms::BACKLOG).execute(&world.pool).await.unwrap();
     world
 }
 
