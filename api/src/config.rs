@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider_core::{
     database::DatabaseConfig,
-    process::config::{Environment, Stage},
+    process::config::{Environment, Settings, Stage},
     trust::{seal::Keyring, target_policy::TargetPolicy},
 };
 use traces::config::Export;
@@ -52,6 +52,8 @@ pub struct Config {
     pub traces: Export,
     /// How long requests under way may take to finish once the api is told to stop.
     pub shutdown_timeout: Duration,
+    /// All settings as they may be shown.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -93,6 +95,7 @@ impl Config {
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             traces: traces?,
             shutdown_timeout: shutdown_timeout?,
+            settings: env.settings(),
         })
     }
 }

@@ -143,7 +143,8 @@ impl DeliveriesApi {
             span: list::span(since.0, until.0)?,
         };
         let wanted = Wanted::parse(None, cursor.0.as_deref(), |id: DeliveryId| id.0)?;
-        export::begin(&self.0.exports, pool, filter, format.0.unwrap_or(Format::Csv), wanted.page().before).await
+        let format = format.0.unwrap_or(Format::Csv);
+        export::begin((&self.0.exports, key.actor()), pool, filter, format, wanted.page().before).await
     }
 
     /// List a subscription's deliveries

@@ -21,9 +21,9 @@ use crate::{
         auth::{Key, Manage, Read},
     },
     app::{App, Tag},
-    jobs::body::{JobCount, JobInput, JobState, JobView, view},
+    jobs::body::{JobCount, JobInput, JobPatch, JobState, JobView, view},
     serve::{
-        body::JsonBody,
+        body::{JsonBody, MergePatch, from_value},
         idempotency::stored_answer,
         list::{List, Wanted},
         problem::ApiError,
@@ -104,6 +104,28 @@ impl JobsApi {
     async fn get(&self, key: Key<Read>, id: Path<String>) -> Result<Json<JobView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
         Ok(Json(view(&job::get(&self.0.pool, id).await?)))
+    }
+
+    /// Change a job
+    ///
+    /// The rate of a running job changes with its next step, which comes within a second or so. The body is a JSON
+    /// merge patch (RFC 7396): what is absent stays as it is.
+    #[oai(path = "/jobs/:id", method = "patch", operation_id = "change_job")]
+    async fn change(
+        &self,
+        key: Key<Manage>,
+        id: Path<String>,
+        patch: MergePatch<JobPatch>,
+    ) -> Result<Json<JobView>, ApiError> {
+        let id = key.find(&self.0.pool, &id.0).await?;
+        patch.check_fields::<JobPatch>()?;
+        let rate = from_value::<JobPatch>(patch.0.clone())?.rate()?;
+        let job = if patch.says("rate_per_second").is_some() {
+            job::set_rate(&self.0.pool, key.actor(), id, rate).await?
+        } else {
+            job::get(&self.0.pool, id).await?
+        };
+        Ok(Json(view(&job)))
     }
 
     /// Stop a job

@@ -141,7 +141,8 @@ async fn serve_with(
     // These two write something at the end.
     let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
     closing.spawn(Arc::clone(&app.tally).run(app.pool.clone(), ended.clone()));
-    closing.spawn(Heartbeat::new(app.pool.clone(), ProcessKind::Api).run(|| None, ended.clone()));
+    let heartbeat = Heartbeat::new(app.pool.clone(), ProcessKind::Api, config.settings.clone());
+    closing.spawn(heartbeat.run(|| None, ended.clone()));
     let (keys, traces) = (app.keys.clone(), app.traces.clone());
     let pools = app.pools();
     beside.spawn(revived("showing gauges", move || gauges::show(pools.clone())));

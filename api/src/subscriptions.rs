@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod signature_body;
 pub mod view;
 
+use chrono::Utc;
 use poem_openapi::{
     ApiResponse, OpenApi,
     param::{Header, Path, Query},
@@ -18,8 +19,9 @@ use poem_openapi::{
 use postrider_core::{
     event::idempotency::Creation,
     id::SubscriptionId,
+    stats::damage::{self, Failing},
     subscription::{
-        StateChange, Subscription, health,
+        StateChange, Subscription, counts, health,
         list::{Filter, Receiver},
         settings_input::Checked,
     },
@@ -42,7 +44,7 @@ use crate::{
         body::{SubscriptionInput, SubscriptionPatch},
         flow_body::CircuitStateName,
         health_view::HealthView,
-        view::{StateName, SubscriptionView},
+        view::{SortName, StateName, SubscriptionView},
     },
 };
 
@@ -105,8 +107,9 @@ impl SubscriptionsApi {
 
     /// List subscriptions
     ///
-    /// The newest first. Deleted ones are not listed. A page looks at a bounded number of subscriptions: where few pass
-    /// the filters, it may be short or empty and have a `next_cursor` all the same.
+    /// The newest first, or those that fail most. Deleted ones are not listed. A page looks at a bounded number of
+    /// subscriptions: where few pass the filters, it may be short or empty and have a `next_cursor` all the same. With
+    /// `sort=failures` there is one page, which chooses among the 1000 with the most failures.
     #[oai(path = "/subscriptions", method = "get", operation_id = "list_subscriptions")]
     async fn list(
         &self,
@@ -118,7 +121,15 @@ impl SubscriptionsApi {
         circuit: Query<Option<CircuitStateName>>,
         /// `true` for subscriptions whose attempts have all failed since some time, `false` for all others.
         failing: Query<Option<bool>>,
+        /// Only subscriptions whose patterns fit this type, such as `order.created`, or that have none.
+        event_type: Query<Option<String>>,
+        /// Only subscriptions whose target has this host or one below it, such as `example.com`.
+        host: Query<Option<String>>,
         metadata: Query<Vec<String>>,
+        /// The order; `newest` where absent.
+        sort: Query<Option<SortName>>,
+        /// Whether each subscription comes with `counts` of what waits and what was given up; false where absent.
+        counts: Query<Option<bool>>,
         limit: Query<Option<u32>>,
         cursor: Query<Option<String>>,
     ) -> Result<Json<List<SubscriptionView>>, ApiError> {
@@ -128,10 +139,30 @@ impl SubscriptionsApi {
             metadata: list::metadata(metadata.0)?,
             circuit: circuit.0.map(Into::into),
             receiver: failing.0.map(|is_failing| if is_failing { Receiver::Failing } else { Receiver::Well }),
+            event_type: list::parsed("event_type", event_type.0.as_deref())?,
+            host: list::parsed("host", host.0.as_deref())?,
         };
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: SubscriptionId| id.0)?;
-        let found = self.0.subscriptions.list(&filter, wanted.page()).await?;
-        Ok(Json(wanted.found(found, |one| one.id, |id| SubscriptionId(id).to_string(), SubscriptionView::of)))
+        let mut list = if sort.0 == Some(SortName::Failures) {
+            if cursor.0.is_some() {
+                return Err(ApiError::invalid("cursor", "cannot be combined with `sort=failures`, which has one page"));
+            }
+            let limit = list::limit_of(limit.0)? as usize;
+            let (pool, store) = (&self.0.pool, &self.0.subscriptions);
+            let found = damage::list(pool, store, &filter, limit, Utc::now()).await?;
+            let view = |(one, failed): &Failing| SubscriptionView {
+                failed_attempts: Some(*failed),
+                ..SubscriptionView::of(one)
+            };
+            wanted.list(found, |(one, _)| one.id, view)
+        } else {
+            let found = self.0.subscriptions.list(&filter, wanted.page()).await?;
+            wanted.found(found, |one| one.id, |id| SubscriptionId(id).to_string(), SubscriptionView::of)
+        };
+        if counts.0 == Some(true) {
+            self.count(&mut list).await?;
+        }
+        Ok(Json(list))
     }
 
     /// Get a subscription
@@ -238,6 +269,18 @@ impl SubscriptionsApi {
 }
 
 impl SubscriptionsApi {
+    /// Adds to each subscription of a list what waits for it and what was given up.
+    async fn count(&self, list: &mut List<SubscriptionView>) -> Result<(), ApiError> {
+        let id = |view: &SubscriptionView| view.id.parse().map(|id: SubscriptionId| id.0).unwrap_or_default();
+        let ids: Vec<_> = list.items().iter().map(id).collect();
+        let counts = counts::read(&self.0.pool, &ids).await?;
+        list.change(|view| {
+            let counts = counts.get(&id(&view)).copied().unwrap_or_default();
+            view.with_counts(counts)
+        });
+        Ok(())
+    }
+
     async fn set_state(&self, access: &Access, id: &str, change: StateChange) -> One {
         let id = access.find(&self.0.pool, id).await?;
         let changed = self.0.subscriptions.set_state(access.actor(), id, change).await?;

@@ -32,6 +32,7 @@ pub mod routes;
 mod rows;
 mod session;
 mod sign_in;
+mod soundness;
 #[cfg(debug_assertions)]
 mod sprite;
 mod statistics;

@@ -5,6 +5,7 @@
 //! hours lie within it, and from minutes at its ends.
 
 pub mod causes;
+pub mod damage;
 pub mod fold;
 pub mod last_day;
 mod numbers;
@@ -219,18 +220,31 @@ pub async fn totals(pool: &PgPool, filter: &Filter, now: DateTime<Utc>) -> Resul
     points.into_iter().next().ok_or_else(|| Error::internal("a span has one point"))
 }
 
-/// How many deliveries ended each second of late, in whatever way, over all tenants: the mean of the last full minutes
-/// whose sums have been written.
+/// How fast things go, as means of the last full minutes whose sums have been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Events that are accepted each second.
+    pub accepted: f64,
+    /// Deliveries that end each second, in whatever way.
+    pub ended: f64,
+}
+
+/// How fast events have been accepted and deliveries have ended of late, for one tenant or for all.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn pace(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
+pub async fn pace(pool: &PgPool, tenant_id: Option<String>, now: DateTime<Utc>) -> Result<Pace> {
     let until = floor(now - PACE_WRITTEN_AFTER, TimeDelta::minutes(1));
     let span = Span { since: Some(until - PACE_SPAN), until: Some(until) };
-    let outcomes = totals(pool, &Filter { span, ..Filter::default() }, now).await?.outcomes.unwrap_or_default();
+    let totals = totals(pool, &Filter { tenant_id, span, ..Filter::default() }, now).await?;
+    let outcomes = totals.outcomes.unwrap_or_default();
     let ended = [Class::Succeeded, Class::DeadLetter, Class::Canceled].map(|class| outcomes.of(class));
     #[expect(clippy::cast_precision_loss, reason = "a pace needs no more digits")]
-    Ok(ended.iter().sum::<u64>() as f64 / PACE_SPAN.as_seconds_f64())
+    let each_second = |count: u64| count as f64 / PACE_SPAN.as_seconds_f64();
+    Ok(Pace {
+        accepted: each_second(totals.accepted.unwrap_or_default().events),
+        ended: each_second(ended.iter().sum()),
+    })
 }
 
 /// The numbers of a span of time as a series. Every point is there, also where nothing happened.

@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod circuit;
 pub mod condition;
+pub mod counts;
 pub mod event_type_header;
 pub mod failing;
 pub mod flow_settings;

@@ -2,11 +2,14 @@
 //! invariants that must hold.
 
 pub mod archive;
+pub mod backlog;
+pub mod examination;
 pub mod invariants;
 pub mod maintenance;
 pub mod partition;
 pub mod queue_size;
 pub mod stuck;
+pub mod tables;
 
 use crate::database::{DatabaseConfig, MigrationError, Session};
 

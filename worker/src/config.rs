@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider_core::{
     database::DatabaseConfig,
-    process::config::Environment,
+    process::config::{Environment, Settings},
     trust::{seal::Keyring, target_policy::TargetPolicy},
     upkeep::archive::Archive,
 };
@@ -40,6 +40,8 @@ pub struct Config {
     pub retention_cron: Option<croner::Cron>,
     /// Where partitions are written before retention drops them; `None` where they are not.
     pub archive: Option<Archive>,
+    /// All settings as they may be shown.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -82,6 +84,7 @@ impl Config {
             retention_days: retention_days?,
             retention_cron: retention_cron?,
             archive: archive_in(&archive_path?),
+            settings: env.settings(),
         })
     }
 }

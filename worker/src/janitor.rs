@@ -15,7 +15,7 @@ use postrider_core::{
     queue,
     stats::fold,
     subscription::{previous_secret, store::Subscriptions},
-    upkeep::{archive::Archive, maintenance, partition, queue_size},
+    upkeep::{archive::Archive, backlog, maintenance, partition, queue_size},
 };
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -137,6 +137,7 @@ async fn look_after_partitions(pool: &PgPool) -> Result<()> {
     if !dropped.is_empty() {
         tracing::info!(?dropped, "old statistics were dropped");
     }
+    backlog::retire(pool).await?;
     partition::runway(pool).await.map(drop)
 }
 

@@ -156,7 +156,8 @@ impl Worker {
         // These two write something at the end.
         let (ended, mut closing) = (CancellationToken::new(), JoinSet::new());
         closing.spawn(Arc::clone(&self.observers.tally).run(self.general.clone(), ended.clone()));
-        let heartbeat = Heartbeat::new(self.general.clone(), ProcessKind::Worker);
+        let settings = self.config.settings.clone();
+        let heartbeat = Heartbeat::new(self.general.clone(), ProcessKind::Worker, settings);
         let busy = Arc::clone(&places);
         closing.spawn(heartbeat.run(move || Some(busy.load()), ended.clone()));
 

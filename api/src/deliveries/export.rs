@@ -2,10 +2,9 @@
 //! while it is sent, so it takes no more memory than a page. It ends after a number of rows or after a time, and its
 //! last line says whether it is whole, and where to go on.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod room;
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future, stream};
@@ -17,6 +16,7 @@ use poem_openapi::{
 };
 use postrider_core::{
     Error,
+    access::audit::Actor,
     delivery::{
         Delivery,
         list::{Filter, list},
@@ -26,10 +26,14 @@ use postrider_core::{
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{deliveries::view::view, serve::problem::ApiError};
+pub(crate) use crate::deliveries::export::room::Exports;
+use crate::{
+    deliveries::{export::room::Place, view::view},
+    serve::problem::ApiError,
+};
 
 /// Rows of an export, at most.
 pub(crate) const ROWS_MAX: usize = 100_000;
@@ -37,8 +41,6 @@ pub(crate) const ROWS_MAX: usize = 100_000;
 /// within a further while does not get it.
 pub(crate) const MINUTES_MAX: u64 = 2;
 const LAST_LINE_WITHIN: Duration = Duration::from_secs(30);
-/// Exports of this process at the same time, at most: fewer than the connections that any page or route shares.
-const AT_ONCE_MAX: usize = 3;
 /// Rows that are read at once.
 const PAGE: usize = 500;
 /// What CSV shows of a delivery: fields of its JSON.
@@ -61,16 +63,6 @@ const COLUMNS: [&str; 17] = [
     "created_at",
     "finished_at",
 ];
-
-/// Room for the exports of a process.
-#[derive(Clone)]
-pub(crate) struct Exports(Arc<Semaphore>);
-
-impl Default for Exports {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE_MAX)))
-    }
-}
 
 /// How deliveries are written: `csv`, with a head and a line for each, or `ndjson`, a JSON object in each line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -194,7 +186,7 @@ struct Export {
     before: Option<Uuid>,
     rows: usize,
     began: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Export {
@@ -254,16 +246,15 @@ pub struct Exported(Format, Body);
 /// what is wrong is said before anything is sent.
 ///
 /// # Errors
-/// When so many exports are under way, or the first page cannot be read.
+/// When an export of the same key or too many others are under way, or the first page cannot be read.
 pub(crate) async fn begin(
-    exports: &Exports,
+    (exports, actor): (&Exports, Actor),
     pool: &PgPool,
     filter: Filter,
     format: Format,
     before: Option<Uuid>,
 ) -> Result<Exported, ApiError> {
-    let place = Arc::clone(&exports.0).try_acquire_owned();
-    let place = place.map_err(|_| Error::Unavailable("other exports are under way; try again in a moment"))?;
+    let place = exports.take(actor)?;
     let mut export =
         Export { pool: pool.clone(), filter, format, before, rows: 0, began: Instant::now(), _place: place };
     let (lines, end) = export.lines().await?;
@@ -311,6 +302,8 @@ impl ApiResponse for Exported {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use poem_openapi::{Enum, Object};
+use poem_openapi::{Enum, Object, types::Example};
 use postrider_core::{
     access::tenancy::check_tenant,
     delivery::{
@@ -95,6 +95,40 @@ pub struct JobInput {
 
 impl Input for JobInput {}
 
+/// What of a running job can be changed.
+#[derive(Debug, Default, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
+pub struct JobPatch {
+    /// With how many deliveries a second it is done from now on, 1 to 1000. `null` means what holds for a new job
+    /// without a rate: 100 for `retry` and `replay`, and no bound for the others.
+    pub(crate) rate_per_second: Option<u32>,
+}
+
+impl Example for JobPatch {
+    fn example() -> Self {
+        Self { rate_per_second: Some(50) }
+    }
+}
+
+impl JobPatch {
+    /// Checks the rate.
+    ///
+    /// # Errors
+    /// Unprocessable where it is out of its range.
+    pub(crate) fn rate(&self) -> Result<Option<u32>, ApiError> {
+        if self.rate_per_second.is_none_or(is_rate) {
+            Ok(self.rate_per_second)
+        } else {
+            Err(ApiError::invalid("rate_per_second", format!("must be from 1 to {RATE_MAX}")))
+        }
+    }
+}
+
+fn is_rate(rate: u32) -> bool {
+    (1..=RATE_MAX).contains(&rate)
+}
+
 /// What a job does with each delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
@@ -179,7 +213,7 @@ impl JobInput {
         let action = problems.take("action", self.action.parse::<Action>());
         let rate = self.rate_per_second.or_else(|| action.and_then(Action::rate_default));
         let why = format!("must be from 1 to {RATE_MAX}");
-        problems.require(rate.is_none_or(|rate| (1..=RATE_MAX).contains(&rate)), "rate_per_second", why);
+        problems.require(rate.is_none_or(is_rate), "rate_per_second", why);
         let Some(action) = action else { return Err(problem(problems)) };
         let filter = self.filter.parse(access, pool, (action, now), problems).await?;
         Ok(NewJob { action, filter, rate_per_second: rate })

@@ -35,6 +35,19 @@ pub struct List<T: ParseFromJSON + ToJSON + Type + Send + Sync> {
     next_cursor: Option<String>,
 }
 
+impl<T: ParseFromJSON + ToJSON + Type + Send + Sync> List<T> {
+    /// The items of the page.
+    #[must_use]
+    pub fn items(&self) -> &[T] {
+        &self.data
+    }
+
+    /// Puts something else into the place of each item.
+    pub fn change(&mut self, change: impl FnMut(T) -> T) {
+        self.data = std::mem::take(&mut self.data).into_iter().map(change).collect();
+    }
+}
+
 /// The page that a caller asked for. One item more than its limit is fetched: if there is one, there is a next page.
 pub struct Wanted {
     limit: usize,

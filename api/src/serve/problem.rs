@@ -113,7 +113,7 @@ pub enum ApiError {
     #[oai(status = 422)]
     Unprocessable(ProblemJson),
     /// The API key or the subscription has used up its requests of this second, and `RateLimit` says what is left; or
-    /// the key has as many streams as it may have.
+    /// the key has as many streams or exports as it may have.
     #[oai(status = 429)]
     TooManyRequests(
         ProblemJson,
@@ -271,6 +271,14 @@ impl ApiError {
     pub fn too_many_streams(streams_max: usize) -> Self {
         let detail = format!("a key may have {streams_max} streams at a time");
         let problem = problem(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", detail);
+        Self::TooManyRequests(problem, RETRY_AFTER_SECONDS)
+    }
+
+    /// 429: an export of the key is under way.
+    #[must_use]
+    pub fn too_many_exports() -> Self {
+        let detail = "an export with this key is under way, and a key has one at a time";
+        let problem = problem(StatusCode::TOO_MANY_REQUESTS, "too_many_exports", detail);
         Self::TooManyRequests(problem, RETRY_AFTER_SECONDS)
     }
 

@@ -9,6 +9,7 @@ use postrider_core::{
     name::Name,
     subscription::{
         State, Subscription,
+        counts::Counts,
         flow_settings::{DeliveryRate, DisableAfter, FlowSettings, MaxInFlight},
     },
 };
@@ -31,6 +32,23 @@ pub enum StateName {
     Paused,
     /// Events are stored and not delivered; what was waiting waits on.
     Disabled,
+}
+
+/// What waits for a subscription, and what was given up.
+#[derive(Clone, Copy, Debug, Object)]
+#[oai(rename = "SubscriptionCounts")]
+pub struct CountsView {
+    /// Deliveries that are not finished; 1000 means that many or more.
+    waiting: u32,
+    /// Dead letters that nobody has resolved, among the newest 1000.
+    dead_letters: u32,
+}
+
+impl CountsView {
+    fn of(counts: Counts) -> Self {
+        let small = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+        Self { waiting: small(counts.waiting), dead_letters: small(counts.dead) }
+    }
 }
 
 /// A subscription: which events go to which URL, and how.
@@ -107,6 +125,12 @@ pub struct SubscriptionView {
     pub created_at: DateTime<Utc>,
     /// When the subscription last changed (RFC 3339).
     pub updated_at: DateTime<Utc>,
+    /// What waits for it and what was given up; only in a list that was asked for with `counts=true`.
+    #[oai(skip_serializing_if_is_none)]
+    pub counts: Option<CountsView>,
+    /// Attempts that failed in the last hour, through the receiver or its target; only in a list with `sort=failures`.
+    #[oai(skip_serializing_if_is_none)]
+    pub failed_attempts: Option<u64>,
 }
 
 impl From<State> for StateName {
@@ -129,7 +153,23 @@ impl From<StateName> for State {
     }
 }
 
+/// In which order subscriptions are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case", rename = "SubscriptionSort")]
+pub enum SortName {
+    /// The newest first.
+    Newest,
+    /// Those with the most failed attempts in the last hour first. Those without any are left out.
+    Failures,
+}
+
 impl SubscriptionView {
+    /// The same with these counts.
+    #[must_use]
+    pub fn with_counts(self, counts: Counts) -> Self {
+        Self { counts: Some(CountsView::of(counts)), ..self }
+    }
+
     /// A subscription without its secret.
     #[must_use]
     pub fn of(subscription: &Subscription) -> Self {
@@ -164,6 +204,8 @@ impl SubscriptionView {
             disable_after_days: disable_after.map(DisableAfter::days),
             created_at: subscription.created_at,
             updated_at: subscription.updated_at,
+            counts: None,
+            failed_attempts: None,
         }
     }
 

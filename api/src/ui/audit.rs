@@ -66,6 +66,14 @@ fn show(visit: &Visit, rows: &Rows<Entry>) -> Markup {
         );
     }
     html! {
+        (table(visit, &rows.items))
+        (rows.foot(visit, AuditId::PREFIX, "entries"))
+    }
+}
+
+/// The entries.
+pub(super) fn table(visit: &Visit, entries: &[Entry]) -> Markup {
+    html! {
         table.cards {
             caption.unseen { "Changes" }
             thead {
@@ -78,7 +86,7 @@ fn show(visit: &Visit, rows: &Rows<Entry>) -> Markup {
                 }
             }
             tbody {
-                @for entry in &rows.items {
+                @for entry in entries {
                     tr {
                         td data-label="When" { (parts::time(visit, entry.created_at)) }
                         th scope="row" { (entry.action) }
@@ -89,7 +97,6 @@ fn show(visit: &Visit, rows: &Rows<Entry>) -> Markup {
                 }
             }
         }
-        (rows.foot(visit, AuditId::PREFIX, "entries"))
     }
 }
 

@@ -7,19 +7,20 @@ pub(crate) mod replay;
 use maud::{Markup, html};
 use postrider_core::{
     delivery::job::{
-        self, Action, Job, State,
+        self, Action, Job, RATE_MAX, State,
         filter::{Destinations, Filter, MatchedStatus},
     },
     id::{JobId, SubscriptionId},
 };
 
 use crate::{
+    jobs::body::JobPatch,
     serve::{list::parsed, problem::ApiError},
     ui::{
         dead_letters::groups::cause,
         deliveries::name,
-        fields::query,
-        page::{Next, Page, Section, Visit},
+        fields::{Fields, query},
+        page::{Next, Note, Page, Section, Visit},
         parts::{self, Button, Tone, Weight, facts, nothing, panel},
         rows::{Rows, window},
     },
@@ -289,8 +290,45 @@ pub(crate) async fn one(visit: &Visit, id: &str) -> Result<Page, ApiError> {
             }))
             (panel("Which deliveries are meant", &nothing(), &facts(&filter_facts(visit, &job.filter).await)))
         }
+        // It stands outside of what is refreshed, so that nobody loses what is being typed.
+        @if is_running && visit.may_manage() { (panel("How fast it goes", &nothing(), &rate_form(visit, &job))) }
     };
     Ok(Page::new(Section::Jobs, "Job", body))
+}
+
+fn rate_form(visit: &Visit, job: &Job) -> Markup {
+    let hint = match job.action {
+        Action::Retry | Action::Replay => "100 where this is empty",
+        Action::Cancel | Action::Resolve | Action::Purge => "no bound where this is empty",
+    };
+    html! {
+        form.inline method="post" action=(visit.to(format!("jobs/{}/rate", job.id))) {
+            div.field {
+                label for="rate_per_second" { "Deliveries a second, 1 to " (RATE_MAX) }
+                input #rate_per_second name="rate_per_second" type="number" min="1" max=(RATE_MAX)
+                    value=[job.rate_per_second] placeholder=(hint) autocomplete="off";
+            }
+            button.button type="submit" { (visit.icon("timer")) "Change the rate" }
+        }
+    }
+}
+
+/// Changes the rate of a job.
+pub(crate) async fn set_rate(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
+    let id: JobId = visit.find(id).await?;
+    let back = format!("jobs/{id}");
+    let rate = parsed::<u32>("rate_per_second", form.get("rate_per_second"))
+        .and_then(|rate_per_second| JobPatch { rate_per_second }.rate());
+    let Ok(rate) = rate else {
+        let why = format!("The rate stays as it is: it must be a whole number from 1 to {RATE_MAX}.");
+        return Ok(Next::Go(back, Note::Refused(why)));
+    };
+    let job = job::set_rate(&visit.app.pool, visit.access.actor(), id, rate).await?;
+    let said = job.rate_per_second.map_or_else(
+        || "The job goes on without a bound.".to_owned(),
+        |rate| format!("The job goes on with {rate} deliveries a second."),
+    );
+    Ok(Next::done(back, said))
 }
 
 /// How many it has done; for a replay, with the way to what it has made.

@@ -1,7 +1,11 @@
-//! The lanes in which deliveries are due and wait, why each waits, and the processes that should take them.
+//! The lanes in which deliveries are due and wait, why each waits, the processes that should take them, and whether the
+//! machine is sound.
 
 use maud::{Markup, html};
-use postrider_core::subscription::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane, LateLanes};
+use postrider_core::{
+    subscription::late_lanes::{self, COUNTED_MAX, LISTED_MAX, LateLane, LateLanes},
+    upkeep::examination::Examination,
+};
 
 use crate::{
     serve::problem::ApiError,
@@ -9,13 +13,18 @@ use crate::{
         deliveries::name,
         page::{Page, Section, Visit},
         parts::{self, Tone, nothing, panel},
-        processes,
+        processes, soundness,
         subscription::held,
     },
 };
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
+    Ok(with(visit, None).await)
+}
+
+/// The page with what an examination of the database has found.
+pub(super) async fn with(visit: &Visit, found: Option<&Examination>) -> Page {
     let body = if visit.access.tenant().is_some() {
         parts::empty(
             visit,
@@ -41,8 +50,9 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
             (panel("Lanes with deliveries that are due", &nothing(), &body))
             (processes::show(visit).await)
         }
+        (soundness::show(visit, found).await)
     };
-    Ok(Page::new(Section::Lanes, "Workers and lanes", body))
+    Page::new(Section::Lanes, "Workers and lanes", body)
 }
 
 async fn show(visit: &Visit, late: &LateLanes) -> Markup {

@@ -3,6 +3,7 @@
 //! the database is slow.
 
 mod backlog;
+mod receivers;
 mod tour;
 mod verdict;
 
@@ -25,11 +26,10 @@ use crate::{
     ui::{
         deliveries::{self, Receivers},
         demo,
-        fields::query,
         overview::verdict::Known,
         page::{Page, Section, Visit},
         parts::{self, nothing, panel},
-        rows, statistics, subscriptions,
+        rows, statistics,
     },
 };
 
@@ -40,22 +40,24 @@ const FAILING_MAX: i64 = 100;
 
 /// The page.
 pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
-    let (recent, failing, dead, queue) =
-        tokio::join!(recent(visit), failing(visit), dead_letters(visit), glance(visit));
-    let known = Known { failing: &failing, dead: &dead, queue: queue.as_ref(), recent: &recent };
+    let (recent, failing, dead, queue, worst) =
+        tokio::join!(recent(visit), failing(visit), dead_letters(visit), glance(visit), receivers::read(visit));
+    let shared_cause = worst.as_ref().ok().and_then(receivers::Worst::shared_cause);
+    let known = Known { failing: &failing, dead: &dead, queue: queue.as_ref(), recent: &recent, shared_cause };
     let is_new = matches!(&recent, Ok(recent) if recent.is_empty());
     let all = html! { a href=(visit.to("deliveries")) { "All deliveries" } };
     let body = html! {
         div #live hx-get=(visit.here()) hx-trigger="every 5s" hx-select="#live" hx-swap="outerMorph" {
             (parts::head(&parts::text("Overview"), &nothing(), &demo::button(visit)))
             (verdict::show(visit, &known))
-            @if let Some(Ok(glance)) = &queue { @if !is_new { (backlog::show(visit, glance).await) } }
-            @if is_new { (tour::show(visit).await?) }
-            @if !is_new { (statistics::numbers(visit, None).await) }
+            @if is_new { (tour::show(visit).await?) } @else {
+                (backlog::show(visit, queue.as_ref().and_then(|queue| queue.as_ref().ok())).await)
+                (receivers::show(visit, &worst, &failing).await)
+                (statistics::numbers(visit, None).await)
+            }
             div.columns {
-                (failing_panel(visit, &failing).await)
-                (dead_panel(visit, &dead).await)
                 @if !is_new { (statistics::causes(visit, None).await) }
+                (dead_panel(visit, &dead).await)
             }
             @if !is_new { (panel("Latest deliveries", &all, &recent_list(visit, &recent).await)) }
         }
@@ -92,26 +94,6 @@ async fn glance(visit: &Visit) -> Option<Result<Glance, ApiError>> {
         return None;
     }
     Some(glance::glance(visit.pool()).await.map_err(ApiError::from))
-}
-
-async fn failing_panel(visit: &Visit, failing: &Result<Vec<Subscription>, ApiError>) -> Markup {
-    let more = html! { a href=(visit.to(format!("subscriptions{}", query([("failing", "true")])))) { "All" } };
-    let body = match failing {
-        Err(error) => parts::trouble(visit, error),
-        Ok(failing) if failing.is_empty() => parts::empty(
-            visit,
-            "circle-check",
-            "No receiver fails",
-            &html! {
-                p { "A receiver stands here while all its attempts fail." }
-            },
-        ),
-        Ok(failing) => {
-            let first = &failing[..failing.len().min(usize::try_from(ROWS).unwrap_or(0))];
-            subscriptions::brief(visit, first).await
-        }
-    };
-    panel("Failing receivers", &more, &body)
 }
 
 async fn dead_panel(visit: &Visit, dead: &Result<Vec<DeadLetter>, ApiError>) -> Markup {

@@ -98,6 +98,11 @@ impl Visit {
         self.access.lists(self.query.get(TENANT))
     }
 
+    /// Whether the page shows what belongs to all tenants together.
+    pub(crate) fn sees_all(&self) -> bool {
+        self.access.tenant().is_none() && self.tenant().is_none()
+    }
+
     /// Whether the address narrows a list by more than by a tenant.
     pub(crate) fn is_filtered(&self) -> bool {
         !self.query.with(CURSOR, None).with(TENANT, None).with(NEWEST, None).query().is_empty()

@@ -3,6 +3,7 @@
 
 mod chart;
 pub(crate) mod hours;
+pub(crate) mod lines;
 mod marks;
 
 use std::collections::BTreeMap;
@@ -38,13 +39,21 @@ struct Range {
     words: &'static str,
     length: TimeDelta,
     step: Step,
+    /// The step of what is not counted by hours.
+    fine: TimeDelta,
 }
 
 /// The ranges that pages offer. The second one is meant where the address names none.
 const RANGES: [Range; 3] = [
-    Range { field: "1h", words: "hour", length: TimeDelta::hours(1), step: Step::Minute },
-    Range { field: "24h", words: "24 hours", length: TimeDelta::hours(24), step: Step::Hour },
-    Range { field: "7d", words: "7 days", length: TimeDelta::days(7), step: Step::Hour },
+    Range { field: "1h", words: "hour", length: TimeDelta::hours(1), step: Step::Minute, fine: TimeDelta::minutes(1) },
+    Range {
+        field: "24h",
+        words: "24 hours",
+        length: TimeDelta::hours(24),
+        step: Step::Hour,
+        fine: TimeDelta::minutes(10),
+    },
+    Range { field: "7d", words: "7 days", length: TimeDelta::days(7), step: Step::Hour, fine: TimeDelta::hours(1) },
 ];
 
 /// The range that the address of the page names.
@@ -76,7 +85,8 @@ fn filter(visit: &Visit, subscription: Option<SubscriptionId>) -> Result<Filter,
     Ok(Filter { tenant_id, subscription, event_type: None, span })
 }
 
-/// The panel with the numbers of everything that the visitor reaches, or of one subscription.
+/// The panels with the numbers of everything that the visitor reaches, or of one subscription: what came of attempts,
+/// and how long deliveries take.
 pub(crate) async fn numbers(visit: &Visit, subscription: Option<SubscriptionId>) -> Markup {
     let read = async {
         let filter = filter(visit, subscription)?;
@@ -87,13 +97,18 @@ pub(crate) async fn numbers(visit: &Visit, subscription: Option<SubscriptionId>)
         let (totals, points) = read?;
         Ok::<_, ApiError>((totals, points, marks))
     };
-    let body = match read.await {
+    let (body, times) = match read.await {
         Ok((totals, points, marks)) => {
-            html! { (tiles(&totals)) (chart::show(visit, &points, range(visit), &marks)) }
+            let body = html! { (tiles(&totals)) (chart::show(visit, &points, range(visit), &marks)) };
+            (body, lines::latencies(visit, &points))
         }
-        Err(error) => parts::trouble(visit, &error),
+        Err(error) => (parts::trouble(visit, &error), nothing()),
     };
-    panel("What came of attempts", &choices(visit), &body)
+    let backlog = if subscription.is_none() && visit.sees_all() { lines::backlog(visit).await } else { nothing() };
+    html! {
+        (panel("What came of attempts", &choices(visit), &body))
+        div.columns { (times) (backlog) }
+    }
 }
 
 fn choices(visit: &Visit) -> Markup {
@@ -126,7 +141,7 @@ fn tiles(totals: &Totals) -> Markup {
         let shown = outcomes.latencies().map(|times| parts::millis(of(&times).round() as i64));
         shown.unwrap_or_else(|| "–".to_owned())
     };
-    let slow = html! { "95 % within " (time(|times| times.p95)) };
+    let slow = html! { "95 % within " (time(|times| times.p95)) ", 99 % within " (time(|times| times.p99)) };
     html! {
         div.figures {
             @if let Some(accepted) = &totals.accepted {
@@ -195,7 +210,12 @@ async fn list(visit: &Visit, causes: &[Cause]) -> Markup {
 
 /// A cause in words.
 fn words(cause: &Cause) -> String {
-    let word = match cause.class {
+    why(cause.class, cause.status_code)
+}
+
+/// Why an attempt failed, in words.
+pub(crate) fn why(class: Class, status_code: Option<u16>) -> String {
+    let word = match class {
         Class::Timeout => "No answer in time",
         Class::Dns => "Host not found",
         Class::Connect => "No connection",
@@ -214,7 +234,7 @@ fn words(cause: &Cause) -> String {
         | Class::Http429
         | Class::Http5xx
         | Class::HttpOther => {
-            return cause.status_code.map_or_else(|| "Answered".to_owned(), |code| format!("Answered {code}"));
+            return status_code.map_or_else(|| "Answered".to_owned(), |code| format!("Answered {code}"));
         }
     };
     word.to_owned()

@@ -1,8 +1,11 @@
 //! One subscription: how its receiver fares, its deliveries, its settings, its secrets, and what can be done with it.
 
+pub(crate) mod changes;
 pub(crate) mod sample;
 pub(crate) mod settings;
 pub(crate) mod signing;
+pub(crate) mod tester;
+mod verification;
 
 use maud::{Markup, html};
 use postrider_core::{
@@ -34,6 +37,8 @@ const TABS: [(&str, &str); 5] = [
     ("/signing", "Signing"),
     ("/try", "Try"),
 ];
+/// The tab for those who may see the audit log.
+const AUDIT_TAB: (&str, &str) = ("/audit", "Audit");
 
 /// Reads the subscription whose id stands in the path.
 async fn read(visit: &Visit, id: &str) -> Result<Subscription, ApiError> {
@@ -89,8 +94,8 @@ pub(crate) fn framed(visit: &Visit, subscription: &Subscription, tab: &str, cont
             div.note.warn { (visit.icon("circle-alert")) p { "Postrider has disabled it: " (reason) } }
         }
         nav.tabs aria-label="Parts of this subscription" {
-            @for (end, word) in TABS {
-                a href=(visit.to(format!("{own}{end}"))) aria-current=[(end == tab).then_some("page")] { (word) }
+            @for (end, word) in TABS.iter().chain(visit.may_administer().then_some(&AUDIT_TAB)) {
+                a href=(visit.to(format!("{own}{end}"))) aria-current=[(*end == tab).then_some("page")] { (word) }
             }
         }
         (content)

@@ -2,13 +2,18 @@
 
 use maud::{Markup, html};
 use postrider_core::{
+    event::event_type::EventType,
     id::SubscriptionId,
-    stats::last_day::{HOURS, LastDay, last_day},
+    stats::{
+        damage::{self, Failing, RANKED_MAX},
+        last_day::{HOURS, LastDay, last_day},
+    },
     subscription::{
         State, Subscription,
         circuit::CircuitState,
         condition::{self, Condition},
-        list::{Filter, Receiver},
+        counts::{self, COUNTED_MAX},
+        list::{Filter, Host, Receiver},
     },
     tally::class::Kind,
 };
@@ -20,12 +25,15 @@ use crate::{
     },
     ui::{
         deliveries::{host, name},
+        fields::{CURSOR, TENANT},
         page::{Page, Section, Visit},
-        parts::{self, Tone, nothing},
+        parts::{self, Tone},
         rows::{Rows, window},
     },
 };
 
+/// Subscriptions that a list by failures shows, at most.
+const FAILING_SHOWN_MAX: usize = 50;
 /// Patterns of event types that a row shows.
 const PATTERNS_SHOWN: usize = 3;
 
@@ -44,12 +52,25 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
     let body = html! {
         (parts::head(&parts::text("Subscriptions"), &sentence, &new))
         (chips(visit))
+        (filters(visit))
         section.panel #list { (list) }
     };
     Ok(Page::new(Section::Subscriptions, "Subscriptions", body))
 }
 
-async fn list(visit: &Visit) -> Result<Rows<Subscription>, ApiError> {
+/// The filters besides state and health, by their names in the API.
+const FILTERS: [&str; 3] = ["event_type", "host", "metadata"];
+/// The field with the order, and its only value besides the usual one.
+const SORT: &str = "sort";
+const BY_FAILURES: &str = "failures";
+
+/// What a page shows: a part of the list, or those that fail most, with how often they did.
+enum Shown {
+    Newest(Rows<Subscription>),
+    ByFailures(Vec<Failing>),
+}
+
+async fn list(visit: &Visit) -> Result<Shown, ApiError> {
     let fields = &visit.query;
     let entries = fields.all("metadata").map(str::to_owned).collect();
     let filter = Filter {
@@ -58,71 +79,127 @@ async fn list(visit: &Visit) -> Result<Rows<Subscription>, ApiError> {
         metadata: metadata(entries)?,
         circuit: parsed::<CircuitState>("circuit", fields.get("circuit"))?,
         receiver: fields.has("failing").then_some(Receiver::Failing),
+        event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
+        host: parsed::<Host>("host", fields.get("host"))?,
     };
-    let found = visit.subscriptions().list(&filter, window(visit, |id: SubscriptionId| id.0)?).await?;
-    Ok(Rows::of(found, |subscription| subscription.id.0))
+    match fields.get(SORT) {
+        None => {
+            let found = visit.subscriptions().list(&filter, window(visit, |id: SubscriptionId| id.0)?).await?;
+            Ok(Shown::Newest(Rows::of(found, |subscription| subscription.id.0)))
+        }
+        Some(BY_FAILURES) => {
+            let (pool, store) = (visit.pool(), visit.subscriptions());
+            Ok(Shown::ByFailures(damage::list(pool, store, &filter, FAILING_SHOWN_MAX, visit.now).await?))
+        }
+        Some(_) => Err(ApiError::invalid(SORT, "must be `failures`, or absent")),
+    }
 }
 
 fn chips(visit: &Visit) -> Markup {
+    // What the chips choose besides what the form below them does.
+    let fields =
+        [CURSOR, "state", "circuit", "failing"].iter().fold(visit.query.clone(), |all, name| all.with(name, None));
     let chip = |field: &str, value: &str, word: &str| {
         let chosen = visit.query.get(field) == Some(value);
-        let query = crate::ui::fields::query([(field, value), ("tenant_id", visit.query.text("tenant_id"))]);
-        html! { a href=(visit.to(format!("subscriptions{query}"))) aria-current=[chosen.then_some("true")] { (word) } }
+        let link = visit.with_query(&fields.with(field, Some(value)));
+        html! { a href=(link) aria-current=[chosen.then_some("true")] { (word) } }
     };
     let is_all = ["state", "circuit", "failing"].iter().all(|name| !visit.query.has(name));
+    let order = |value: Option<&str>, word: &str| {
+        let link = visit.with_query(&visit.query.with(CURSOR, None).with(SORT, value));
+        html! { a href=(link) aria-current=[(visit.query.get(SORT) == value).then_some("true")] { (word) } }
+    };
     html! {
-        nav.chips aria-label="Filters" {
-            a href=(visit.to("subscriptions")) aria-current=[is_all.then_some("true")] { "All" }
-            (chip("failing", "true", "Failing"))
-            (chip("circuit", "open", "Circuit open"))
-            (chip("state", "active", "Active"))
-            (chip("state", "paused", "Paused"))
-            (chip("state", "disabled", "Disabled"))
+        div.choices {
+            nav.chips aria-label="State" {
+                a href=(visit.with_query(&fields)) aria-current=[is_all.then_some("true")] { "All" }
+                (chip("failing", "true", "Failing"))
+                (chip("circuit", "open", "Circuit open"))
+                (chip("state", "active", "Active"))
+                (chip("state", "paused", "Paused"))
+                (chip("state", "disabled", "Disabled"))
+            }
+            nav.ranges aria-label="Order" { (order(None, "Newest")) (order(Some(BY_FAILURES), "Most failures")) }
         }
     }
 }
 
-async fn show(visit: &Visit, rows: &Rows<Subscription>) -> Markup {
+/// The filters in use, and a form with all of them.
+fn filters(visit: &Visit) -> Markup {
+    let fields = &visit.query;
+    let field = |name, label, hint| parts::filter(fields, name, label, "text", hint);
+    html! {
+        (parts::in_use(visit, &FILTERS))
+        details.filters {
+            summary { (visit.icon("list-filter")) "Filters" }
+            form method="get" action=(visit.to_all("subscriptions")) {
+                @for name in ["state", "circuit", "failing", SORT, TENANT] {
+                    @if let Some(value) = fields.get(name) { input type="hidden" name=(name) value=(value); }
+                }
+                (field("event_type", "Wants the event type", "order.created"))
+                (field("host", "Host of the target", "example.com"))
+                (field("metadata", "Metadata", "region:eu"))
+                div.do {
+                    button.button.main type="submit" { "Apply" }
+                    a.button href=(visit.to("subscriptions")) { "Clear" }
+                }
+            }
+        }
+    }
+}
+
+async fn show(visit: &Visit, shown: &Shown) -> Markup {
+    let rows = match shown {
+        Shown::ByFailures(found) if found.is_empty() => {
+            let body = html! { p { "No attempt that matches has failed in the last hour." } };
+            return parts::empty(visit, "circle-check", "Nothing fails", &body);
+        }
+        Shown::ByFailures(found) => {
+            let (subscriptions, failed): (Vec<_>, Vec<_>) = found.iter().cloned().unzip();
+            return html! {
+                (table(visit, &subscriptions, &failed).await)
+                p.hint {
+                    "Those with the most failed attempts in the last hour. The " (FAILING_SHOWN_MAX)
+                    " first ones of at most " (parts::count(RANKED_MAX)) " are shown."
+                }
+            };
+        }
+        Shown::Newest(rows) => rows,
+    };
     if rows.is_empty() {
-        return if visit.is_filtered() {
-            parts::empty(
-                visit,
-                "list-filter",
-                "No subscription matches",
-                &html! {
-                    p { a.button href=(visit.to("subscriptions")) { (visit.icon("x")) "Show all" } }
-                },
-            )
-        } else {
-            parts::empty(
-                visit,
-                "webhook",
-                "No subscriptions yet",
-                &html! {
-                    p { "A subscription says which events go to which URL." }
-                    @if visit.may_manage() {
-                        p {
-                            a.button.main href=(visit.to("subscriptions/new")) {
-                                (visit.icon("plus")) "New subscription"
-                            }
-                        }
-                    }
-                },
-            )
-        };
+        return nothing_found(visit);
     }
     html! {
-        (table(visit, &rows.items).await)
+        (table(visit, &rows.items, &[]).await)
         (rows.foot(visit, SubscriptionId::PREFIX, "subscriptions"))
     }
 }
 
-async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
+fn nothing_found(visit: &Visit) -> Markup {
+    if visit.is_filtered() {
+        let all = html! { p { a.button href=(visit.to("subscriptions")) { (visit.icon("x")) "Show all" } } };
+        return parts::empty(visit, "list-filter", "No subscription matches", &all);
+    }
+    let body = html! {
+        p { "A subscription says which events go to which URL." }
+        @if visit.may_manage() {
+            p { a.button.main href=(visit.to("subscriptions/new")) { (visit.icon("plus")) "New subscription" } }
+        }
+    };
+    parts::empty(visit, "webhook", "No subscriptions yet", &body)
+}
+
+/// The rows. Where `failed` has a number for each, it says how many attempts of the last hour have failed.
+async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) -> Markup {
     let ids: Vec<_> = subscriptions.iter().map(|subscription| subscription.id.0).collect();
     let of: Vec<_> = subscriptions.iter().map(|one| (one.id, one.tenant_id.as_str())).collect();
-    let (conditions, days) = tokio::join!(condition::read(visit.pool(), &ids), last_day(visit.pool(), &of, visit.now));
+    let (conditions, days, counts) = tokio::join!(
+        condition::read(visit.pool(), &ids),
+        last_day(visit.pool(), &of, visit.now),
+        counts::read(visit.pool(), &ids)
+    );
     // A list without conditions and numbers is better than none.
-    let (conditions, days) = (conditions.unwrap_or_default(), days.unwrap_or_default());
+    let (conditions, days, counts) = (conditions.unwrap_or_default(), days.unwrap_or_default(), counts.ok());
     html! {
         table.cards {
             caption.unseen { "Subscriptions" }
@@ -131,10 +208,13 @@ async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
                     th scope="col" { "State" }
                     th scope="col" { "Subscription" }
                     th scope="col" { "Receiver" }
+                    @if !failed.is_empty() { th.number scope="col" { "Failed" } }
                     th scope="col" { "Last 24 hours" }
+                    th.number scope="col" { "Waiting" }
+                    th.number scope="col" { "Dead" }
                     th scope="col" { "Event types" }
                     @if visit.access.tenant().is_none() { th scope="col" { "Tenant" } }
-                    th.wide scope="col" { "Created" }
+                    @if failed.is_empty() { th.wide scope="col" { "Created" } }
                 }
             }
             tbody {
@@ -148,15 +228,42 @@ async fn table(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
                             span.sub.clip { (host(subscription)) }
                         }
                         td data-label="Receiver" { (receiver(visit, conditions.get(&subscription.id.0))) }
+                        @if let Some(failed) = failed.get(place) {
+                            td.number data-label="Failed" {
+                                (parts::count(i64::try_from(*failed).unwrap_or(i64::MAX)))
+                            }
+                        }
                         td data-label="Last 24 hours" { (spark(days.get(place))) }
+                        @let of = counts.as_ref().map(|counts| counts.get(&subscription.id.0).copied());
+                        @let of = of.map(Option::unwrap_or_default);
+                        td.number data-label="Waiting" {
+                            (counted(visit, of.map(|of| of.waiting), subscription, "deliveries", "&status=pending"))
+                        }
+                        td.number data-label="Dead" {
+                            (counted(visit, of.map(|of| of.dead), subscription, "dead-letters", "&view=list"))
+                        }
                         td data-label="Event types" { (patterns(subscription)) }
                         @if visit.access.tenant().is_none() {
                             td data-label="Tenant" { (subscription.tenant_id) }
                         }
-                        td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
+                        @if failed.is_empty() {
+                            td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
+                        }
                     }
                 }
             }
+        }
+    }
+}
+
+/// A count, with a link to what it counts.
+fn counted(visit: &Visit, count: Option<i64>, subscription: &Subscription, list: &str, more: &str) -> Markup {
+    let link = visit.to(format!("{list}?subscription_id={}{more}", subscription.id));
+    html! {
+        @match count {
+            None => span.sub { "not known" },
+            Some(0) => span.none { "0" },
+            Some(count) => a href=(link) { (parts::count(count)) @if count >= COUNTED_MAX { "+" } },
         }
     }
 }
@@ -228,27 +335,5 @@ fn patterns(subscription: &Subscription) -> Markup {
         @if all.is_empty() { span.sub { "Every type" } }
         @for pattern in all.iter().take(PATTERNS_SHOWN) { code.tag { (pattern) } " " }
         @if all.len() > PATTERNS_SHOWN { span.sub { "and " (all.len() - PATTERNS_SHOWN) " more" } }
-    }
-}
-
-/// A short list: the names, and how the receivers stand.
-pub(crate) async fn brief(visit: &Visit, subscriptions: &[Subscription]) -> Markup {
-    let ids: Vec<_> = subscriptions.iter().map(|subscription| subscription.id.0).collect();
-    let conditions = condition::read(visit.pool(), &ids).await.unwrap_or_default();
-    if subscriptions.is_empty() {
-        return nothing();
-    }
-    html! {
-        ul.brief {
-            @for subscription in subscriptions {
-                li {
-                    div {
-                        a href=(visit.to(format!("subscriptions/{}", subscription.id))) { (name(subscription)) }
-                        span.sub.clip { (host(subscription)) }
-                    }
-                    div.end { (receiver(visit, conditions.get(&subscription.id.0))) }
-                }
-            }
-        }
     }
 }

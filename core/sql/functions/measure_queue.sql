@@ -1,6 +1,6 @@
--- Counts what the gauges show and stores it in queue_size, which has one row. No count goes beyond counted_max, and
--- each is read along an index, lane by lane: `busy` are the lanes in which anything waits. One process calls this for
--- all.
+-- Counts what the gauges show and stores it in queue_size, which has one row, and the backlog in the row of its minute.
+-- No count goes beyond counted_max, and each is read along an index, lane by lane: `busy` are the lanes in which
+-- anything waits. One process calls this for all.
 CREATE OR REPLACE FUNCTION measure_queue(counted_max integer) RETURNS void LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
@@ -60,4 +60,9 @@ BEGIN
            dead_letters = size.dead_letters, circuits_open = size.circuits_open,
            circuits_half_open = size.circuits_half_open, subscriptions = coalesce(size.subscriptions, '{}'),
            partitions_until = size.partitions_until, measured_at = t;
+    INSERT INTO backlog_minute AS b (minute, due, scheduled, held, in_flight)
+    VALUES (date_trunc('minute', t), size.due, size.scheduled, size.held, size.in_flight)
+        ON CONFLICT (minute) DO UPDATE
+       SET due = greatest(b.due, excluded.due), scheduled = greatest(b.scheduled, excluded.scheduled),
+           held = greatest(b.held, excluded.held), in_flight = greatest(b.in_flight, excluded.in_flight);
 END $$;

@@ -16,7 +16,7 @@ use crate::{
 pub const KEPT_DAYS: i32 = 365;
 
 /// Who made a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// Somebody with an API key.
     Key(KeyId),

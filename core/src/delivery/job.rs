@@ -243,6 +243,34 @@ pub async fn list(
     fetch_many(&mut connection, &ids).await
 }
 
+/// Changes how many deliveries a second a running job acts on; its next step keeps to it. `None` means the rate of a
+/// job for which none is given.
+///
+/// # Errors
+/// Not found where there is no such job; a conflict where it has ended.
+pub async fn set_rate(pool: &PgPool, actor: Actor, id: JobId, rate: Option<u32>) -> Result<Job> {
+    let mut transaction = pool.begin().await?;
+    let locked = sqlx::query_scalar!("SELECT id FROM jobs WHERE id = $1 FOR UPDATE", id.0);
+    locked.fetch_optional(&mut *transaction).await?.ok_or(Error::NotFound("job"))?;
+    let before = fetch(&mut transaction, id).await?;
+    if before.state != State::Running {
+        return Err(Error::Conflict("the job has ended".to_owned()));
+    }
+    let rate = rate.or_else(|| before.action.rate_default()).map(|rate| i32::try_from(rate).unwrap_or(i32::MAX));
+    if rate == before.rate_per_second {
+        return Ok(before);
+    }
+    sqlx::query!("UPDATE jobs SET rate_per_second = $2 WHERE id = $1", id.0, rate).execute(&mut *transaction).await?;
+    let after = fetch(&mut transaction, id).await?;
+    let said = |job: &Job| Some(serde_json::json!({"rate_per_second": job.rate_per_second}));
+    let (tenant_id, target_id) = (after.tenant_id.as_deref(), id.to_string());
+    let entry =
+        NewEntry { tenant_id, actor, action: "job.changed", target_id, before: said(&before), after: said(&after) };
+    audit::record(&mut transaction, entry).await?;
+    transaction.commit().await?;
+    Ok(after)
+}
+
 /// Cancels a job: nothing more is done. Of a replay, those deliveries are canceled, too, that it has made and that
 /// still wait; if they are too many for one request, workers cancel the rest. For a job that has ended, nothing
 /// changes.

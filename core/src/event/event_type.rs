@@ -39,6 +39,17 @@ impl EventType {
     }
 }
 
+impl EventType {
+    /// The texts of all patterns that match this type: the type itself, those of everything that it lies below, and
+    /// `*`.
+    #[must_use]
+    pub fn patterns(&self) -> Vec<String> {
+        let below =
+            self.0.match_indices(SEPARATORS).map(|(place, joint)| format!("{}*", &self.0[..place + joint.len()]));
+        below.chain([self.0.clone(), "*".to_owned()]).collect()
+    }
+}
+
 impl Default for EventType {
     fn default() -> Self {
         Self(EVENT_TYPE_DEFAULT.to_owned())
@@ -167,6 +178,14 @@ impl EventTypePatterns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_patterns_of_a_type_match_it() {
+        let event_type: EventType = "shop.orders/paid:late".parse().expect("a type");
+        let patterns = event_type.patterns();
+        assert_eq!(patterns, ["shop.*", "shop.orders/*", "shop.orders/paid:*", "shop.orders/paid:late", "*"]);
+        assert!(patterns.iter().all(|text| text.parse::<EventTypePattern>().is_ok_and(|one| one.matches(&event_type))));
+    }
 
     #[test]
     fn patterns_of_one_owner() {

@@ -2,11 +2,14 @@
 //! mend all of them at once. What each variable means stands where it is read and in docs/configuration.md.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     access::tenancy::check_tenant,
@@ -21,6 +24,31 @@ type Lookup = dyn Fn(&str) -> Option<String>;
 pub struct Environment {
     lookup: Box<Lookup>,
     problems: Vec<String>,
+    settings: Settings,
+}
+
+/// Settings in force, by the names of their variables.
+pub type Settings = BTreeMap<String, Setting>;
+
+/// A setting as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The text of the value; `None` where it is, or may hold, a secret.
+    pub value: Option<String>,
+    /// Whether the variable is set; if not, the value is the default.
+    pub is_set: bool,
+}
+
+/// The ends of names of variables whose values are, or may hold, secrets.
+const SECRET_NAMES: [&str; 6] = ["_KEY", "_KEYS", "_SECRET", "_TOKEN", "_HEADERS", "_URL"];
+
+impl Setting {
+    /// What may be shown of a setting. A value with an `@` may be a URL with a password in it.
+    fn shown(name: &str, text: Option<&str>, default: &str) -> Self {
+        let value = text.unwrap_or(default);
+        let is_secret = SECRET_NAMES.iter().any(|end| name.ends_with(end)) || value.contains('@');
+        Self { value: (!is_secret).then(|| value.to_owned()), is_set: text.is_some() }
+    }
 }
 
 /// The key that stands in the project's `.env`.
@@ -52,7 +80,7 @@ impl Environment {
 
     /// Any other source of values.
     pub fn new(lookup: impl Fn(&str) -> Option<String> + 'static) -> Self {
-        Self { lookup: Box::new(lookup), problems: Vec::new() }
+        Self { lookup: Box::new(lookup), problems: Vec::new(), settings: Settings::new() }
     }
 
     /// A value, or its default where the variable is unset or empty.
@@ -62,7 +90,9 @@ impl Environment {
 
     /// Like [`Self::get`], with a parser of the caller's.
     pub fn parse<T>(&mut self, name: &str, default: &str, parser: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        let text = self.text(name);
+        self.settings.insert(name.to_owned(), Setting::shown(name, text.as_deref(), default));
+        let text = text.unwrap_or_else(|| default.to_owned());
         parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
     }
 
@@ -72,6 +102,8 @@ impl Environment {
             self.problems.push(format!("{name}: must be set"));
             return None;
         };
+        // What has no default is a secret, or holds one.
+        self.settings.insert(name.to_owned(), Setting { value: None, is_set: true });
         parser(&text).map_err(|error| self.problems.push(format!("{name}: {error}"))).ok()
     }
 
@@ -91,6 +123,12 @@ impl Environment {
     /// Notes a mistake that concerns more than one value.
     pub fn problem(&mut self, message: impl Into<String>) {
         self.problems.push(message.into());
+    }
+
+    /// All settings that were read so far, without secrets.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
     }
 
     /// Hands over the configuration, or every mistake.
@@ -210,6 +248,29 @@ mod tests {
             let policy = env.target_policy().expect("valid");
             assert_eq!(policy.demo.map(|address| address.to_string()).as_deref(), address, "{demo} {port}");
         }
+    }
+
+    #[test]
+    fn settings_are_told_without_secrets() {
+        let mut env = Environment::new(|name| match name {
+            "POSTRIDER_ENCRYPTION_KEYS" | "OTEL_EXPORTER_OTLP_HEADERS" => Some("hunter2".to_owned()),
+            "ENDPOINT" => Some("http://me:hunter2@host/".to_owned()),
+            "NUMBER" => Some("7".to_owned()),
+            _ => None,
+        });
+        let _ = env.required("POSTRIDER_ENCRYPTION_KEYS", |_| Ok(()));
+        for name in ["OTEL_EXPORTER_OTLP_HEADERS", "ENDPOINT", "OTHER"] {
+            let _ = env.get::<String>(name, "none");
+        }
+        let _ = env.number("NUMBER", "5", 1..=9);
+        let settings = env.settings();
+        let shown = |name: &str| (settings[name].value.as_deref(), settings[name].is_set);
+        assert_eq!(shown("NUMBER"), (Some("7"), true));
+        assert_eq!(shown("OTHER"), (Some("none"), false));
+        for secret in ["POSTRIDER_ENCRYPTION_KEYS", "OTEL_EXPORTER_OTLP_HEADERS", "ENDPOINT"] {
+            assert_eq!(shown(secret), (None, true), "{secret}");
+        }
+        assert!(!format!("{settings:?}").contains("hunter2"));
     }
 
     #[test]

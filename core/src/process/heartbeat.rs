@@ -5,7 +5,7 @@
 use std::{fs, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,7 +13,10 @@ use uuid::Uuid;
 use crate::{
     Result,
     database::{ANSWER_TIMEOUT, bounded, in_time},
-    process::last_error::{self, LastError},
+    process::{
+        config::Settings,
+        last_error::{self, LastError},
+    },
     text_enum::text_enum,
 };
 
@@ -25,6 +28,8 @@ pub const GONE_AFTER: Duration = Duration::from_secs(45);
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(86_400);
 /// Processes that are listed, at most.
 const PROCESSES_MAX: i64 = 1_000;
+/// Processes whose settings are told, at most.
+const SETTINGS_MAX: i64 = 50;
 /// Characters of a host's name that are kept.
 const HOST_CHARACTERS_MAX: usize = 253;
 /// Where Linux and others say the name of the host.
@@ -95,13 +100,14 @@ pub struct Heartbeat {
     id: Uuid,
     kind: ProcessKind,
     host: String,
+    settings: Settings,
 }
 
 impl Heartbeat {
     /// A heartbeat that has not begun.
     #[must_use]
-    pub fn new(pool: PgPool, kind: ProcessKind) -> Self {
-        Self { pool, id: Uuid::now_v7(), kind, host: host() }
+    pub fn new(pool: PgPool, kind: ProcessKind, settings: Settings) -> Self {
+        Self { pool, id: Uuid::now_v7(), kind, host: host(), settings }
     }
 
     /// Writes the row at once, and then again and again until `ended` is canceled; then it removes the row. `load`
@@ -126,8 +132,8 @@ impl Heartbeat {
         let last = last_error::get();
         let beat = sqlx::query!(
             "INSERT INTO processes (id, kind, host, version, started_at, seen_at, places_used, places_free,
-                                    claims_per_second, last_error, last_error_at)
-             VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp(), $5, $6, $7, $8, $9)
+                                    claims_per_second, last_error, last_error_at, settings)
+             VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp(), $5, $6, $7, $8, $9, $10)
                  ON CONFLICT (id) DO UPDATE
                 SET seen_at = EXCLUDED.seen_at,
                     places_used = EXCLUDED.places_used, places_free = EXCLUDED.places_free,
@@ -142,6 +148,7 @@ impl Heartbeat {
             claims_per_second,
             last.as_ref().map(|last| last.message.as_str()),
             last.as_ref().map(|last| last.at),
+            Json(&self.settings) as _,
         );
         bounded!(self.pool, beat.execute)?;
         Ok(())
@@ -200,6 +207,36 @@ pub async fn list(pool: &PgPool) -> Result<Vec<Process>> {
             claims_per_second: row.claims_per_second,
             last_error: row.last_error.zip(row.last_error_at).map(|(message, at)| LastError { message, at }),
         })
+    });
+    rows.collect()
+}
+
+/// The settings of one process.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// What the process does.
+    pub kind: ProcessKind,
+    /// The name of its host.
+    pub host: String,
+    /// The settings with which it was started.
+    pub settings: Settings,
+}
+
+/// The settings of the processes that live, the last started first; at most 50 of them.
+///
+/// # Errors
+/// When the database is away.
+pub async fn settings(pool: &PgPool) -> Result<Vec<InForce>> {
+    let rows = sqlx::query!(
+        r#"SELECT kind, host, settings AS "settings!: Json<Settings>" FROM processes
+            WHERE settings IS NOT NULL AND seen_at >= clock_timestamp() - make_interval(secs => $1)
+            ORDER BY started_at DESC, id DESC LIMIT $2"#,
+        GONE_AFTER.as_secs_f64(),
+        SETTINGS_MAX
+    );
+    let rows = rows.fetch_all(pool).await?.into_iter().map(|row| {
+        let kind = row.kind.parse().map_err(crate::Error::internal)?;
+        Ok(InForce { kind, host: row.host, settings: row.settings.0 })
     });
     rows.collect()
 }

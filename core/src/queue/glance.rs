@@ -36,6 +36,8 @@ pub struct Glance {
     pub neglected: i64,
     /// Since when the first of them is due.
     pub neglected_since: Option<DateTime<Utc>>,
+    /// Since when the lane is due that has been due longest; `None` where none is.
+    pub oldest_due_at: Option<DateTime<Utc>>,
     /// The deliveries that were not finished when they were counted.
     pub backlog: Backlog,
     /// Dead letters that nobody had resolved when they were counted.
@@ -51,7 +53,8 @@ pub struct Glance {
 pub async fn glance(pool: &PgPool) -> Result<Glance> {
     let row = sqlx::query!(
         r#"SELECT l.count AS "neglected!", l.since AS neglected_since, s.due, s.scheduled, s.held, s.in_flight,
-                  s.dead_letters, nullif(s.measured_at, '-infinity') AS measured_at
+                  s.dead_letters, nullif(s.measured_at, '-infinity') AS measured_at,
+                  (SELECT min(y.due_at) FROM lanes y WHERE y.due_at <= now()) AS oldest_due_at
              FROM queue_size s
             CROSS JOIN (SELECT count(*) AS count, min(x.due_at) AS since
                           FROM (SELECT y.id, y.due_at FROM lanes y
@@ -65,6 +68,7 @@ pub async fn glance(pool: &PgPool) -> Result<Glance> {
     Ok(Glance {
         neglected: row.neglected,
         neglected_since: row.neglected_since,
+        oldest_due_at: row.oldest_due_at,
         backlog: Backlog { due: row.due, scheduled: row.scheduled, held: row.held, in_flight: row.in_flight },
         dead_letters: row.dead_letters,
         measured_at: row.measured_at,

@@ -1,6 +1,6 @@
 //! Checks the invariants that must hold whenever no worker is busy. The rules are in `core/sql/invariants.sql`.
 
-use sqlx::PgPool;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::Result;
@@ -15,7 +15,7 @@ pub struct Violation {
 }
 
 /// Returns the first hundred violations; on a healthy system at rest there are none. It reads whole tables.
-pub async fn check(pool: &PgPool) -> Result<Vec<Violation>> {
-    let violations = sqlx::query_file!("sql/invariants.sql").fetch_all(pool).await?;
+pub async fn check(executor: impl PgExecutor<'_>) -> Result<Vec<Violation>> {
+    let violations = sqlx::query_file!("sql/invariants.sql").fetch_all(executor).await?;
     Ok(violations.into_iter().filter_map(|row| Some(Violation { violation: row.violation?, id: row.id? })).collect())
 }

@@ -31,7 +31,7 @@ const BYTES_MAX: usize = 60 * 1024;
 const RATE: u32 = 300;
 
 /// The pages; words in capitals stand for ids.
-const PAGES: [&str; 27] = [
+const PAGES: [&str; 30] = [
     "/ui/",
     "/ui/?tenant_id=tenant_7",
     "/ui/deliveries",
@@ -48,6 +48,9 @@ const PAGES: [&str; 27] = [
     "/ui/dead-letters?view=list",
     "/ui/subscriptions",
     "/ui/subscriptions?failing=true",
+    "/ui/subscriptions?sort=failures",
+    "/ui/subscriptions?event_type=type.7",
+    "/ui/subscriptions?host=nowhere.example.com",
     "/ui/subscriptions/SUBSCRIPTION",
     "/ui/subscriptions/SUBSCRIPTION/deliveries",
     "/ui/subscriptions/SUBSCRIPTION/settings",

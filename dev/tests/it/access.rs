@@ -207,9 +207,8 @@ impl Operation {
                 | "/events/{id}/replay"
                 | "/subscriptions/{id}/rotate-secret"
                 | "/subscriptions/{id}/test",
-            ) => {
-                json!({})
-            }
+            )
+            | ("PATCH", "/jobs/{id}") => json!({}),
             ("PUT" | "PATCH", "/subscriptions/{id}") => json!({"target_url": world.receiver.url("/success")}),
             ("POST", "/subscriptions/{id}/replay") => json!({"since": "2025-01-01T00:00:00Z"}),
             (method, template) => panic!("no test knows what body {method} {template} takes"),

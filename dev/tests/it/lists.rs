@@ -14,6 +14,7 @@ use postrider_core::{
     event::{self, Filter as EventFilter, metadata::Metadata},
     id::SubscriptionId,
     page::{EXAMINED_MAX, Page, Span},
+    subscription::counts::{self, Counts},
 };
 use reqwest::Method;
 use sqlx::{Executor, PgPool};
@@ -81,6 +82,13 @@ fn page(before: Option<Uuid>) -> Page {
     Page { before, limit: LIMIT }
 }
 
+/// Counts what waits for the large tenant's subscription and what was given up.
+async fn count(pool: &PgPool) {
+    let large: Uuid = sqlx::query_scalar("SELECT md5('default')::uuid").fetch_one(pool).await.unwrap();
+    let counts = counts::read(pool, &[large]).await.unwrap();
+    assert_eq!(counts[&large], Counts { waiting: counts::COUNTED_MAX, dead: counts::COUNTED_MAX });
+}
+
 #[tokio::test]
 async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     let world = World::new().await;
@@ -146,6 +154,9 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     note("dead letters", "tenant", true).await;
     audit::list(&pool, &audit::Filter { tenant_id: tenant(), ..audit::Filter::default() }, page(None)).await.unwrap();
     note("audit log", "tenant", false).await;
+
+    count(&pool).await;
+    note("counts", "of a subscription", true).await;
 
     for (name, examines, rows, seq_scans) in looks {
         // For each row that is examined, its event or its delivery may be read as well.

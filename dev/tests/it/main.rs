@@ -85,6 +85,8 @@ mod ui_demo;
 mod ui_jobs;
 mod ui_lists;
 mod ui_pages;
+mod ui_rooms;
+mod ui_subscription;
 mod ui_tenants;
 mod ui_views;
 mod upgrades;

@@ -75,8 +75,7 @@ pub async fn findings(page: &Page) -> Vec<String> {
 async fn furnished() -> World {
     let world = world().await;
     let once = json!({"retry_policy": {"delays_seconds": []}, "name": "Billing", "event_types": ["invoice.*"]});
-    let shop =
-        world.subscribe("/success", json!({"name": "Order service", "event_types": ["order.*", "user.*"]})).await;
+    let own = world.subscribe("/success", json!({"name": "Order service", "event_types": ["order.*", "user.*"]})).await;
     world.subscribe("/fail/503", once).await;
     world.subscribe("/fail/404", json!({"name": "Warehouse", "metadata": {"region": "eu"}})).await;
     world.subscribe("/success", json!({"name": "Archive", "event_types": ["nothing.at.all"]})).await;
@@ -87,7 +86,7 @@ async fn furnished() -> World {
     world.subscribe("/success", json!({"name": "Acme's shop", "tenant_id": "acme"})).await;
     world.publish(json!({"event_type": "order.created", "payload": {"order": 7}, "tenant_id": "acme"})).await;
     while world.drain().await > 0 {}
-    let id = crate::world::id(&shop);
+    let id = crate::world::id(&own);
     let range = json!({"since": "2025-01-01T00:00:00Z", "statuses": ["succeeded"]});
     world.call(reqwest::Method::POST, &format!("/subscriptions/{id}/replay"), Some(range)).await.expect(202);
     let now = chrono::Utc::now();
@@ -96,7 +95,7 @@ async fn furnished() -> World {
     world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
     let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
     world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
-    sqlx::query("SELECT measure_queue(100000)").execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(crate::ui_rooms::BACKLOG).execute(&world.pool).await.unwrap();
     world
 }
 
@@ -120,12 +119,14 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("dead-letters", "/ui/dead-letters".to_owned()),
         ("dead-letters-list", "/ui/dead-letters?view=list".to_owned()),
         ("subscriptions", "/ui/subscriptions".to_owned()),
+        ("subscriptions-failures", "/ui/subscriptions?sort=failures".to_owned()),
         ("subscription-new", "/ui/subscriptions/new".to_owned()),
         ("subscription", format!("/ui/subscriptions/{subscription}")),
         ("subscription-deliveries", format!("/ui/subscriptions/{subscription}/deliveries")),
         ("subscription-settings", format!("/ui/subscriptions/{subscription}/settings")),
         ("subscription-signing", format!("/ui/subscriptions/{subscription}/signing")),
         ("subscription-try", format!("/ui/subscriptions/{subscription}/try")),
+        ("subscription-audit", format!("/ui/subscriptions/{subscription}/audit")),
         ("events", "/ui/events".to_owned()),
         ("event", format!("/ui/events/{event}")),
         ("event-explained", format!("/ui/events/{event}?subscription={subscription}")),

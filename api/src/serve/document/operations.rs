@@ -6,7 +6,7 @@ use crate::serve::document::each_operation;
 
 /// Operations that can answer 409 because the state of a thing forbids them. Operations that take an idempotency key
 /// can answer 409 as well, and are not listed here.
-const CONFLICTING: [&str; 10] = [
+const CONFLICTING: [&str; 11] = [
     "replace_subscription",
     "change_subscription",
     "pause_subscription",
@@ -15,11 +15,13 @@ const CONFLICTING: [&str; 10] = [
     "test_subscription",
     "retry_delivery",
     "cancel_delivery",
+    "change_job",
     "retry_dead_letter",
     "start_demo",
 ];
-/// Operations to which a limit of requests or streams applies, so that they can answer 429.
-const LIMITED: [&str; 5] = ["publish_event", "publish_events", "create_delivery", "ingest", "watch"];
+/// Operations to which a limit of requests, streams or exports applies, so that they can answer 429.
+const LIMITED: [&str; 6] =
+    ["publish_event", "publish_events", "create_delivery", "ingest", "watch", "export_deliveries"];
 
 /// Operations that answer 404 where the operator has not switched them on.
 const SWITCHED: [&str; 3] = ["start_demo", "get_demo", "stop_demo"];

@@ -37,5 +37,7 @@ pub(crate) async fn answer(visit: &Visit) -> Result<Response, ApiError> {
     let format = Format::named(name).ok_or_else(|| ApiError::invalid("format", "must be csv or ndjson"))?;
     let filter = filter(visit, None).await?;
     let before = window(visit, |id: DeliveryId| id.0)?.before;
-    Ok(export::begin(&visit.app.exports, visit.pool(), filter, format, before).await?.into_response())
+    Ok(export::begin((&visit.app.exports, visit.access.actor()), visit.pool(), filter, format, before)
+        .await?
+        .into_response())
 }

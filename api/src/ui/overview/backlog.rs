@@ -1,16 +1,16 @@
-//! The deliveries that are not finished, by what they wait for, and how long it takes until what is due is done. The
-//! sizes are those that a worker measured some seconds ago.
+//! How fast events come in and deliveries end, the deliveries that are not finished by what they wait for, and how long
+//! it takes until what is due is done. The sizes are those that a worker measured some seconds ago.
 
 use chrono::TimeDelta;
 use maud::{Markup, html};
 use postrider_core::{
     queue::glance::{BACKLOG_COUNTED_MAX, Glance},
-    stats,
+    stats::{self, Pace},
 };
 
 use crate::ui::{
     page::Visit,
-    parts::{self, nothing, span, text},
+    parts::{self, span, text},
 };
 
 /// Below this many seconds nobody has to wait for anything.
@@ -18,34 +18,70 @@ const SOON_SECONDS: f64 = 5.0;
 /// An estimate beyond this many seconds says nothing any more: 30 days.
 const LONG_SECONDS: f64 = 30.0 * 86_400.0;
 
-/// The tiles; nothing where no worker has measured anything yet.
-pub(super) async fn show(visit: &Visit, glance: &Glance) -> Markup {
-    let Some(at) = glance.measured_at else { return nothing() };
-    let backlog = &glance.backlog;
-    let tile = |word: &str, figure: i64, path: &str, say: &Markup| {
-        let more = if figure >= BACKLOG_COUNTED_MAX { "+" } else { "" };
-        html! {
-            a.tile href=(visit.to(path)) {
-                p.word { (word) }
-                p.figure { (parts::count(figure)) (more) }
-                p.sub { (say) }
-            }
-        }
+/// The tiles with how fast events come in and deliveries end, and those of the backlog, where a worker has counted it.
+/// `glance` is `None` where one tenant is looked at, because lanes know no tenants.
+pub(super) async fn show(visit: &Visit, glance: Option<&Glance>) -> Markup {
+    let tenant = visit.lists().ok().flatten();
+    let pace = stats::pace(visit.pool(), tenant, visit.now).await.ok();
+    let rate = |of: fn(&Pace) -> f64| pace.as_ref().map_or_else(|| "–".to_owned(), |pace| each_second(of(pace)));
+    let rates = html! {
+        (figure(visit, "Coming in", "events", &html! { (rate(|pace| pace.accepted)) span.unit { "/s" } },
+            &text("events, in the last 5 minutes")))
+        (figure(visit, "Done", "deliveries", &html! { (rate(|pace| pace.ended)) span.unit { "/s" } },
+            &text("deliveries, in the last 5 minutes")))
     };
-    let pace = if backlog.due > 0 { stats::pace(visit.pool(), visit.now).await.ok() } else { None };
-    let drain = text(drain(backlog.due, pace));
-    let (later, held) = (text("for a retry, or for later"), text("by a pause, a Retry-After, a circuit or a limit"));
+    let counted = glance.and_then(|glance| Some((glance, glance.measured_at?)));
     html! {
-        section.backlog aria-label="The backlog" {
+        section.backlog aria-label=(if glance.is_some() { "The backlog" } else { "How fast things go" }) {
             div.tiles {
-                (tile("Due", backlog.due, "deliveries?status=pending", &drain))
-                (tile("Scheduled", backlog.scheduled, "deliveries?status=pending", &later))
-                (tile("Held", backlog.held, "lanes", &held))
-                (tile("In flight", backlog.in_flight, "deliveries?status=in_flight", &text("being attempted now")))
-                (tile("Dead letters", glance.dead_letters, "dead-letters", &text("wait for a decision")))
+                (rates)
+                @if let Some((glance, _)) = counted { (sizes(visit, glance, pace.as_ref())) }
             }
-            p.hint { "Counted " (parts::distance(at - visit.now)) ", over all tenants." }
+            @if let Some((_, at)) = counted {
+                p.hint { "Counted " (parts::distance(at - visit.now)) ", over all tenants." }
+            }
         }
+    }
+}
+
+fn figure(visit: &Visit, word: &str, path: &str, figure: &Markup, say: &Markup) -> Markup {
+    html! {
+        a.tile href=(visit.to(path)) {
+            p.word { (word) }
+            p.figure { (figure) }
+            p.sub { (say) }
+        }
+    }
+}
+
+fn sizes(visit: &Visit, glance: &Glance, pace: Option<&Pace>) -> Markup {
+    let backlog = &glance.backlog;
+    let tile = |word: &str, count: i64, path: &str, say: &Markup| {
+        let more = if count >= BACKLOG_COUNTED_MAX { "+" } else { "" };
+        figure(visit, word, path, &html! { (parts::count(count)) (more) }, say)
+    };
+    let drain = text(drain(backlog.due, pace.map(|pace| pace.ended)));
+    let (later, held) = (text("for a retry, or for later"), text("by a pause, a Retry-After, a circuit or a limit"));
+    let oldest = glance.oldest_due_at.filter(|_| backlog.due > 0);
+    let oldest = oldest.map_or_else(|| "–".to_owned(), |at| span((visit.now - at).max(TimeDelta::zero())));
+    html! {
+        (figure(visit, "Oldest due", "lanes", &text(oldest), &text("has waited so long for a worker")))
+        (tile("Due", backlog.due, "deliveries?status=pending", &drain))
+        (tile("Scheduled", backlog.scheduled, "deliveries?status=pending", &later))
+        (tile("Held", backlog.held, "lanes", &held))
+        (tile("In flight", backlog.in_flight, "deliveries?status=in_flight", &text("being attempted now")))
+        (tile("Dead letters", glance.dead_letters, "dead-letters", &text("wait for a decision")))
+    }
+}
+
+/// A rate with as many digits as say something.
+fn each_second(rate: f64) -> String {
+    match rate {
+        0.0 => "0".to_owned(),
+        ..0.1 => format!("{rate:.2}"),
+        ..100.0 => format!("{rate:.1}"),
+        #[expect(clippy::cast_possible_truncation, reason = "no rate comes near the largest number")]
+        _ => parts::count(rate.round() as i64),
     }
 }
 
@@ -76,6 +112,12 @@ fn drain(due: i64, pace: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_as_many_digits_as_say_something() {
+        let said = [0.0, 0.034, 3.21, 99.96, 1_234.5].map(each_second);
+        assert_eq!(said, ["0", "0.03", "3.2", "100.0", "1\u{202f}235"]);
+    }
 
     #[test]
     fn what_is_said_of_the_time_until_all_is_done() {

@@ -22,6 +22,8 @@ pub(crate) struct Known<'a> {
     pub(crate) dead: &'a Result<Vec<DeadLetter>, ApiError>,
     pub(crate) queue: Option<&'a Result<Glance, ApiError>>,
     pub(crate) recent: &'a Result<Vec<Delivery>, ApiError>,
+    /// What most of the failing receivers have in common that is more likely a fault of this network.
+    pub(crate) shared_cause: Option<&'a str>,
 }
 
 /// What follows from it: how bad it is, the sentence, and what more there is to say.
@@ -71,6 +73,10 @@ fn judge(visit: &Visit, known: &Known<'_>) -> Verdict {
         return Verdict { tone: Tone::Bad, icon: "triangle-alert", sentence, details };
     }
     let failing = known.failing.as_ref().map_or(0, Vec::len);
+    if let Some(shared) = known.shared_cause {
+        let sentence = format!("Look at this network first: {shared}.");
+        return Verdict { tone: Tone::Bad, icon: "triangle-alert", sentence, details };
+    }
     if failing > 0 {
         let sentence = format!("Deliveries flow, but {}.", many(failing, "receiver fails", "receivers fail"));
         return Verdict { tone: Tone::Warn, icon: "circle-alert", sentence, details };

@@ -16,24 +16,41 @@ use crate::{
         fields::Fields,
         page::{Next, Page, Visit},
         parts::{nothing, panel},
-        subscription::{framed, read},
+        subscription::{
+            framed, read,
+            tester::{self, Tried},
+        },
     },
 };
 
 /// The page with the form.
 pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
     let subscription = read(visit, id).await?;
-    Ok(with(visit, &subscription, &Fields::of(Vec::new()), &[]))
+    Ok(with(visit, &subscription, &Fields::of(Vec::new()), &[], None).await)
 }
 
-fn with(visit: &Visit, subscription: &Subscription, form: &Fields, wrong: &[(String, String)]) -> Page {
+/// The page after an event was judged.
+pub(super) async fn with_tried(visit: &Visit, subscription: &Subscription, tried: &Tried<'_>) -> Page {
+    with(visit, subscription, &Fields::of(Vec::new()), &[], Some(tried)).await
+}
+
+async fn with(
+    visit: &Visit,
+    subscription: &Subscription,
+    form: &Fields,
+    wrong: &[(String, String)],
+    tried: Option<&Tried<'_>>,
+) -> Page {
     let body = match subscription.state {
         State::Disabled => html! { p { "The subscription is disabled. Enable it first." } },
         State::Active | State::Paused if visit.may_manage() => fields(visit, subscription, form, wrong),
         State::Active | State::Paused => html! { p { "Your key may only read, so it cannot send anything." } },
     };
+    let judged = if visit.may_manage() { tester::show(visit, subscription, tried).await } else { nothing() };
     let content = html! {
+        @if tried.is_some() { (judged) }
         (panel("Send a sample", &nothing(), &body))
+        @if tried.is_none() { (judged) }
         @if visit.may_manage() && subscription.state != State::Disabled { (emitters::form(visit, subscription)) }
     };
     framed(visit, subscription, "/try", &content)
@@ -85,7 +102,7 @@ pub(crate) async fn send(visit: &Visit, id: &str, form: &Fields) -> Result<Next,
         Err(error @ ApiError::Unprocessable(_)) => {
             let wrong = error.problem().errors().iter().map(|one| (one.field.clone(), one.message.clone()));
             let subscription = visit.subscriptions().get(id).await?;
-            Ok(Next::Show(with(visit, &subscription, form, &wrong.collect::<Vec<_>>())))
+            Ok(Next::Show(with(visit, &subscription, form, &wrong.collect::<Vec<_>>(), None).await))
         }
         Err(error) => Err(error),
     }

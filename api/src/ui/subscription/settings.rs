@@ -2,7 +2,7 @@
 //! mistake stands at its field. The rules are those of the API.
 
 mod form;
-mod input;
+pub(super) mod input;
 mod schedule;
 
 use chrono::TimeDelta;
@@ -50,9 +50,10 @@ fn creating(visit: &Visit, fields: &Fields, mistakes: &Mistakes) -> Page {
             &parts::text("New subscription"), &parts::text("It begins to receive events at once."), &nothing(),
         ))
         form.settings method="post" action=(visit.to("subscriptions/new")) {
+            @let entered = form::Entered { fields, mistakes, check: visit.to("subscriptions/check") };
             (form::mistakes(visit, mistakes))
-            (form::basics(fields, mistakes, form::For::Creation { any_tenant: visit.access.tenant().is_none() }))
-            (form::details(fields, mistakes))
+            (form::basics(&entered, form::For::Creation { any_tenant: visit.access.tenant().is_none() }))
+            (form::details(&entered))
             div.save { button.button.main type="submit" { "Create the subscription" }
                 a.button href=(visit.to("subscriptions")) { "Do not" } }
         }
@@ -65,10 +66,11 @@ fn changing(visit: &Visit, subscription: &Subscription, fields: &Fields, mistake
     let content = if visit.may_manage() {
         html! {
             form.settings method="post" action=(visit.to(format!("{own}/settings"))) {
+                @let entered = form::Entered { fields, mistakes, check: visit.to(format!("{own}/check")) };
                 input type="hidden" name="updated_at" value=(stamp(subscription));
                 (form::mistakes(visit, mistakes))
-                (form::basics(fields, mistakes, form::For::Change))
-                (form::details(fields, mistakes))
+                (form::basics(&entered, form::For::Change))
+                (form::details(&entered))
                 div.save { button.button.main type="submit" { "Save the settings" } }
             }
             (panel("Delete", &nothing(), &html! {
@@ -138,6 +140,24 @@ pub(crate) async fn change(visit: &Visit, id: &str, form: &Fields) -> Result<Nex
     let changed = app.subscriptions.update(visit.access.actor(), id, parse).await?;
     app.forget(&changed).await;
     Ok(Next::done(format!("subscriptions/{id}/settings"), "The settings are saved."))
+}
+
+/// Shows the form that creates a subscription with what is wrong in it, and creates nothing. Scripts ask for it when a
+/// field was filled in, and take what is said of that field.
+pub(crate) async fn check_new(visit: &Visit, form: &Fields) -> Next {
+    let mut problems = Problems::default();
+    let read = input::read(form, SubscriptionInput::default(), &mut problems);
+    let mistakes = check(visit, read, problems, None).await.err().unwrap_or_default();
+    Next::Show(creating(visit, form, &mistakes))
+}
+
+/// The same for the form that changes a subscription.
+pub(crate) async fn check_change(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
+    let current = read(visit, id).await?;
+    let mut problems = Problems::default();
+    let read = input::read(form, SubscriptionInput::of(&current), &mut problems);
+    let mistakes = check(visit, read, problems, Some(&current)).await.err().unwrap_or_default();
+    Ok(Next::Show(changing(visit, &current, form, &mistakes)))
 }
 
 /// Checks what was read from a form, with all mistakes at once.

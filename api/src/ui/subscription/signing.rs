@@ -19,7 +19,7 @@ use crate::{
         fields::Fields,
         page::{Next, Note, Page, Visit},
         parts::{self, Button, Weight, facts, nothing, panel},
-        subscription::{framed, read},
+        subscription::{framed, read, verification},
     },
 };
 
@@ -74,6 +74,7 @@ fn with(visit: &Visit, subscription: &Subscription, secret: &Markup) -> Page {
     let content = html! {
         (panel("The secret", &nothing(), secret))
         (panel("How deliveries are signed", &nothing(), &explained(visit, subscription)))
+        (verification::show(visit, subscription))
         @if visit.may_manage() { (panel("Replace the secret", &nothing(), &rotation(visit, subscription))) }
     };
     framed(visit, subscription, "/signing", &content)

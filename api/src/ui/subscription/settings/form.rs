@@ -17,6 +17,15 @@ pub(super) enum For {
     Change,
 }
 
+/// What was entered into a form.
+#[derive(Clone)]
+pub(super) struct Entered<'a> {
+    pub(super) fields: &'a Fields,
+    pub(super) mistakes: &'a Mistakes,
+    /// Where scripts ask whether a field is right.
+    pub(super) check: String,
+}
+
 /// All mistakes together, each with a link to its field.
 pub(super) fn mistakes(visit: &Visit, mistakes: &Mistakes) -> Markup {
     html! {
@@ -47,8 +56,7 @@ fn control_of(field: &str) -> &str {
 
 /// A control with all that belongs to it.
 struct Control<'a> {
-    fields: &'a Fields,
-    mistakes: &'a Mistakes,
+    entered: &'a Entered<'a>,
     name: &'a str,
     label: &'a str,
     hint: &'a str,
@@ -56,41 +64,39 @@ struct Control<'a> {
 
 impl Control<'_> {
     fn with(&self, control: impl FnOnce(Option<&str>, Option<String>) -> Markup) -> Markup {
-        let wrong: Vec<_> = self.mistakes.iter().filter(|(field, _)| control_of(field) == self.name).collect();
+        let wrong: Vec<_> = self.entered.mistakes.iter().filter(|(field, _)| control_of(field) == self.name).collect();
         let (hint, error) = (format!("{}-hint", self.name), format!("{}-error", self.name));
-        let mut described = Vec::new();
-        if !self.hint.is_empty() {
-            described.push(hint.as_str());
-        }
-        if !wrong.is_empty() {
-            described.push(error.as_str());
-        }
-        let described = (!described.is_empty()).then(|| described.join(" "));
+        let described = if self.hint.is_empty() { error.clone() } else { format!("{hint} {error}") };
+        // Names have points in them, which would begin a class in a selector of ids.
+        let said = format!("[id='{error}']");
         html! {
-            div.field data-wrong=[(!wrong.is_empty()).then_some("")] {
+            div.field data-wrong=[(!wrong.is_empty()).then_some("")] hx-post=(self.entered.check) hx-trigger="change"
+                hx-target=(said) hx-select=(said) hx-swap="outerMorph" {
                 label for=(self.name) { (self.label) }
-                (control((!wrong.is_empty()).then_some("true"), described))
+                (control((!wrong.is_empty()).then_some("true"), Some(described)))
                 @if !self.hint.is_empty() { p.hint id=(hint) { (self.hint) } }
-                @if !wrong.is_empty() {
-                    p.wrong id=(error) { @for (_, message) in wrong { (message) ". " } }
-                }
+                p.wrong id=(error) role="status" { @for (_, message) in wrong { (message) ". " } }
             }
         }
     }
 
     fn input(&self, kind: &str, hint: &str) -> Markup {
+        let value = self.entered.fields.text(self.name);
         self.with(|invalid, described| {
             html! {
-                input id=(self.name) name=(self.name) type=(kind) value=(self.fields.text(self.name)) placeholder=(hint)
-                    autocomplete="off" spellcheck="false" aria-invalid=[invalid] aria-describedby=[described];
+                input id=(self.name) name=(self.name) type=(kind) value=(value) placeholder=(hint) autocomplete="off"
+                    spellcheck="false" aria-invalid=[invalid] aria-describedby=[described];
             }
         })
     }
 
     fn number(&self, hint: &str) -> Markup {
-        self.with(|invalid, described| html! {
-            input id=(self.name) name=(self.name) type="text" inputmode="decimal" value=(self.fields.text(self.name))
-                placeholder=(hint) autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];
+        let value = self.entered.fields.text(self.name);
+        self.with(|invalid, described| {
+            html! {
+                input id=(self.name) name=(self.name) type="text" inputmode="decimal" value=(value) placeholder=(hint)
+                    autocomplete="off" aria-invalid=[invalid] aria-describedby=[described];
+            }
         })
     }
 
@@ -98,13 +104,13 @@ impl Control<'_> {
         self.with(|invalid, described| {
             html! {
                 textarea.mono id=(self.name) name=(self.name) rows=(rows) placeholder=(hint) spellcheck="false"
-                    aria-invalid=[invalid] aria-describedby=[described] { (self.fields.text(self.name)) }
+                    aria-invalid=[invalid] aria-describedby=[described] { (self.entered.fields.text(self.name)) }
             }
         })
     }
 
     fn choice(&self, choices: &[(&str, &str)]) -> Markup {
-        let chosen = self.fields.text(self.name);
+        let chosen = self.entered.fields.text(self.name);
         self.with(|invalid, described| {
             html! {
                 select id=(self.name) name=(self.name) aria-invalid=[invalid] aria-describedby=[described] {
@@ -119,7 +125,7 @@ impl Control<'_> {
     fn tick(&self) -> Markup {
         html! {
             label.tick {
-                input type="checkbox" id=(self.name) name=(self.name) checked[self.fields.has(self.name)];
+                input type="checkbox" id=(self.name) name=(self.name) checked[self.entered.fields.has(self.name)];
                 span { (self.label) @if !self.hint.is_empty() { span.hint { (self.hint) } } }
             }
         }
@@ -127,8 +133,8 @@ impl Control<'_> {
 }
 
 /// Where deliveries go, and which.
-pub(super) fn basics(fields: &Fields, mistakes: &Mistakes, purpose: For) -> Markup {
-    let control = |name, label, hint| Control { fields, mistakes, name, label, hint };
+pub(super) fn basics(entered: &Entered<'_>, purpose: For) -> Markup {
+    let control = |name, label, hint| Control { entered, name, label, hint };
     html! {
         fieldset.panel {
             legend { "Where, and what" }
@@ -156,8 +162,8 @@ pub(super) fn basics(fields: &Fields, mistakes: &Mistakes, purpose: For) -> Mark
 }
 
 /// How deliveries are made, retried, held back and signed.
-pub(super) fn details(fields: &Fields, mistakes: &Mistakes) -> Markup {
-    let control = |name, label, hint| Control { fields, mistakes, name, label, hint };
+pub(super) fn details(entered: &Entered<'_>) -> Markup {
+    let control = |name, label, hint| Control { entered, name, label, hint };
     html! {
         fieldset.panel {
             legend { "Retries" }
@@ -196,7 +202,7 @@ pub(super) fn details(fields: &Fields, mistakes: &Mistakes) -> Markup {
                 summary { "The circuit's numbers" }
                 div.four {
                     @for name in CIRCUIT {
-                        (Control { fields, mistakes, name: &format!("circuit.{name}"), label: &spoken(name), hint: "" }
+                        (Control { entered, name: &format!("circuit.{name}"), label: &spoken(name), hint: "" }
                             .number(""))
                     }
                 }

@@ -189,7 +189,12 @@ fn lines(entries: &BTreeMap<String, String>) -> String {
     entries.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\n")
 }
 
-fn pairs(form: &Fields, name: &str, problems: &mut Problems) -> BTreeMap<String, String> {
+/// Reads entries such as `x-team: blue`, a line each.
+pub(in crate::ui::subscription) fn pairs(
+    form: &Fields,
+    name: &str,
+    problems: &mut Problems,
+) -> BTreeMap<String, String> {
     let mut entries = BTreeMap::new();
     for line in form.text(name).lines().map(str::trim).filter(|line| !line.is_empty()) {
         match line.split_once(':') {
