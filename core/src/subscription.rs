@@ -7,6 +7,7 @@ pub mod circuit;
 pub mod condition;
 pub mod event_type_header;
 pub mod failing;
+pub mod find;
 pub mod flow_settings;
 pub mod health;
 pub mod hold;

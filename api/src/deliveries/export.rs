@@ -42,7 +42,7 @@ const AT_ONCE_MAX: usize = 3;
 /// Rows that are read at once.
 const PAGE: usize = 500;
 /// What CSV shows of a delivery: fields of its JSON.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "id",
     "event_id",
     "tenant_id",
@@ -60,6 +60,7 @@ const COLUMNS: [&str; 17] = [
     "cancel_reason",
     "created_at",
     "finished_at",
+    "last_duration_ms",
 ];
 
 /// Room for the exports of a process.
