@@ -79,6 +79,9 @@ impl DeliveriesApi {
         slower_than_ms: Query<Option<u32>>,
         /// Only deliveries with at least so many attempts, one that is under way included: from 1 to 1000000.
         min_attempts: Query<Option<u32>>,
+        cause: Query<Option<String>>,
+        inline_only: Query<Option<bool>>,
+        replays_only: Query<Option<bool>>,
         since: Query<Option<DateTime<Utc>>>,
         until: Query<Option<DateTime<Utc>>>,
         limit: Query<Option<u32>>,
@@ -95,6 +98,9 @@ impl DeliveriesApi {
             metadata: list::metadata(metadata.0)?,
             slower_than_ms: list::slower_than(slower_than_ms.0)?,
             min_attempts: list::min_attempts(min_attempts.0)?,
+            cause: list::parsed("cause", cause.0.as_deref())?,
+            destinations: list::destinations(inline_only.0),
+            origins: list::origins(replays_only.0),
             span: list::span(since.0, until.0)?,
         };
         self.page(&filter, limit.0, cursor.0).await
@@ -124,6 +130,9 @@ impl DeliveriesApi {
         slower_than_ms: Query<Option<u32>>,
         /// Only deliveries with at least so many attempts, one that is under way included: from 1 to 1000000.
         min_attempts: Query<Option<u32>>,
+        cause: Query<Option<String>>,
+        inline_only: Query<Option<bool>>,
+        replays_only: Query<Option<bool>>,
         since: Query<Option<DateTime<Utc>>>,
         until: Query<Option<DateTime<Utc>>>,
         /// The cursor in the last line of the export that was stopped.
@@ -140,6 +149,9 @@ impl DeliveriesApi {
             metadata: list::metadata(metadata.0)?,
             slower_than_ms: list::slower_than(slower_than_ms.0)?,
             min_attempts: list::min_attempts(min_attempts.0)?,
+            cause: list::parsed("cause", cause.0.as_deref())?,
+            destinations: list::destinations(inline_only.0),
+            origins: list::origins(replays_only.0),
             span: list::span(since.0, until.0)?,
         };
         let wanted = Wanted::parse(None, cursor.0.as_deref(), |id: DeliveryId| id.0)?;

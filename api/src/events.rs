@@ -189,6 +189,11 @@ impl EventsApi {
         /// Only events that were posted to this subscription by its ingest URL. Published events are not among them.
         subscription_id: Query<Option<String>>,
         metadata: Query<Vec<String>>,
+        /// Only the event to which its producer gave this id, such as `order-42-created`.
+        external_id: Query<Option<String>>,
+        /// Whether only events are listed of which there is no delivery, because nobody wanted them; false where
+        /// absent.
+        without_deliveries: Query<Option<bool>>,
         since: Query<Option<DateTime<Utc>>>,
         until: Query<Option<DateTime<Utc>>>,
         limit: Query<Option<u32>>,
@@ -199,6 +204,8 @@ impl EventsApi {
             event_type: list::parsed("event_type", event_type.0.as_deref())?,
             subscription: key.find_named(&self.0.pool, "subscription_id", subscription_id.0.as_deref()).await?,
             metadata: list::metadata(metadata.0)?,
+            external_id: list::external_id(external_id.0)?,
+            deliveries: list::deliveries(without_deliveries.0),
             span: list::span(since.0, until.0)?,
         };
         let wanted = Wanted::parse(limit.0, cursor.0.as_deref(), |id: EventId| id.0)?;

@@ -46,7 +46,6 @@ use poem::{
     Body, Endpoint, Request, Response, Result as PoemResult,
     http::{HeaderValue, Method, StatusCode, header},
 };
-use postrider_core::access::api_key::Scope;
 
 use crate::{
     app::App,
@@ -148,7 +147,7 @@ impl Dashboard {
             let theme = form.text("theme").parse().unwrap_or(Theme::Auto);
             return redirect(&visit.to(back), [session::remember_theme(theme)]);
         }
-        let done = match visit.require(Scope::Manage) {
+        let done = match visit.require(routes::scope(&visit)) {
             Ok(()) => routes::action(&visit, &form).await,
             Err(error) => Err(error),
         };

@@ -1,4 +1,4 @@
-// Keys, and the pause of live updates. No key does anything while somebody types.
+// Keys. None does anything while somebody types, and all but Esc can be switched off.
 
 /** Where `g` and a letter lead: the ends of the links in the navigation. @type {Record<string, string>} */
 const PLACES = {
@@ -12,10 +12,34 @@ const ID = /[a-z]{3}_[0-9a-f]{32}/;
 /** Kinds of fields into which nobody types. */
 const BOXES = ['checkbox', 'radio'];
 
+/** Where the browser keeps that keys are switched off. */
+const OFF = 'postrider-keys-off';
+/** How a delivery stands that is retried at once; others ask first. */
+const RETRIED_AT_ONCE = ['pending', 'dead_letter'];
+
 let chord = 0;
-let isPaused = false;
-const live = ['live', 'newer', 'feed'].map(name => document.getElementById(name)).find(found => found);
-const pause = document.getElementById('live-toggle');
+const toggle = document.getElementById('keys-toggle');
+
+function areOff() {
+    try { return localStorage.getItem(OFF) !== null; } catch { return false; }
+}
+
+/** Switches keys off or on. */
+function switchKeys() {
+    try {
+        if (areOff()) localStorage.removeItem(OFF);
+        else localStorage.setItem(OFF, 'yes');
+    } catch { /* it is not remembered then */ }
+    showSwitch();
+    const announcer = document.getElementById('announcer');
+    if (announcer) announcer.textContent = areOff() ? 'Keys are off' : 'Keys are on';
+}
+
+function showSwitch() {
+    toggle?.setAttribute('aria-pressed', String(!areOff()));
+    const word = toggle?.querySelector('span');
+    if (word) word.textContent = areOff() ? 'Keys are off' : 'Keys are on';
+}
 
 /** @param {Element | null} element */
 function isTyping(element) {
@@ -61,15 +85,6 @@ function help() {
     if (link instanceof HTMLAnchorElement) location.assign(`${link.href}#keys`);
 }
 
-function togglePause() {
-    isPaused = !isPaused;
-    pause?.setAttribute('aria-pressed', String(isPaused));
-    const word = pause?.querySelector('span');
-    if (word) word.textContent = isPaused ? 'Paused' : 'Live';
-    const announcer = document.getElementById('announcer');
-    if (announcer) announcer.textContent = isPaused ? 'Live updates are paused' : 'Live updates go on';
-}
-
 /** Ticks the chosen row, or takes the tick away. */
 function tick() {
     const box = document.querySelector('tr.chosen td.pick input');
@@ -88,6 +103,34 @@ function id() {
     return places.map(place => place.match(ID)?.[0]).find(found => found);
 }
 
+/**
+ * Retries the chosen row, or the delivery of the page. What the page asks before, it asks here, too: then the button
+ * that goes on has the focus, and Enter presses it.
+ */
+function retry() {
+    const row = document.querySelector('tr.chosen');
+    const own = row?.querySelector('form[action$="/retry"] button');
+    const id = row?.id || location.pathname.match(ID)?.[0];
+    const form = own ?? [...document.querySelectorAll('form[action$="/retry"]')]
+        .find(form => id && form.getAttribute('action')?.includes(id))?.querySelector('button');
+    const sure = form?.closest('.sure');
+    if (sure) sure.setAttribute('open', '');
+    if (form instanceof HTMLElement) return sure ? form.focus() : form.click();
+    retryTicked(row);
+}
+
+/** Retries a row of a list by its box and the button below the list. @param {Element | null} row */
+function retryTicked(row) {
+    const box = row?.querySelector('td.pick input');
+    if (!(box instanceof HTMLInputElement) || !(row instanceof HTMLElement)) return;
+    for (const other of document.querySelectorAll('td.pick input:checked')) if (other !== box) other.click();
+    if (!box.checked) box.click();
+    const button = document.querySelector('#selected button[value=retry]');
+    if (!(button instanceof HTMLElement)) return;
+    if (RETRIED_AT_ONCE.includes(row.dataset.status ?? '')) button.click();
+    else button.focus();
+}
+
 /** @param {string | undefined} text */
 function copy(text) {
     if (text) document.dispatchEvent(new CustomEvent('copy-text', { detail: text }));
@@ -99,6 +142,12 @@ function otherColours() {
     const now = buttons.findIndex(button => button.getAttribute('aria-pressed') === 'true');
     const next = buttons[(now + 1) % buttons.length];
     if (next instanceof HTMLElement) next.click();
+}
+
+/** Presses a button of the bar, where it is there. @param {string} name */
+function press(name) {
+    const button = document.getElementById(name);
+    if (button && !button.hidden) button.click();
 }
 
 function close() {
@@ -117,7 +166,7 @@ document.addEventListener('keydown', event => {
         if (isTyping(document.activeElement)) document.activeElement?.blur();
         return;
     }
-    if (isTyping(document.activeElement)) return;
+    if (areOff() || isTyping(document.activeElement)) return;
     if (Date.now() - chord < CHORD_MS) {
         chord = 0;
         if (event.key in PLACES) go(event.key);
@@ -136,8 +185,9 @@ document.addEventListener('keydown', event => {
         case 'c': copy(location.href); break;
         case 't': otherColours(); break;
         case '?': help(); break;
-        case 'p': if (live) togglePause(); break;
-        case 'z': document.getElementById('zone')?.click(); break;
+        case 'r': retry(); break;
+        case 'p': press('live-toggle'); break;
+        case 'z': document.getElementById('zones')?.dispatchEvent(new Event('next-zone')); break;
         default: return;
     }
     event.preventDefault();
@@ -150,19 +200,5 @@ document.addEventListener('click', event => {
     }
 });
 
-pause?.addEventListener('click', togglePause);
-if (!live?.hasAttribute('hx-get') && !live?.dataset.source && pause instanceof HTMLElement) pause.hidden = true;
-
-// Nothing is replaced under somebody's hands, and nothing is asked for that nobody sees.
-document.addEventListener('htmx:before:request', event => {
-    const part = document.getElementById('live');
-    const isInUse = part?.contains(document.activeElement) || part?.querySelector('.sure[open]');
-    if (isPaused || document.hidden || isInUse) event.preventDefault();
-});
-
-// An answer that is no page, such as the end of the session, is not put into one.
-document.addEventListener('htmx:before:swap', event => {
-    const status = event.detail?.ctx?.response?.raw?.status ?? event.detail?.ctx?.response?.status ?? 200;
-    if (status === 401) location.reload();
-    if (status >= 400) event.preventDefault();
-});
+toggle?.addEventListener('click', switchKeys);
+showSwitch();

@@ -58,7 +58,9 @@ function watch(feed) {
     function take(message) {
         shown += 1;
         if (isPaused() || !body) return;
-        body.prepend(row(message, root));
+        const made = row(message, root);
+        body.prepend(made);
+        document.dispatchEvent(new CustomEvent('rows-came', { detail: made }));
         while (body.children.length > ROWS_MAX) body.lastElementChild?.remove();
     }
 
@@ -121,6 +123,7 @@ function row(message, root) {
     const [tone, word] = LOOKS[message.topic] ?? ['plain', message.topic.replace('audit.', '')];
     const time = element('time', new Date(message.at).toISOString().slice(11, 23));
     time.setAttribute('datetime', message.at);
+    time.dataset.exact = '';
     const badge = element('span', word);
     badge.className = `badge ${tone}`;
     const target = message.delivery_id

@@ -1,4 +1,5 @@
-// Rows of a list: those that are ticked, the one that is open beside the list, and the way from one to the next.
+// Rows of a list: those that are ticked, the one that is open beside the list, the way from one to the next, and further
+// ones where few match.
 
 /** From this width on, there is room for a delivery beside a list, in pixels. */
 const WIDE = '(min-width: 1180px)';
@@ -97,5 +98,78 @@ function showWay() {
     document.getElementById('main')?.prepend(way);
 }
 
+// A list of which few rows match looks further by itself for a while, and says how far it has come.
+
+/** How long a list looks further by itself, in milliseconds. */
+const LOOK_MS = 5000;
+/** Rows with which a page is full. */
+const ROWS_MAX = 50;
+
+/** What a list says of how far it has looked. @param {Element} looked @param {number} examined @param {number} rows */
+function sayHowFar(looked, examined, rows) {
+    const line = looked.querySelector('p');
+    const time = looked.querySelector('time');
+    const count = examined.toLocaleString('en').replaceAll(',', '\u202f');
+    line?.replaceChildren(`Looked at ${count} ${looked instanceof HTMLElement ? looked.dataset.noun : ''}`,
+        ...(time ? [', back to ', time] : []), `; ${rows} of them match.`);
+}
+
+/** The part of another page of this list. @param {string} address @param {AbortSignal} signal */
+async function partAt(address, signal) {
+    const answer = await fetch(address, { signal });
+    if (!answer.ok) return null;
+    const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    const part = page.getElementById('list');
+    return part?.querySelector('.trouble') ? null : part;
+}
+
+/** @param {HTMLElement} looked */
+async function lookFurther(looked) {
+    const [list, body] = [looked.closest('#list'), looked.closest('#list')?.querySelector('tbody')];
+    if (!list || !body) return;
+    const stopped = new AbortController();
+    const stop = document.createElement('button');
+    stop.type = 'button';
+    stop.className = 'button';
+    stop.textContent = 'Stop';
+    stop.addEventListener('click', () => stopped.abort());
+    const [began, each] = [performance.now(), Number(looked.dataset.examined)];
+    /** @type {HTMLElement | null} */
+    let now = looked;
+    let [examined, isAsked] = [each, true];
+    while (now && isAsked && !stopped.signal.aborted && body.rows.length < ROWS_MAX && performance.now() - began < LOOK_MS) {
+        const link = now.querySelector('a');
+        if (link) link.hidden = true;
+        now.append(stop);
+        /** @type {HTMLElement | null} */
+        let part = null;
+        try { part = await partAt(link?.href ?? '', stopped.signal); } catch { /* it was stopped, or nothing came */ }
+        if (link) link.hidden = false;
+        stop.remove();
+        isAsked = part !== null;
+        if (!part) break;
+        body.append(...part.querySelectorAll('tbody tr'));
+        const [next, paging] = [part.querySelector('.looked'), part.querySelector('.paging')];
+        if (body.rows.length === 0 && !next) list.replaceChildren(...part.childNodes);
+        list.querySelector('.paging')?.replaceWith(...(paging ? [paging] : []));
+        if (next instanceof HTMLElement) {
+            examined += each;
+            now.replaceWith(next);
+            sayHowFar(next, examined, body.rows.length);
+        } else {
+            now.remove();
+            if (paging && !paging.isConnected) list.append(paging);
+        }
+        now = next instanceof HTMLElement ? next : null;
+        show();
+        keepList();
+        document.dispatchEvent(new CustomEvent('rows-came', { detail: list }));
+    }
+    const announcer = document.getElementById('announcer');
+    if (announcer) announcer.textContent = now?.querySelector('p')?.textContent ?? `${body.rows.length} rows match`;
+}
+
 keepList();
 showWay();
+const looked = document.querySelector('.looked');
+if (looked instanceof HTMLElement) lookFurther(looked);

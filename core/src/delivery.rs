@@ -1,6 +1,7 @@
 //! Deliveries as people see them: one, many, and the actions that a person may take on one. Claiming and finishing them
 //! is the business of [`crate::queue`].
 
+pub mod cause;
 pub mod dead_letter;
 pub mod dead_letter_groups;
 pub mod dead_letter_notice;
@@ -66,6 +67,8 @@ pub struct Delivery {
     pub last_status_code: Option<i16>,
     /// Why the last finished attempt failed, in words for a person.
     pub last_error: Option<String>,
+    /// How long the last finished attempt took, in milliseconds; `None` where the worker died before it could measure.
+    pub last_duration_ms: Option<i32>,
     /// When the delivery is canceled instead of attempted; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
     /// When the delivery was stored.
@@ -100,6 +103,7 @@ struct Row {
     last_number: Option<i32>,
     last_status_code: Option<i16>,
     last_error: Option<String>,
+    last_duration_ms: Option<i32>,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
 }
@@ -262,7 +266,7 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                   (q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()) AS leased,
                   nullif(greatest(q.due_at, n.not_before), 'infinity') AS "due_at?",
                   q.attempt_count AS "attempt_count?", a.number AS "last_number?",
-                  a.status_code AS last_status_code, a.error AS last_error,
+                  a.status_code AS last_status_code, a.error AS last_error, a.duration_ms AS last_duration_ms,
                   d.created_at AS "created_at!", d.finished_at
              FROM unnest($1::uuid[]) AS i (id)
             CROSS JOIN LATERAL (SELECT * FROM deliveries x
@@ -275,7 +279,7 @@ pub(crate) async fn views(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Delivery>> 
                                   FROM queue x WHERE x.delivery_id = d.id OFFSET 0) q ON true
              LEFT JOIN LATERAL (SELECT greatest(x.rests_until, x.open_until, x.token_held_until) AS not_before
                                   FROM lanes x WHERE x.id = q.lane_id ORDER BY x.revision DESC LIMIT 1) n ON true
-             LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error FROM attempts x
+             LEFT JOIN LATERAL (SELECT x.number, x.status_code, x.error, x.duration_ms FROM attempts x
                                  WHERE x.delivery_id = d.id AND x.delivery_id >= $2 AND x.delivery_id <= $3
                                  ORDER BY x.number DESC LIMIT 1) a ON true
             ORDER BY d.id DESC
@@ -310,6 +314,7 @@ fn view(row: Row) -> Result<Delivery> {
         next_attempt_at: row.due_at.filter(|_| status == Status::Pending),
         last_status_code: row.last_status_code,
         last_error: row.last_error,
+        last_duration_ms: row.last_duration_ms,
         created_at: row.created_at,
         finished_at: row.finished_at,
     })

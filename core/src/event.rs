@@ -4,6 +4,7 @@ pub mod audience;
 pub mod content_encoding;
 pub mod event_type;
 pub mod filter;
+pub mod find;
 pub mod idempotency;
 pub mod json;
 pub mod metadata;
@@ -85,8 +86,22 @@ pub struct Filter {
     pub subscription: Option<SubscriptionId>,
     /// Only events with these entries in their metadata.
     pub metadata: Option<Metadata>,
+    /// Only events to which their producers gave this id.
+    pub external_id: Option<String>,
+    /// Which events are meant by their deliveries.
+    pub deliveries: Deliveries,
     /// Only events that were accepted in this span of time.
     pub span: Span,
+}
+
+/// Which events are meant by their deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deliveries {
+    /// Events with deliveries, and those without.
+    #[default]
+    Any,
+    /// Events of which there is no delivery: nobody wanted them, or their fan-out is to come.
+    None,
 }
 
 /// Reads one event, without its payload.
@@ -115,7 +130,10 @@ pub async fn payload(executor: impl PgExecutor<'_>, id: EventId) -> Result<Paylo
 
 /// Lists events, the newest first. An index finds tenant and type; the other conditions are checked row by row.
 pub async fn list(pool: &PgPool, filter: &Filter, page: Page) -> Result<Found<Event>> {
-    let asks_more = filter.subscription.is_some() || filter.metadata.is_some();
+    let asks_more = filter.subscription.is_some()
+        || filter.metadata.is_some()
+        || filter.external_id.is_some()
+        || filter.deliveries == Deliveries::None;
     let examined_max = if asks_more { EXAMINED_MAX } else { page.limit };
     let (mut found, mut room) = (Vec::new(), page.limit);
     for range in page.ranges(filter.span) {
@@ -142,13 +160,22 @@ async fn look(
 ) -> Result<Vec<(Uuid, bool)>> {
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
-               SELECT id, subscription_id, metadata FROM events
+               SELECT id, subscription_id, metadata, external_id FROM events
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR event_type = $2)
                   AND id >= $3 AND id < $4
                 ORDER BY id DESC LIMIT $5)
-           (SELECT id AS "id!", false AS "last!" FROM looked_at
-             WHERE ($6::uuid IS NULL OR subscription_id = $6) AND ($7::jsonb IS NULL OR metadata @> $7)
-             ORDER BY id DESC LIMIT $8)
+           (SELECT x.id AS "id!", false AS "last!" FROM looked_at x
+             WHERE ($6::uuid IS NULL OR x.subscription_id = $6) AND ($7::jsonb IS NULL OR x.metadata @> $7)
+               AND ($9::text IS NULL OR x.external_id = $9)
+               -- Those that were made with the event stand beside it; only where there is none, replays are looked for.
+               AND (NOT $10::boolean
+                    OR coalesce((SELECT true FROM deliveries d
+                                  WHERE d.id >= (left(x.id::text, 19) || '8000-000000000000')::uuid
+                                    AND d.id <= (left(x.id::text, 19) || 'bfff-ffffffffffff')::uuid
+                                    AND d.event_id = x.id LIMIT 1),
+                                (SELECT true FROM deliveries d
+                                  WHERE d.event_id = x.id AND d.is_replay LIMIT 1)) IS NULL)
+             ORDER BY x.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
             LIMIT $8"#,
@@ -160,6 +187,8 @@ async fn look(
         filter.subscription.map(|id| id.0),
         filter.metadata.as_ref().map(Json) as _,
         limit,
+        filter.external_id,
+        filter.deliveries == Deliveries::None,
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod counts;
 pub mod event_type_header;
 pub mod failing;
+pub mod find;
 pub mod flow_settings;
 pub mod health;
 pub mod hold;

@@ -163,7 +163,7 @@ impl Dispatcher {
         let wait = next.wait().map_or(BACKSTOP, |wait| wait.min(BACKSTOP));
         let wait = if found_nothing && wait.is_zero() {
             // Whoever has the lane locked may commit at once, and may as well keep it.
-            locked.next()
+            locked.pause()
         } else {
             locked.reset();
             wait

@@ -66,11 +66,32 @@ impl IngestLimits {
         }
     }
 
+    /// Counts an event that is posted from a page against the limits of its key and of its subscription.
+    ///
+    /// # Errors
+    /// Too many requests where a limit is used up.
+    pub(crate) fn ask_of_page(&self, access: &Access, subscription: Option<&Subscription>) -> Result<(), ApiError> {
+        if let Some((id, limit)) = access.rate_limit() {
+            Self::admit(Limited::Key(id.0), limit, self.0.ask(Limited::Key(id.0), limit))?;
+        }
+        match subscription.and_then(|one| Some((one.id, one.settings.ingest_rate_limit?))) {
+            Some((id, limit)) => {
+                let limited = Limited::Subscription(id.0);
+                Self::admit(limited, limit, self.0.ask(limited, limit))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn ask(&self, request: &Request, limited: Limited, limit: RateLimit) -> Result<(), ApiError> {
         let state = self.0.ask(limited, limit);
         if let Some(LimitStates(met)) = request.data() {
             met.lock().expect("nothing panics while it is held").push((limited.name(), state));
         }
+        Self::admit(limited, limit, state)
+    }
+
+    fn admit(limited: Limited, limit: RateLimit, state: LimitState) -> Result<(), ApiError> {
         if state.is_admitted {
             return Ok(());
         }

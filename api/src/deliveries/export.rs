@@ -44,7 +44,7 @@ const LAST_LINE_WITHIN: Duration = Duration::from_secs(30);
 /// Rows that are read at once.
 const PAGE: usize = 500;
 /// What CSV shows of a delivery: fields of its JSON.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "id",
     "event_id",
     "tenant_id",
@@ -62,6 +62,7 @@ const COLUMNS: [&str; 17] = [
     "cancel_reason",
     "created_at",
     "finished_at",
+    "last_duration_ms",
 ];
 
 /// How deliveries are written: `csv`, with a head and a line for each, or `ndjson`, a JSON object in each line.

@@ -84,6 +84,8 @@ pub struct DeliveryView {
     last_status_code: Option<u16>,
     /// Why the last finished attempt failed, for a person; at most 1000 characters.
     last_error: Option<String>,
+    /// Milliseconds that the last finished attempt took; absent where the worker died meanwhile.
+    last_duration_ms: Option<u32>,
     /// From this time on the delivery is canceled instead of attempted (RFC 3339).
     expires_at: Option<DateTime<Utc>>,
     /// `expired` where the delivery was canceled because its event had expired.
@@ -171,6 +173,7 @@ pub(crate) fn view(delivery: &Delivery) -> DeliveryView {
         next_attempt_at: delivery.next_attempt_at,
         last_status_code: delivery.last_status_code.map(i16::unsigned_abs),
         last_error: delivery.last_error.clone(),
+        last_duration_ms: delivery.last_duration_ms.map(i32::unsigned_abs),
         expires_at: delivery.expires_at,
         cancel_reason: delivery.has_expired().then(|| "expired".to_owned()),
         created_at: delivery.created_at,

@@ -8,9 +8,10 @@ use poem_openapi::{
     types::{ParseFromJSON, ToJSON, Type},
 };
 use postrider_core::{
-    event::metadata::Metadata,
+    delivery::{job::filter::Destinations, list::Origins},
+    event::{Deliveries, idempotency::KEY_CHARACTERS_MAX, metadata::Metadata},
     page::{Found, Page, Span},
-    validation::moment,
+    validation::{moment, text},
 };
 use uuid::Uuid;
 
@@ -127,6 +128,35 @@ pub fn slower_than(asked: Option<u32>) -> Result<Option<i32>, ApiError> {
 /// Unprocessable where the number is out of its range.
 pub fn min_attempts(asked: Option<u32>) -> Result<Option<i32>, ApiError> {
     at_most("min_attempts", asked, MIN_ATTEMPTS_MAX)
+}
+
+/// The `inline_only` of a list of deliveries.
+#[must_use]
+pub fn destinations(inline_only: Option<bool>) -> Destinations {
+    if inline_only == Some(true) { Destinations::Inline } else { Destinations::All }
+}
+
+/// The `replays_only` of a list of deliveries.
+#[must_use]
+pub fn origins(replays_only: Option<bool>) -> Origins {
+    if replays_only == Some(true) { Origins::Replays } else { Origins::All }
+}
+
+/// The `without_deliveries` of a list of events.
+#[must_use]
+pub fn deliveries(without: Option<bool>) -> Deliveries {
+    if without == Some(true) { Deliveries::None } else { Deliveries::Any }
+}
+
+/// The `external_id` of a list of events.
+///
+/// # Errors
+/// Unprocessable where no event can have such an id.
+pub fn external_id(id: Option<String>) -> Result<Option<String>, ApiError> {
+    if let Some(id) = &id {
+        text(id, KEY_CHARACTERS_MAX).map_err(|why| ApiError::invalid("external_id", why))?;
+    }
+    Ok(id)
 }
 
 /// A number from 1 to `max`.

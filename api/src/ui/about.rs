@@ -24,6 +24,7 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ("Enter", "open the row"),
         ("o", "open the row in a new tab"),
         ("x", "tick the row"),
+        ("r", "retry the row, or the delivery of the page"),
         ("y", "copy the id of the row, or of the page"),
         ("c", "copy the link to the page"),
         ("[ and ]", "previous and next page of a list"),
@@ -40,7 +41,7 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ("?", "these keys"),
         ("t", "other colours"),
         ("p", "pause and resume live updates"),
-        ("z", "UTC or local times"),
+        ("z", "UTC, local times, or the zone that was chosen"),
         ("Esc", "close what is open"),
     ];
     let libraries = [
@@ -55,6 +56,7 @@ pub(crate) fn page(visit: &Visit) -> Page {
         ))
         (panel("This installation", &nothing(), &facts(&pairs)))
         (panel("Keys", &nothing(), &html! {
+            p { "In the menu of your key, keys can be switched off, for this browser." }
             dl.facts.keys #keys { @for (key, what) in keys { div { dt { kbd { (key) } } dd { (what) } } } }
         }))
         (panel("What the pages are made of", &nothing(), &html! {

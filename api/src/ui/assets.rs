@@ -31,7 +31,7 @@ macro_rules! file {
 }
 
 /// How many files pages load.
-const FILES: usize = 10;
+const FILES: usize = 13;
 
 /// Whether the libraries can be loaded: they are embedded, or their folder is there.
 fn are_libraries_there() -> bool {
@@ -91,6 +91,9 @@ impl Assets {
             ("paths.js", script, file!("paths.js")),
             ("rows.js", script, file!("rows.js")),
             ("views.js", script, file!("views.js")),
+            ("updates.js", script, file!("updates.js")),
+            ("search.js", script, file!("search.js")),
+            ("post.js", script, file!("post.js")),
             ("htmx.js", script, file!("node_modules/htmx.org/dist/htmx.min.js")),
             ("icons.svg", "image/svg+xml", icons()),
         ];

@@ -216,6 +216,18 @@ fn row(visit: &Visit, letter: &DeadLetter, receivers: &Receivers) -> Markup {
 pub(crate) async fn resolve(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
     let id: DeliveryId = visit.find(id).await?;
     dead_letter::resolve(&visit.app.pool, id).await?;
-    let back = form.get("back").filter(|path| is_own_path(path)).unwrap_or("dead-letters");
-    Ok(Next::done(back, "The dead letter is marked as resolved."))
+    let undo = format!("dead-letters/{id}/unresolve");
+    Ok(Next::undoable(back(form), "The dead letter is marked as resolved.", undo))
+}
+
+/// Takes the mark back.
+pub(crate) async fn unresolve(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
+    let id: DeliveryId = visit.find(id).await?;
+    dead_letter::unresolve(&visit.app.pool, id).await?;
+    Ok(Next::done(back(form), "The dead letter waits for a decision again."))
+}
+
+/// The page to which a form returns.
+fn back(form: &Fields) -> &str {
+    form.get("back").filter(|path| is_own_path(path)).unwrap_or("dead-letters")
 }

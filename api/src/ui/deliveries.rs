@@ -1,5 +1,7 @@
 //! The list of deliveries, and what can be done with all that match.
 
+mod causes;
+pub(crate) mod columns;
 pub(crate) mod file;
 pub(crate) mod filters;
 pub(crate) mod selected;
@@ -11,6 +13,7 @@ use postrider_core::{
     delivery::{Delivery, Status, job::Action, list as delivery_list},
     id::{DeliveryId, SubscriptionId},
     subscription::Subscription,
+    tally::class::Class,
 };
 use uuid::Uuid;
 
@@ -19,7 +22,8 @@ use crate::{
     ui::{
         beside::{beside, opens},
         deliveries::{
-            filters::{FILTERS, ONLY_HERE, chips},
+            columns::Column,
+            filters::{FILTERS, INLINE, ONLY_HERE, chips},
             selected::Ticks,
         },
         fields::Fields,
@@ -45,7 +49,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
             "Each event that is owed to a subscription or a URL, the newest first."
         }, &html! { (all) (file::menu(visit)) }))
         div.choices { (chips(visit, &visit.path)) (filters::recent(visit)) }
-        (filters::show(visit))
+        div.filter-row { (columns::menu(visit)) (filters::show(visit)) }
         (beside(visit, &list).await)
     };
     Ok(Page::new(Section::Deliveries, "Deliveries", body))
@@ -53,7 +57,9 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
 
 /// What can be done with all that match, whatever their number. It is counted before anything begins.
 fn actions(visit: &Visit) -> Markup {
-    if !visit.may_manage() || ONLY_HERE.iter().any(|name| visit.query.has(name)) {
+    // A job names the statuses one by one, and these are too many.
+    let is_unnamed = visit.query.get(causes::CAUSE) == Some(Class::HttpOther.as_str());
+    if !visit.may_manage() || is_unnamed || ONLY_HERE.iter().any(|name| visit.query.has(name)) {
         return parts::nothing();
     }
     let status = visit.query.get("status").map(str::parse::<Status>);
@@ -78,8 +84,8 @@ fn actions(visit: &Visit) -> Markup {
     };
     html! {
         @for (action, status, label) in of_status {
-            // A replay is about what was delivered first, not about what a job has made.
-            @if *action != Action::Replay || !visit.query.has("job_id") {
+            // A replay is about what was delivered first to a subscription, not about what a job has made.
+            @if *action != Action::Replay || !["job_id", INLINE].iter().any(|name| visit.query.has(name)) {
                 (link(visit, *action, &for_job(&visit.query, *action, status).pairs().collect::<Vec<_>>(), label))
             }
         }
@@ -150,37 +156,30 @@ pub(crate) async fn table(visit: &Visit, deliveries: &[Delivery], caption: &str)
 
 async fn rows_of(visit: &Visit, deliveries: &[Delivery], caption: &str, ticks: Ticks) -> Markup {
     let receivers = Receivers::of(visit, deliveries).await;
+    let shown = columns::shown(&visit.query);
+    // The status stands before the event, and all else behind it.
+    let (before, behind): (Vec<_>, Vec<_>) = shown.into_iter().partition(|column| *column == Column::Status);
     html! {
         table.cards {
             caption.unseen { (caption) }
             thead {
                 tr {
                     (selected::head(ticks))
-                    th scope="col" { "Status" }
+                    @for column in &before { (column.head()) }
                     th scope="col" { "Event" }
-                    th scope="col" { "Receiver" }
-                    th scope="col" { "Last answer" }
-                    th.number.wide scope="col" { "Attempts" }
-                    th.wide scope="col" { "Next attempt" }
-                    th.made scope="col" { "Created" }
+                    @for column in &behind { (column.head()) }
                 }
             }
-            tbody { @for delivery in deliveries { (row(visit, delivery, &receivers, ticks)) } }
-        }
-    }
-}
-
-fn row(visit: &Visit, delivery: &Delivery, receivers: &Receivers, ticks: Ticks) -> Markup {
-    html! {
-        tr.chosen[is_open(visit, delivery)] id=(delivery.id) {
-            (selected::cell(ticks, delivery))
-            td { (parts::status(visit, delivery.status)) }
-            (named(visit, delivery))
-            td data-label="Receiver" { (receivers.cell(delivery)) }
-            td data-label="Last answer" { (answer(delivery)) }
-            td.number.wide data-label="Attempts" { (delivery.attempt_count) }
-            td.wide data-label="Next attempt" { (parts::maybe_time(visit, delivery.next_attempt_at)) }
-            td.made data-label="Created" { (parts::time(visit, delivery.created_at)) }
+            tbody {
+                @for delivery in deliveries {
+                    tr.chosen[is_open(visit, delivery)] id=(delivery.id) data-status=(delivery.status) {
+                        (selected::cell(ticks, delivery))
+                        @for column in &before { (column.cell(visit, delivery, &receivers)) }
+                        (named(visit, delivery))
+                        @for column in &behind { (column.cell(visit, delivery, &receivers)) }
+                    }
+                }
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! One event: what was posted, who gets it, and having it delivered again.
 
+pub(crate) mod payload;
+
 use maud::{Markup, html};
-use poem::{Response, http::header};
 use postrider_core::{
     delivery::{
         list as delivery_list,
@@ -20,13 +21,10 @@ use crate::{
         fields::{Fields, query},
         page::{Next, Note, Page, Section, Visit},
         parts::{self, Tone, facts, nothing, panel},
-        pretty::readable,
         rows,
     },
 };
 
-/// Bytes of a payload that the page shows.
-const SHOWN_BYTES_MAX: usize = 64 * 1024;
 /// Deliveries that the page shows; the list has the others.
 const DELIVERIES_MAX: i64 = 20;
 
@@ -34,17 +32,13 @@ const DELIVERIES_MAX: i64 = 20;
 pub(crate) async fn page(visit: &Visit, id: &str) -> Result<Page, ApiError> {
     let id: EventId = visit.find(id).await?;
     let event = event::get(visit.pool(), id).await?;
-    let payload = match event::payload(visit.pool(), id).await.map_err(ApiError::from) {
-        Ok(payload) => body(visit, &event, &payload.bytes),
-        Err(error) => parts::trouble(visit, &error),
-    };
     let all =
         html! { a href=(visit.to(format!("deliveries{}", query([("event_id", id.to_string().as_str())])))) { "All" } };
     let body = html! {
         (parts::head(&parts::text(&event.event_type), &parts::id(visit, id), &actions(visit, id)))
         (panel("What it is", &nothing(), &what(visit, &event)))
         (panel("Deliveries", &all, &owed(visit, id).await))
-        (panel("Payload", &nothing(), &payload))
+        (payload::show(visit, &event).await)
         (panel("Does a subscription want it?", &nothing(), &wanted(visit, &event).await))
     };
     Ok(Page::new(Section::Events, event.event_type.clone(), body))
@@ -118,22 +112,6 @@ async fn owed(visit: &Visit, id: EventId) -> Markup {
     }
 }
 
-fn body(visit: &Visit, event: &Event, bytes: &[u8]) -> Markup {
-    let shown = &bytes[..bytes.len().min(SHOWN_BYTES_MAX)];
-    html! {
-        @if bytes.is_empty() { p.hint { "It is empty." } } @else {
-            (parts::code_box(visit, "Payload", &readable(shown)))
-            p.hint {
-                @if shown.len() < bytes.len() { "This is the beginning. " }
-                @if let Some(encoding) = &event.content_encoding { "It is packed with " (encoding) ". " }
-                a href=(visit.to(format!("events/{}/payload", EventId(event.id)))) {
-                    (visit.icon("download")) "Download it as it arrived"
-                }
-            }
-        }
-    }
-}
-
 /// A form that asks about a subscription, and the answer: each rule, and what the event has there.
 async fn wanted(visit: &Visit, event: &Event) -> Markup {
     let asked = visit.query.get("subscription");
@@ -179,17 +157,6 @@ async fn judged(visit: &Visit, event: &Event) -> Result<Markup, ApiError> {
             }
         }
     })
-}
-
-/// The payload as a file, byte for byte. A browser saves it and does not show it, whatever it is.
-pub(crate) async fn payload(visit: &Visit, id: &str) -> Result<Response, ApiError> {
-    let id: EventId = visit.find(id).await?;
-    let payload = event::payload(visit.pool(), id).await?;
-    let response = Response::builder()
-        .content_type("application/octet-stream")
-        .header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{id}.payload\""))
-        .header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
-    Ok(response.body(payload.bytes))
 }
 
 /// Makes fresh deliveries of an event.

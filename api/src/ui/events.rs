@@ -1,18 +1,23 @@
-//! The list of events, with its filters.
+//! The list of events, with its filters, and the form that posts one.
+
+pub(crate) mod post;
 
 use maud::{Markup, html};
+use poem::http::StatusCode;
 use postrider_core::{
+    access::api_key::Scope,
     event::{self, Event, event_type::EventType},
     id::{EventId, SubscriptionId},
 };
 
 use crate::{
     serve::{
-        list::{metadata, parsed, span},
+        list::{deliveries, external_id, metadata, parsed, span},
         problem::ApiError,
     },
     ui::{
         deliveries::filters::{moment, recent, time_field},
+        fields::Fields,
         page::{Page, Section, Visit},
         parts,
         rows::{Rows, window},
@@ -20,10 +25,17 @@ use crate::{
 };
 
 /// The filters, by their names in the API.
-const FILTERS: [&str; 6] = ["event_type", "subscription_id", "tenant_id", "metadata", "since", "until"];
+const FILTERS: [&str; 8] =
+    ["event_type", "subscription_id", "tenant_id", "metadata", "external_id", WITHOUT, "since", "until"];
+const WITHOUT: &str = "without_deliveries";
 
 /// The page.
-pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
+pub(crate) async fn page(visit: &Visit) -> Page {
+    with(visit, &Fields::default(), &[]).await
+}
+
+/// The page, with what was typed into the form, and what is wrong with it.
+async fn with(visit: &Visit, form: &Fields, wrong: &[post::Mistake]) -> Page {
     let list = match list(visit).await {
         Ok(rows) => show(visit, &rows),
         Err(error) => parts::trouble(visit, &error),
@@ -32,11 +44,13 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         (parts::head(&parts::text("Events"), &html! { "What producers have posted, the newest first." }, &html! {
             a.button href=(visit.to("emitters")) { (visit.icon("audio-waveform")) "Emitters" }
         }))
+        @if visit.access.may(Scope::Ingest) { (post::show(visit, form, wrong)) }
         div.choices { (recent(visit)) }
         (filters(visit))
         section.panel #list { (list) }
     };
-    Ok(Page::new(Section::Events, "Events", body))
+    let status = if wrong.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Page { status, ..Page::new(Section::Events, "Events", body) }
 }
 
 async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
@@ -47,6 +61,8 @@ async fn list(visit: &Visit) -> Result<Rows<Event>, ApiError> {
         event_type: parsed::<EventType>("event_type", fields.get("event_type"))?,
         subscription: visit.find_named("subscription_id").await?,
         metadata: metadata(entries)?,
+        external_id: external_id(fields.get("external_id").map(str::to_owned))?,
+        deliveries: deliveries(parsed(WITHOUT, fields.get(WITHOUT))?),
         span: span(moment("since", fields.get("since"), visit.now)?, moment("until", fields.get("until"), visit.now)?)?,
     };
     let found = event::list(visit.pool(), &filter, window(visit, |id: EventId| id.0)?).await?;
@@ -136,8 +152,16 @@ fn filters(visit: &Visit) -> Markup {
                 (field("subscription_id", "Posted to the subscription", "text", "sub_…"))
                 @if visit.access.tenant().is_none() { (field("tenant_id", "Tenant", "text", "acme")) }
                 (field("metadata", "Metadata", "text", "region:eu"))
+                (field("external_id", "Your id", "text", "order-42-created"))
                 (time_field(fields, "since", "Since (UTC)"))
                 (time_field(fields, "until", "Until (UTC)"))
+                fieldset.ticks {
+                    legend { "Only" }
+                    label.tick {
+                        input type="checkbox" name=(WITHOUT) value="true" checked[fields.get(WITHOUT) == Some("true")];
+                        span { "events without deliveries, which nobody wanted" }
+                    }
+                }
                 div.do {
                     button.button.main type="submit" { "Apply" }
                     a.button href=(visit.to("events")) { "Clear" }

@@ -177,6 +177,14 @@ pub(crate) fn statuses(filter: &Filter) -> String {
     filter.statuses.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
+/// Statuses as texts; those that follow on each other as one, such as `500–599`.
+fn spans(codes: &[i16]) -> Vec<String> {
+    let mut sorted = codes.to_vec();
+    sorted.sort_unstable();
+    let spans = sorted.chunk_by(|one, next| *next <= one + 1).filter_map(|span| Some((*span.first()?, *span.last()?)));
+    spans.map(|(first, last)| if first == last { first.to_string() } else { format!("{first}–{last}") }).collect()
+}
+
 /// Where the deliveries go that a filter means, and why they failed, in a few words.
 async fn scope(visit: &Visit, filter: &Filter) -> String {
     let mut words = Vec::new();
@@ -185,7 +193,7 @@ async fn scope(visit: &Visit, filter: &Filter) -> String {
         (None, Destinations::Inline) => words.push("inline deliveries".to_owned()),
         (None, Destinations::All) => words.push("to every receiver".to_owned()),
     }
-    words.extend(filter.status_codes.iter().map(ToString::to_string));
+    words.extend(spans(&filter.status_codes));
     words.extend(filter.error_kinds.iter().filter(|kind| *kind != "http_status").map(|kind| cause(kind).to_owned()));
     words.extend(filter.event_types.to_texts());
     words.join(" · ")
@@ -229,7 +237,7 @@ pub(crate) async fn filter_facts(visit: &Visit, filter: &Filter) -> Vec<(&'stati
         pairs.push(("Cause", list(filter.error_kinds.clone())));
     }
     if !filter.status_codes.is_empty() {
-        pairs.push(("Answer", list(filter.status_codes.iter().map(ToString::to_string).collect())));
+        pairs.push(("Answer", list(spans(&filter.status_codes))));
     }
     if let Some(since) = filter.since {
         pairs.push(("Since", parts::clock(visit, since)));

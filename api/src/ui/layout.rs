@@ -6,11 +6,15 @@ use maud::{DOCTYPE, Markup, html};
 use crate::ui::{
     assets::Assets,
     page::{Note, Page, Section, Theme, Visit},
-    top_bar,
+    parts, top_bar,
 };
 
 /// How htmx is set up: it adds no styles, keeps no copies of pages, and leaves open what the reader has opened.
 const HTMX: &str = r#"{"includeIndicatorCSS": false, "history": false, "morphIgnore": ["data-htmx-powered", "open"]}"#;
+
+/// The scripts of all pages.
+const SCRIPTS: [&str; 8] =
+    ["copy.js", "time.js", "keys.js", "updates.js", "paths.js", "rows.js", "search.js", "views.js"];
 
 /// An entry of the navigation: where it leads, its word and its icon.
 struct Entry(Section, &'static str, &'static str, &'static str);
@@ -59,7 +63,27 @@ pub(crate) fn document(visit: &Visit, page: &Page) -> String {
         Some(environment) => format!("{} · {environment}", page.title),
         None => page.title.clone(),
     };
-    whole(&title, &assets, visit.theme, &body)
+    whole(&title, &assets, visit.theme, &body, scripts(page.section))
+}
+
+/// What scripts a page of this part loads besides those of all pages.
+fn scripts(section: Section) -> &'static [&'static str] {
+    match section {
+        Section::Events => &["post.js"],
+        Section::Live => &["live.js"],
+        Section::Overview
+        | Section::Deliveries
+        | Section::Subscriptions
+        | Section::DeadLetters
+        | Section::Jobs
+        | Section::Emitters
+        | Section::Lanes
+        | Section::Tenants
+        | Section::Keys
+        | Section::Audit
+        | Section::About
+        | Section::Nowhere => &[],
+    }
 }
 
 /// The document of a page that has no navigation, such as the one where people sign in.
@@ -68,10 +92,10 @@ pub(crate) fn bare(title: &str, root: &str, theme: Theme, body: &Markup) -> Stri
         a.skip href="#main" { "Skip to the content" }
         main.alone #main tabindex="-1" { (body) }
     };
-    whole(title, &format!("{root}assets/"), theme, &body)
+    whole(title, &format!("{root}assets/"), theme, &body, &[])
 }
 
-fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
+fn whole(title: &str, assets: &str, theme: Theme, body: &Markup, own_scripts: &[&str]) -> String {
     let files = Assets::get();
     let link = |name: &str| files.file(name).map(|file| format!("{assets}{file}"));
     let document = html! {
@@ -87,7 +111,7 @@ fn whole(title: &str, assets: &str, theme: Theme, body: &Markup) -> String {
                 link rel="icon" href="data:,";
                 @if let Some(style) = link("style.css") { link rel="stylesheet" href=(style); }
                 @if let Some(htmx) = link("htmx.js") { script src=(htmx) defer {} }
-                @for name in ["copy.js", "time.js", "keys.js", "live.js", "paths.js", "rows.js", "views.js"] {
+                @for name in SCRIPTS.iter().chain(own_scripts) {
                     @if let Some(script) = link(name) { script type="module" src=(script) {} }
                 }
             }
@@ -127,6 +151,16 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
 
 fn told(visit: &Visit, note: &Note) -> Markup {
     match note {
+        Note::Undoable { sentence, undo } => html! {
+            div.note.ok {
+                (visit.icon("circle-check"))
+                p role="status" { (sentence) }
+                form method="post" action=(visit.to(undo)) {
+                    (parts::back(visit))
+                    button type="submit" { (visit.icon("history")) "Undo" }
+                }
+            }
+        },
         Note::Done(text) => html! { div.note.ok role="status" { (visit.icon("circle-check")) p { (text) } } },
         Note::Refused(text) => html! { div.note.bad role="alert" { (visit.icon("circle-alert")) p { (text) } } },
     }

@@ -17,6 +17,7 @@ use crate::{
     serve::problem::ApiError,
     ui::{
         assets::Assets,
+        deliveries::columns::COLUMNS,
         fields::{CURSOR, Fields, NEWEST, OPEN, TENANT, query},
     },
 };
@@ -105,7 +106,10 @@ impl Visit {
 
     /// Whether the address narrows a list by more than by a tenant.
     pub(crate) fn is_filtered(&self) -> bool {
-        !self.query.with(CURSOR, None).with(TENANT, None).with(NEWEST, None).query().is_empty()
+        let narrowing = [TENANT, NEWEST, COLUMNS]
+            .iter()
+            .fold(self.query.with(CURSOR, None), |fields, name| fields.with(name, None));
+        !narrowing.query().is_empty()
     }
 
     /// A link from this page to another one, whose path below `/ui/` is given. The chosen tenant goes with it.
@@ -208,6 +212,11 @@ pub(crate) enum Next {
 }
 
 impl Next {
+    /// Like [`Self::done`]; a form that is sent to the path `undo` does the opposite.
+    pub(crate) fn undoable(to: impl Into<String>, sentence: impl Into<String>, undo: impl Into<String>) -> Self {
+        Self::Go(to.into(), Note::Undoable { sentence: sentence.into(), undo: undo.into() })
+    }
+
     /// The browser goes to this page, which says what was done.
     pub(crate) fn done(to: impl Into<String>, sentence: impl Into<String>) -> Self {
         Self::Go(to.into(), Note::Done(sentence.into()))
@@ -219,6 +228,8 @@ impl Next {
 pub(crate) enum Note {
     /// It was done.
     Done(String),
+    /// It was done, and a form that is sent to this path does the opposite.
+    Undoable { sentence: String, undo: String },
     /// It could not be done, for this reason.
     Refused(String),
 }
@@ -228,6 +239,7 @@ impl Note {
     pub(crate) fn to_text(&self) -> String {
         match self {
             Self::Done(text) => format!("+{text}"),
+            Self::Undoable { sentence, undo } => format!("~{undo}\n{sentence}"),
             Self::Refused(text) => format!("-{text}"),
         }
     }
@@ -236,6 +248,10 @@ impl Note {
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         match text.split_at_checked(1)? {
             ("+", text) => Some(Self::Done(text.to_owned())),
+            ("~", text) => {
+                let (undo, sentence) = text.split_once('\n')?;
+                Some(Self::Undoable { sentence: sentence.to_owned(), undo: undo.to_owned() })
+            }
             ("-", text) => Some(Self::Refused(text.to_owned())),
             _ => None,
         }

@@ -65,18 +65,41 @@ fn indented(json: &str) -> String {
     pretty
 }
 
-/// The first bytes in hexadecimal, sixteen in a line.
+/// The first bytes in hexadecimal.
 fn dump(bytes: &[u8]) -> String {
-    let lines = bytes[..bytes.len().min(DUMPED_BYTES_MAX)].chunks(16).enumerate().map(|(place, line)| {
+    hexadecimal(&bytes[..bytes.len().min(DUMPED_BYTES_MAX)])
+}
+
+/// Bytes in hexadecimal, sixteen in a line, with what of them is printable ASCII.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    let lines = bytes.chunks(16).enumerate().map(|(place, line)| {
         let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{:08x}  {}", place * 16, hex.join(" "))
+        let printable = |byte: &u8| if (b' '..=b'~').contains(byte) { char::from(*byte) } else { '.' };
+        let text: String = line.iter().map(printable).collect();
+        format!("{:08x}  {:<47}  {text}", place * 16, hex.join(" "))
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The beginning of these bytes, `max` of them at most. A text is not cut within a character.
+pub(crate) fn beginning(bytes: &[u8], max: usize) -> &[u8] {
+    let shown = &bytes[..bytes.len().min(max)];
+    match std::str::from_utf8(shown) {
+        Err(cut) if cut.error_len().is_none() => &shown[..cut.valid_up_to()],
+        Ok(_) | Err(_) => shown,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_not_cut_within_a_character() {
+        assert_eq!(beginning("gr\u{fc}n".as_bytes(), 3), b"gr");
+        assert_eq!(beginning("gr\u{fc}n".as_bytes(), 4), "gr\u{fc}".as_bytes());
+        assert_eq!(beginning(&[0xff, 0xfe, 0xfd], 2), [0xff, 0xfe]);
+    }
 
     #[test]
     fn bodies_to_look_at() {
@@ -86,7 +109,7 @@ mod tests {
             (b"12345678901234567890.10", "12345678901234567890.10"),
             (b"{not json", "{not json"),
             ("gr\u{fc}\u{df}e".as_bytes(), "gr\u{fc}\u{df}e"),
-            (&[0xff, 0x00], "00000000  ff 00"),
+            (&[0xff, b'A'], "00000000  ff 41                                            .A"),
             (b"", ""),
         ] {
             assert_eq!(readable(bytes), text);

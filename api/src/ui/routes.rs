@@ -1,6 +1,7 @@
 //! All pages and all actions of the dashboard, by their paths.
 
 use poem::Response;
+use postrider_core::access::api_key::Scope;
 
 use crate::{
     serve::problem::ApiError,
@@ -14,9 +15,10 @@ use crate::{
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 64] = [
+pub const ROUTES: [(&str, &str); 67] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
+    ("GET", "/ui/find/words"),
     ("GET", "/ui/deliveries"),
     ("GET", "/ui/deliveries/export"),
     ("POST", "/ui/deliveries/selected"),
@@ -28,6 +30,7 @@ pub const ROUTES: [(&str, &str); 64] = [
     ("GET", "/ui/dead-letters"),
     ("POST", "/ui/dead-letters/:id/retry"),
     ("POST", "/ui/dead-letters/:id/resolve"),
+    ("POST", "/ui/dead-letters/:id/unresolve"),
     ("GET", "/ui/subscriptions"),
     ("GET", "/ui/subscriptions/new"),
     ("POST", "/ui/subscriptions/new"),
@@ -58,6 +61,7 @@ pub const ROUTES: [(&str, &str); 64] = [
     ("POST", "/ui/demo"),
     ("POST", "/ui/demo/stop"),
     ("GET", "/ui/events"),
+    ("POST", "/ui/events"),
     ("GET", "/ui/events/:id"),
     ("GET", "/ui/events/:id/payload"),
     ("POST", "/ui/events/:id/replay"),
@@ -92,8 +96,9 @@ fn no_page<T>() -> Result<T, ApiError> {
 /// Answers a request for something that is not a page; `None` where a page is asked for.
 pub(crate) async fn file(visit: &Visit) -> Option<Result<Response, ApiError>> {
     match segments(visit)[..] {
-        ["events", id, "payload"] => Some(event::payload(visit, id).await),
+        ["events", id, "payload"] => Some(event::payload::file(visit, id).await),
         ["deliveries", "export"] => Some(deliveries::file::answer(visit).await),
+        ["find", "words"] => Some(find::words::answer(visit).await),
         ["live", "stream"] => Some(live::feed(visit).await),
         _ => None,
     }
@@ -103,7 +108,7 @@ pub(crate) async fn file(visit: &Visit) -> Option<Result<Response, ApiError>> {
 pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
     let page: Result<Page, ApiError> = match segments(visit)[..] {
         [""] => overview::page(visit).await,
-        ["find"] => return find::find(visit),
+        ["find"] => return find::find(visit).await,
         ["deliveries"] => deliveries::page(visit).await,
         ["deliveries", id] => delivery::page(visit, id).await,
         ["dead-letters"] => dead_letters::page(visit).await,
@@ -117,7 +122,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["subscriptions", id, "audit"] => subscription::changes::page(visit, id).await,
         ["emitters"] => emitters::page(visit).await,
         ["demo"] => demo::page(visit).await,
-        ["events"] => events::page(visit).await,
+        ["events"] => Ok(events::page(visit).await),
         ["events", id] => event::page(visit, id).await,
         ["jobs"] => jobs::page(visit).await,
         ["jobs", "new"] => jobs::new::page(visit).await,
@@ -133,7 +138,15 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
     page.map(Next::Show)
 }
 
-/// Does what a form asks for. The visitor's key has the scope `manage`.
+/// The scope that a form needs: events are posted with a key that may do so by the API.
+pub(crate) fn scope(visit: &Visit) -> Scope {
+    match segments(visit)[..] {
+        ["events"] => Scope::Ingest,
+        _ => Scope::Manage,
+    }
+}
+
+/// Does what a form asks for. The visitor's key has the [`scope`] that it needs.
 pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
     match segments(visit)[..] {
         ["deliveries", "selected"] => deliveries::selected::act(visit, form).await,
@@ -154,6 +167,8 @@ pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiErro
         ["subscriptions", id, "emit"] => emitters::begin(visit, id, form).await,
         ["subscriptions", id, "delete"] => subscription::delete(visit, id).await,
         ["subscriptions", id, change] => subscription::set_state(visit, id, change, form).await,
+        ["dead-letters", id, "unresolve"] => dead_letters::unresolve(visit, id, form).await,
+        ["events"] => events::post::post(visit, form).await,
         ["events", id, "replay"] => event::replay(visit, id, form).await,
         ["jobs"] => jobs::new::create(visit, form).await,
         ["jobs", id, "cancel"] => jobs::cancel(visit, id).await,

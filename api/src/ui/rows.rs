@@ -90,7 +90,7 @@ impl<T> Rows<T> {
     pub(crate) fn foot(&self, visit: &Visit, prefix: &str, noun: &str) -> Markup {
         html! {
             @if let Some(id) = self.examined_to {
-                div.looked {
+                div.looked data-examined=(EXAMINED) data-noun=(noun) {
                     p {
                         "Looked at " (parts::count(EXAMINED)) " " (noun)
                         @if let Some(at) = moment(id) { ", back to " (parts::clock(visit, at)) }

@@ -40,6 +40,9 @@ const TABS: [(&str, &str); 5] = [
 /// The tab for those who may see the audit log.
 const AUDIT_TAB: (&str, &str) = ("/audit", "Audit");
 
+/// The field of an address that names what follows a change of the state.
+const THEN: &str = "then";
+
 /// Reads the subscription whose id stands in the path.
 async fn read(visit: &Visit, id: &str) -> Result<Subscription, ApiError> {
     Ok(visit.subscriptions().get(visit.find::<SubscriptionId>(id).await?).await?)
@@ -210,19 +213,43 @@ pub(crate) fn held(visit: &Visit, hold: Hold) -> Markup {
 
 /// Pauses, resumes, disables or enables a subscription.
 pub(crate) async fn set_state(visit: &Visit, id: &str, change: &str, form: &Fields) -> Result<Next, ApiError> {
+    let pauses_again = change == "enable" && visit.query.get(THEN) == Some("pause");
     let (change, sentence) = match change {
         "pause" => (StateChange::Pause, "It is paused. Its deliveries wait until it is resumed."),
         "resume" => (StateChange::Resume, "It is active again. What has been waiting is delivered."),
         "disable" => (StateChange::Disable, "It is disabled. New events are stored without deliveries for it."),
+        "enable" if pauses_again => {
+            (StateChange::Enable, "It is paused again. Its deliveries wait until it is resumed.")
+        }
         "enable" => (StateChange::Enable, "It is active again. A replay delivers what it has missed."),
         _ => return Err(ApiError::not_found("page")),
     };
     let id: SubscriptionId = visit.find(id).await?;
-    let changed = visit.app.subscriptions.set_state(visit.access.actor(), id, change).await?;
+    let before = visit.app.subscriptions.get(id).await?.state;
+    let actor = visit.access.actor();
+    let mut changed = visit.app.subscriptions.set_state(actor, id, change).await?;
+    if pauses_again {
+        changed = visit.app.subscriptions.set_state(actor, id, StateChange::Pause).await?;
+    }
     visit.app.forget(&changed).await;
     let named = form.get("back").filter(|path| is_own_path(path));
     let back = named.map_or_else(|| format!("subscriptions/{id}"), str::to_owned);
-    Ok(Next::done(back, sentence))
+    Ok(match opposite(before, changed.state) {
+        Some(undo) => Next::undoable(back, sentence, format!("subscriptions/{id}/{undo}")),
+        None => Next::done(back, sentence),
+    })
+}
+
+/// The change that leads from one state back to the one before; `None` where nothing was changed.
+fn opposite(before: State, now: State) -> Option<String> {
+    match (before, now) {
+        (State::Active, State::Paused) => Some("resume".to_owned()),
+        (State::Active, State::Disabled) => Some("enable".to_owned()),
+        (State::Paused, State::Active) => Some("pause".to_owned()),
+        (State::Paused, State::Disabled) => Some(format!("enable?{THEN}=pause")),
+        (State::Disabled, State::Active | State::Paused) => Some("disable".to_owned()),
+        (State::Active, State::Active) | (State::Paused, State::Paused) | (State::Disabled, State::Disabled) => None,
+    }
 }
 
 /// Deletes a subscription.

@@ -20,21 +20,39 @@ pub(crate) fn show(visit: &Visit) -> Markup {
             form.search role="search" action=(visit.to("find")) method="get" {
                 @if let Some(tenant) = visit.tenant() { input type="hidden" name=(TENANT) value=(tenant); }
                 (visit.icon("search"))
-                label.unseen for="q" { "Go to an id, an event type, or words such as status:pending" }
+                label.unseen for="q" { "Go to an id, an event type, a host, or words such as status:pending" }
                 input #q name="q" type="search" autocomplete="off" spellcheck="false"
-                    placeholder="Go to an id, a type, or status:pending";
+                    list="search-words" placeholder="An id, a type, a host, or status:pending";
+                datalist #search-words {}
                 kbd aria-hidden="true" { "/" }
             }
             div.tools {
                 (tenants(visit))
                 (views(visit))
-                button.quiet.only-script #zone type="button" { "UTC" }
+                (zones())
                 button.quiet.only-script #live-toggle type="button" aria-pressed="false"
                     aria-label="Pause live updates" title="Pause live updates" {
                     (visit.icon("pause")) span { "Live" }
                 }
                 (themes(visit))
                 (visitor(visit))
+            }
+        }
+    }
+}
+
+/// In which zone times are shown, and how exactly. Only scripts can turn them, so without scripts there is no menu.
+fn zones() -> Markup {
+    html! {
+        details.menu.only-script #zones {
+            summary title="Times are in UTC" { span #zone { "UTC" } }
+            div {
+                div {
+                    label for="zone-choice" { "Times are shown in" }
+                    select #zone-choice {}
+                }
+                label.tick { input #exact-times type="checkbox"; span { "To the millisecond" } }
+                p { kbd { "z" } " changes between UTC, local time and the zone that was chosen last." }
             }
         }
     }
@@ -170,6 +188,9 @@ fn visitor(visit: &Visit) -> Markup {
                 }
                 form method="post" action=(visit.to("sign-out")) {
                     button type="submit" { (visit.icon("log-out")) "Sign out" }
+                }
+                button.only-script #keys-toggle type="button" aria-pressed="true" {
+                    (visit.icon("settings")) span { "Keys are on" }
                 }
             }
         }

@@ -115,6 +115,12 @@ pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     get(pool, id).await
 }
 
+/// Takes the mark back that a dead letter is resolved; doing so again changes nothing.
+pub async fn unresolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
+    sqlx::query!("UPDATE dead_letters SET resolved_at = NULL WHERE delivery_id = $1", id.0).execute(pool).await?;
+    get(pool, id).await
+}
+
 /// Puts dead letters back into the queue for a fresh round of attempts, the oldest first and [`BULK_MAX`] at most;
 /// returns how many. Those whose event or subscription is gone stay in the list.
 pub async fn retry_many(pool: &PgPool, filter: &Filter, actor: Actor) -> Result<usize> {

@@ -5,17 +5,17 @@
 //! not materialized, so the scan ends where the page is full. Where it is not full, the row is read as well at which
 //! the scan stopped.
 
-use std::collections::HashSet;
+mod conditions;
 
 use sqlx::{PgPool, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Result,
-    delivery::{Delivery, Status, views},
+    delivery::{Delivery, Status, cause::Cause, job::filter::Destinations, views},
     event::{event_type::EventType, metadata::Metadata},
     id::{EventId, JobId, SubscriptionId},
-    page::{EXAMINED_MAX, Found, Page, Range, Span, bounds},
+    page::{EXAMINED_MAX, Found, Page, Range, Span},
 };
 
 /// Deliveries whose events are looked for together.
@@ -42,8 +42,39 @@ pub struct Filter {
     pub slower_than_ms: Option<i32>,
     /// Only deliveries with at least so many attempts, one that is under way included.
     pub min_attempts: Option<i32>,
+    /// Only deliveries whose last finished attempt failed for this cause.
+    pub cause: Option<Cause>,
+    /// Which deliveries are meant by where they go.
+    pub destinations: Destinations,
+    /// Which deliveries are meant by how they came to be.
+    pub origins: Origins,
     /// Only deliveries that were stored in this span of time.
     pub span: Span,
+}
+
+/// Which deliveries are meant by how they came to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// Those that were made with their events, and replays.
+    #[default]
+    All,
+    /// Replays only: those that were made later than their events, because somebody asked.
+    Replays,
+}
+
+impl Filter {
+    fn is_inline_only(&self) -> bool {
+        self.destinations == Destinations::Inline
+    }
+
+    fn is_of_replays(&self) -> bool {
+        self.origins == Origins::Replays
+    }
+
+    /// The words in the log of attempts that the cause has, and the statuses.
+    fn cause(&self) -> (Option<Vec<String>>, Option<Vec<i16>>) {
+        (self.cause.map(Cause::error_kinds), self.cause.and_then(Cause::status_codes))
+    }
 }
 
 /// Lists deliveries, the newest first.
@@ -68,11 +99,11 @@ type Rows = Vec<(Uuid, bool)>;
 
 /// A page from the table of all deliveries.
 async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let asks_of_attempts = filter.slower_than_ms.is_some() || filter.min_attempts.is_some();
-    if filter.event_type.is_some() || filter.metadata.is_some() || asks_of_attempts {
+    if conditions::are_asked(filter) {
         return of_all_by_more(pool, filter, page).await;
     }
-    let examined_max = if filter.status.is_some() { EXAMINED_MAX } else { page.limit };
+    let asks_of_rows = filter.status.is_some() || filter.is_inline_only() || filter.is_of_replays();
+    let examined_max = if asks_of_rows { EXAMINED_MAX } else { page.limit };
     let (mut found, mut room) = (Rows::new(), page.limit);
     for range in page.ranges(filter.span) {
         let rows = look(pool, filter, range, examined_max, room).await?;
@@ -86,8 +117,7 @@ async fn of_all(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     Ok(found)
 }
 
-/// The same where something is asked of the events or the attempts. Those of many deliveries are looked for with one
-/// array of ids: a look for each one would choose its partition anew, which takes longer than the look itself.
+/// The same where something is asked of the events or the attempts ([`conditions`]).
 async fn of_all_by_more(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
     let (mut found, mut looks) = (Rows::new(), 0);
     for mut range in page.ranges(filter.span) {
@@ -100,18 +130,7 @@ async fn of_all_by_more(pool: &PgPool, filter: &Filter, page: Page) -> Result<Ro
             // With room for one more, the row at which the scan stopped comes along even if all rows fit.
             let mut rows = look(pool, filter, range, EXAMINED_TOGETHER, EXAMINED_TOGETHER + 1).await?;
             let stopped_at = rows.pop_if(|row| row.last);
-            if filter.event_type.is_some() || filter.metadata.is_some() {
-                let fitting = fitting_events(pool, filter, &rows).await?;
-                rows.retain(|row| fitting.contains(&row.event_id));
-            }
-            if let Some(millis) = filter.slower_than_ms {
-                let slow = slower_than(pool, millis, &rows).await?;
-                rows.retain(|row| slow.contains(&row.id));
-            }
-            if let Some(number) = filter.min_attempts {
-                let tried = tried(pool, number, &rows).await?;
-                rows.retain(|row| tried.contains(&row.id));
-            }
+            let rows = conditions::fitting(pool, filter, rows).await?;
             found.extend(rows.iter().map(|row| (row.id, false)));
             if i64::try_from(found.len()).is_ok_and(|count| count >= page.limit) {
                 found.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
@@ -139,7 +158,7 @@ async fn look(pool: &PgPool, filter: &Filter, range: Range, examined_max: i64, l
     let rows = sqlx::query_as!(
         Look,
         r#"WITH looked_at AS NOT MATERIALIZED (
-               SELECT id, event_id, status FROM deliveries
+               SELECT id, event_id, status, subscription_id, is_replay FROM deliveries
                 WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR subscription_id = $2)
                   AND ($3::uuid IS NULL OR job_id = $3) AND id >= $4 AND id < $5
                 ORDER BY id DESC LIMIT $6)
@@ -149,6 +168,7 @@ async fn look(pool: &PgPool, filter: &Filter, range: Range, examined_max: i64, l
                                   AND (SELECT q.lease_token IS NOT NULL AND q.due_at > clock_timestamp()
                                          FROM queue q WHERE q.delivery_id = d.id)
                                  THEN 'in_flight' ELSE d.status::text END)
+               AND (NOT $9::boolean OR d.subscription_id IS NULL) AND (NOT $10::boolean OR d.is_replay)
              ORDER BY d.id DESC LIMIT $8)
            UNION ALL
            (SELECT id, event_id, true FROM looked_at ORDER BY id DESC OFFSET $6 - 1 LIMIT 1)
@@ -161,72 +181,18 @@ async fn look(pool: &PgPool, filter: &Filter, range: Range, examined_max: i64, l
         examined_max,
         filter.status.map(Status::as_str),
         limit,
+        filter.is_inline_only(),
+        filter.is_of_replays(),
     );
     Ok(rows.fetch_all(pool).await?)
 }
 
-/// The events of these deliveries of which holds what is asked of events.
-async fn fitting_events(pool: &PgPool, filter: &Filter, rows: &[Look]) -> Result<HashSet<Uuid>> {
-    let events: Vec<_> = rows.iter().map(|row| row.event_id).collect();
-    let (first, last) = bounds(events.iter().copied());
-    let fitting = sqlx::query_scalar!(
-        r#"SELECT id AS "id!" FROM events
-            WHERE id = ANY ($1) AND id >= $2 AND id <= $3
-              AND ($4::text IS NULL OR event_type = $4) AND ($5::jsonb IS NULL OR metadata @> $5)
-            LIMIT $6"#,
-        &events,
-        first,
-        last,
-        filter.event_type.as_ref().map(EventType::as_str),
-        filter.metadata.as_ref().map(Json) as _,
-        EXAMINED_TOGETHER,
-    );
-    Ok(fitting.fetch_all(pool).await?.into_iter().collect())
-}
-
-/// Those of these deliveries of which an attempt took longer.
-async fn slower_than(pool: &PgPool, millis: i32, rows: &[Look]) -> Result<HashSet<Uuid>> {
-    let deliveries: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let (first, last) = bounds(deliveries.iter().copied());
-    let slow = sqlx::query_scalar!(
-        "SELECT DISTINCT delivery_id FROM attempts
-          WHERE delivery_id = ANY ($1) AND delivery_id >= $2 AND delivery_id <= $3 AND duration_ms > $4
-          LIMIT $5",
-        &deliveries,
-        first,
-        last,
-        millis,
-        EXAMINED_TOGETHER,
-    );
-    Ok(slow.fetch_all(pool).await?.into_iter().collect())
-}
-
-/// Those of these deliveries that have so many attempts. One that is under way is only in the queue.
-async fn tried(pool: &PgPool, number: i32, rows: &[Look]) -> Result<HashSet<Uuid>> {
-    let deliveries: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let (first, last) = bounds(deliveries.iter().copied());
-    let tried = sqlx::query_scalar!(
-        r#"(SELECT DISTINCT delivery_id AS "id!" FROM attempts
-             WHERE delivery_id = ANY ($1) AND delivery_id >= $2 AND delivery_id <= $3 AND number >= $4
-             LIMIT $5)
-           UNION ALL
-           (SELECT i.id FROM unnest($1::uuid[]) AS i (id)
-             WHERE (SELECT q.attempt_count >= $4 FROM queue q WHERE q.delivery_id = i.id) LIMIT $5)"#,
-        &deliveries,
-        first,
-        last,
-        number,
-        EXAMINED_TOGETHER,
-    );
-    Ok(tried.fetch_all(pool).await?.into_iter().collect())
-}
-
 /// A page from the side table of dead letters.
 async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let range = page.range(filter.span);
+    let (range, (kinds, codes)) = (page.range(filter.span), filter.cause());
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
-               SELECT delivery_id AS id FROM dead_letters
+               SELECT delivery_id AS id, subscription_id, error_kind, status_code FROM dead_letters
                 WHERE ($1::uuid IS NULL OR subscription_id = $1) AND ($5::text IS NULL OR tenant_id = $5)
                   AND delivery_id >= $2 AND delivery_id < $3
                 ORDER BY delivery_id DESC LIMIT $4)
@@ -242,6 +208,10 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
                AND ($10::int IS NULL
                     OR (SELECT max(a.duration_ms) > $10 FROM attempts a WHERE a.delivery_id = x.id))
                AND ($11::int IS NULL OR (SELECT max(a.number) >= $11 FROM attempts a WHERE a.delivery_id = x.id))
+               AND ($12::text[] IS NULL OR x.error_kind = ANY ($12))
+               AND ($13::smallint[] IS NULL OR x.status_code = ANY ($13))
+               AND (NOT $14::boolean OR x.subscription_id IS NULL)
+               AND (NOT $15::boolean OR (SELECT d.is_replay FROM deliveries d WHERE d.id = x.id))
              ORDER BY x.id DESC LIMIT $9)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -257,13 +227,17 @@ async fn dead(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
         page.limit,
         filter.slower_than_ms,
         filter.min_attempts,
+        kinds.as_deref(),
+        codes.as_deref(),
+        filter.is_inline_only(),
+        filter.is_of_replays(),
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
 
 /// A page from the queue, which knows whether a worker is attempting a delivery.
 async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> {
-    let range = page.range(filter.span);
+    let (range, (kinds, codes)) = (page.range(filter.span), filter.cause());
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT delivery_id AS id, lease_token, due_at, attempt_count FROM queue
@@ -284,6 +258,11 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
                AND ($11::int IS NULL
                     OR (SELECT max(a.duration_ms) > $11 FROM attempts a WHERE a.delivery_id = x.id))
                AND ($12::int IS NULL OR x.attempt_count >= $12)
+               AND ($13::text[] IS NULL
+                    OR (SELECT a.error_kind = ANY ($13) AND ($14::smallint[] IS NULL OR a.status_code = ANY ($14))
+                          FROM attempts a WHERE a.delivery_id = x.id ORDER BY a.number DESC LIMIT 1))
+               AND (NOT $15::boolean OR (SELECT d.subscription_id IS NULL FROM deliveries d WHERE d.id = x.id))
+               AND (NOT $16::boolean OR (SELECT d.is_replay FROM deliveries d WHERE d.id = x.id))
              ORDER BY x.id DESC LIMIT $10)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $4 - 1 LIMIT 1)
@@ -300,6 +279,10 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
         page.limit,
         filter.slower_than_ms,
         filter.min_attempts,
+        kinds.as_deref(),
+        codes.as_deref(),
+        filter.is_inline_only(),
+        filter.is_of_replays(),
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }
@@ -307,17 +290,17 @@ async fn unfinished(pool: &PgPool, filter: &Filter, page: Page) -> Result<Rows> 
 /// A page of one event's deliveries. Those that were made with the event stand together in the primary key; its replays
 /// have an index. A condition on the event itself holds for all of them or for none.
 async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) -> Result<Rows> {
-    let (first, end) = filter.span.ids();
+    let ((first, end), (kinds, codes)) = (filter.span.ids(), filter.cause());
     let (with_it, up_to) = event.delivery_ids();
     let rows = sqlx::query!(
         r#"WITH looked_at AS NOT MATERIALIZED (
                SELECT * FROM (
-                   (SELECT id, tenant_id, subscription_id, job_id, status FROM deliveries
+                   (SELECT id, tenant_id, subscription_id, job_id, status, is_replay FROM deliveries
                      WHERE id >= $2 AND id <= $3 AND event_id = $1 AND NOT is_replay
                        AND ($4::uuid IS NULL OR id < $4)
                      ORDER BY id DESC LIMIT $5)
                    UNION ALL
-                   (SELECT id, tenant_id, subscription_id, job_id, status FROM deliveries
+                   (SELECT id, tenant_id, subscription_id, job_id, status, is_replay FROM deliveries
                      WHERE event_id = $1 AND is_replay AND ($4::uuid IS NULL OR id < $4)
                      ORDER BY id DESC LIMIT $5)) x
                 ORDER BY id DESC LIMIT $5)
@@ -337,6 +320,10 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
                     OR (SELECT max(a.duration_ms) > $15 FROM attempts a WHERE a.delivery_id = d.id))
                AND ($16::int IS NULL OR q.attempt_count >= $16
                     OR (SELECT max(a.number) >= $16 FROM attempts a WHERE a.delivery_id = d.id))
+               AND ($17::text[] IS NULL
+                    OR (SELECT a.error_kind = ANY ($17) AND ($18::smallint[] IS NULL OR a.status_code = ANY ($18))
+                          FROM attempts a WHERE a.delivery_id = d.id ORDER BY a.number DESC LIMIT 1))
+               AND (NOT $19::boolean OR d.subscription_id IS NULL) AND (NOT $20::boolean OR d.is_replay)
              ORDER BY d.id DESC LIMIT $14)
            UNION ALL
            (SELECT id, true FROM looked_at ORDER BY id DESC OFFSET $5 - 1 LIMIT 1)
@@ -357,6 +344,10 @@ async fn of_event(pool: &PgPool, event: EventId, filter: &Filter, page: Page) ->
         page.limit,
         filter.slower_than_ms,
         filter.min_attempts,
+        kinds.as_deref(),
+        codes.as_deref(),
+        filter.is_inline_only(),
+        filter.is_of_replays(),
     );
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| (row.id, row.last)).collect())
 }

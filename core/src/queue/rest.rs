@@ -58,7 +58,7 @@ impl Backoff {
     }
 
     /// The pause before the next try.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
         pause
@@ -106,9 +106,9 @@ mod tests {
     fn pauses_double_up_to_the_longest() {
         let millis = Duration::from_millis;
         let mut backoff = Backoff::new(millis(1), millis(5));
-        assert_eq!([0; 5].map(|_| backoff.next()), [1, 2, 4, 5, 5].map(millis));
+        assert_eq!([0; 5].map(|_| backoff.pause()), [1, 2, 4, 5, 5].map(millis));
         backoff.reset();
-        assert_eq!(backoff.next(), millis(1));
+        assert_eq!(backoff.pause(), millis(1));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Waker {
                 let ended = Instant::now();
                 ended + rest.after(ended - started, ended.into())
             } else {
-                Instant::now() + retry.next()
+                Instant::now() + retry.pause()
             };
             if !closed {
                 tokio::time::sleep_until(next).await;

@@ -241,6 +241,15 @@ impl Page {
         Ok(())
     }
 
+    /// Runs a script at the beginning of each page that is opened from now on, before the page's own.
+    ///
+    /// # Errors
+    /// When the browser does not answer.
+    pub async fn before_each_page(&self, script: &str) -> Result<()> {
+        self.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).await?;
+        Ok(())
+    }
+
     /// Writes a picture of the whole page, as long as it is.
     ///
     /// # Errors

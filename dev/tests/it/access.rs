@@ -221,8 +221,8 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
     let name = parameter["name"].as_str().unwrap();
     let named = match parameter["in"].as_str().unwrap() {
         "path" => template.split(&format!("/{{{name}}}")).next()?.rsplit('/').next()?,
-        // This id may name anything at all; `a_list_shows_a_key_its_own_tenants_things_only` tries it.
-        "query" if name == "target_id" && template == "/audit-log" => return None,
+        // These may name anything at all; `a_list_shows_a_key_its_own_tenants_things_only` tries the first one.
+        "query" if (name == "target_id" && template == "/audit-log") || name == "external_id" => return None,
         "query" if name == "subscription" || name.ends_with("_id") => name,
         _ => return None,
     };

@@ -9,9 +9,10 @@ use postrider_core::{
     delivery::{
         Status,
         dead_letter::{self, Resolved},
-        list,
+        job::filter::Destinations,
+        list::{self, Origins},
     },
-    event::{self, Filter as EventFilter, metadata::Metadata},
+    event::{self, Deliveries, Filter as EventFilter, metadata::Metadata},
     id::SubscriptionId,
     page::{EXAMINED_MAX, Page, Span},
     subscription::counts::{self, Counts},
@@ -24,6 +25,8 @@ use crate::world::{World, database_config, id};
 
 /// The lists are tried on this many events, and on as many deliveries.
 const ROWS: i64 = 60_000;
+/// Events of which there is no delivery.
+const ALONE: i64 = 40;
 /// The rows of a page, and how many rows may be read to show it: the event, the queue row and the last attempt of each
 /// item.
 const LIMIT: i64 = 51;
@@ -34,23 +37,30 @@ const SHOWN: i64 = 6 * LIMIT;
 async fn fill(pool: &PgPool) {
     let fill = format!(
         "CREATE TEMPORARY TABLE past AS
-         SELECT n, uuid_v7() AS event, uuid_v7() AS delivery,
+         SELECT x.*, (left(x.event::text, 19) || '8' || substr(md5(x.n::text), 1, 3) || '-'
+                      || substr(md5(x.n::text), 5, 12))::uuid AS delivery
+           FROM (SELECT n, uuid_v7() AS event,
                 CASE WHEN n % 1000 = 0 THEN 'small' ELSE 'default' END AS tenant,
                 CASE WHEN n % 25 = 1 THEN 'dead_letter' WHEN n % 25 = 2 THEN 'pending' WHEN n % 700 = 3 THEN 'canceled'
                      ELSE 'succeeded' END AS status
-           FROM generate_series(1, {ROWS}) n;
+           FROM generate_series(1, {ROWS}) n) x;
          INSERT INTO events (id, tenant_id, event_type, content_type, payload, metadata, created_at)
          SELECT event, tenant, CASE WHEN n % 500 = 0 THEN 'rare.type' ELSE 'common.type' END, 'text/plain', 'x',
                 CASE WHEN n % 700 = 0 THEN '{{\"k\": \"v\"}}'::jsonb END, now() FROM past;
-         INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, status, created_at, finished_at)
-         SELECT delivery, event, tenant, md5(tenant)::uuid, status::delivery_status, now(),
-                CASE WHEN status <> 'pending' THEN now() END
+         INSERT INTO events (id, tenant_id, event_type, content_type, payload, external_id, created_at)
+         SELECT uuid_v7(), 'default', 'common.type', 'text/plain', 'x', 'own-' || n, now()
+           FROM generate_series(1, {ALONE}) n;
+         INSERT INTO deliveries (id, event_id, tenant_id, subscription_id, status, created_at, finished_at, is_replay)
+         SELECT delivery, event, tenant, CASE WHEN n % 3000 <> 12 THEN md5(tenant)::uuid END, status::delivery_status,
+                now(), CASE WHEN status <> 'pending' THEN now() END, n % 3000 = 13
            FROM past;
-         INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code)
-         SELECT delivery, 1, now(), CASE WHEN n % 900 IN (1, 2) THEN 5001 ELSE 5000 END, 200 FROM past
-         UNION ALL SELECT delivery, 2, now(), 1, 200 FROM past WHERE n % 900 IN (1, 2);
-         INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id)
-         SELECT delivery, tenant, md5(tenant)::uuid FROM past WHERE status = 'dead_letter';
+         INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, error_kind)
+         SELECT delivery, 1, now(), CASE WHEN n % 900 IN (1, 2) THEN 5001 ELSE 5000 END, 200, NULL FROM past
+         UNION ALL SELECT delivery, 2, now(), 1, 503, 'http_status' FROM past WHERE n % 900 IN (1, 2);
+         INSERT INTO dead_letters (delivery_id, tenant_id, subscription_id, error_kind, status_code)
+         SELECT delivery, tenant, md5(tenant)::uuid, CASE WHEN n % 900 = 1 THEN 'http_status' END,
+                CASE WHEN n % 900 = 1 THEN 503 END
+           FROM past WHERE status = 'dead_letter';
          INSERT INTO queue (delivery_id, lane_id, event_id, due_at, attempt_count)
          SELECT delivery, md5(tenant)::uuid, event, now() + interval '1 year', CASE WHEN n % 900 = 2 THEN 2 ELSE 1 END
            FROM past WHERE status = 'pending';
@@ -89,6 +99,21 @@ async fn count(pool: &PgPool) {
     assert_eq!(counts[&large], Counts { waiting: counts::COUNTED_MAX, dead: counts::COUNTED_MAX });
 }
 
+/// Filters of deliveries that ask for something of each row: of all deliveries, of dead letters and of the queue.
+fn asking_more() -> impl Iterator<Item = (&'static str, list::Filter, bool)> {
+    [None, Some(Status::DeadLetter), Some(Status::Pending)].into_iter().flat_map(|status| {
+        let d = || list::Filter { status, ..list::Filter::default() };
+        let filters = [
+            ("slow", list::Filter { slower_than_ms: Some(5000), ..d() }),
+            ("tried", list::Filter { min_attempts: Some(2), ..d() }),
+            ("failed so", list::Filter { cause: "http_429".parse().ok(), ..d() }),
+            ("inline", list::Filter { destinations: Destinations::Inline, ..d() }),
+            ("replays", list::Filter { origins: Origins::Replays, ..d() }),
+        ];
+        filters.map(|(name, filter)| (name, filter, true))
+    })
+}
+
 #[tokio::test]
 async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
     let world = World::new().await;
@@ -107,6 +132,8 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         ("type of a tenant", EventFilter { event_type: kind(), tenant_id: tenant(), ..e() }, false),
         ("metadata", EventFilter { metadata: entry(), ..e() }, true),
         ("posted to", EventFilter { subscription: small, ..e() }, true),
+        ("own id", EventFilter { external_id: Some("own-1".to_owned()), ..e() }, true),
+        ("without deliveries", EventFilter { deliveries: Deliveries::None, ..e() }, true),
         ("time", EventFilter { span: Span { since: Some(chrono::Utc::now()), until: None }, ..e() }, false),
     ];
     let deliveries = [
@@ -119,12 +146,6 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         ("in flight", list::Filter { status: Some(Status::InFlight), ..d() }, true),
         ("type", list::Filter { event_type: kind(), ..d() }, true),
         ("metadata", list::Filter { metadata: entry(), ..d() }, true),
-        ("slow", list::Filter { slower_than_ms: Some(5000), ..d() }, true),
-        ("slow and dead", list::Filter { slower_than_ms: Some(5000), status: Some(Status::DeadLetter), ..d() }, true),
-        ("slow and pending", list::Filter { slower_than_ms: Some(5000), status: Some(Status::Pending), ..d() }, true),
-        ("tried", list::Filter { min_attempts: Some(2), ..d() }, true),
-        ("tried and dead", list::Filter { min_attempts: Some(2), status: Some(Status::DeadLetter), ..d() }, true),
-        ("tried and pending", list::Filter { min_attempts: Some(2), status: Some(Status::Pending), ..d() }, true),
     ];
     let mut looks = Vec::new();
     let mut last = settled(&pool).await;
@@ -137,7 +158,7 @@ async fn a_page_of_any_list_reads_a_bounded_number_of_rows() {
         event::list(&pool, &filter, page(None)).await.unwrap();
         note("events", name, examines).await;
     }
-    for (name, filter, examines) in deliveries {
+    for (name, filter, examines) in deliveries.into_iter().chain(asking_more()) {
         list::list(&pool, &filter, page(None)).await.unwrap();
         note("deliveries", name, examines).await;
     }
@@ -193,6 +214,14 @@ async fn pages_of_a_sparse_list_neither_skip_nor_repeat() {
         ("/deliveries?min_attempts=3", 0),
         ("/deliveries?min_attempts=2&status=dead_letter", (ROWS / 900 + 1)),
         ("/deliveries?min_attempts=2&status=pending", (ROWS / 900 + 1)),
+        ("/deliveries?cause=http_5xx", 2 * (ROWS / 900 + 1)),
+        ("/deliveries?cause=http_5xx&status=dead_letter", (ROWS / 900 + 1)),
+        ("/deliveries?cause=http_5xx&status=pending", (ROWS / 900 + 1)),
+        ("/deliveries?cause=timeout", 0),
+        ("/deliveries?inline_only=true", ROWS / 3000),
+        ("/deliveries?replays_only=true", ROWS / 3000),
+        ("/events?without_deliveries=true", ALONE),
+        ("/events?external_id=own-7", 1),
         ("/dead-letters?", ROWS / 25),
         ("/audit-log?tenant_id=small", ROWS / 1000),
     ] {

@@ -30,6 +30,15 @@ impl<'w> Session<'w> {
         read(request.send().await.unwrap()).await
     }
 
+    /// Where a page leads at once; the page itself where it leads nowhere.
+    pub async fn leads(&self, path: &str) -> (StatusCode, String) {
+        let request = self.world.anonymous(Method::GET, path).header("cookie", &self.cookie);
+        let answer = request.send().await.unwrap();
+        let place = answer.headers().get("location").map(|place| place.to_str().unwrap().to_owned());
+        let (status, page) = read(answer).await;
+        (status, place.unwrap_or(page))
+    }
+
     /// Sends a form, as a page of ours does.
     pub async fn post(&self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, String) {
         read(form(self.world, path, fields).header("cookie", &self.cookie).send().await.unwrap()).await

@@ -27,7 +27,7 @@ const LIMITED: [&str; 6] =
 const SWITCHED: [&str; 3] = ["start_demo", "get_demo", "stop_demo"];
 
 /// Descriptions of parameters that mean the same in every operation. A parameter's own description comes first.
-const PARAMETERS: [(&str, &str); 12] = [
+const PARAMETERS: [(&str, &str); 15] = [
     ("limit", "How many items a page holds, 1 to 250; 50 where absent."),
     ("cursor", "The `next_cursor` of the page before. Absent for the first page, which has the newest items."),
     (
@@ -43,6 +43,17 @@ const PARAMETERS: [(&str, &str); 12] = [
         "error_kind",
         "Only deliveries whose last attempt failed for this cause: an `error_kind` of the log of attempts, such as \
          `timeout`, or `not_attempted` where no attempt was made.",
+    ),
+    (
+        "cause",
+        "Only deliveries whose last attempt failed for this cause: a class of the statistics, such as `timeout`, \
+         `http_5xx` or `http_429`.",
+    ),
+    ("inline_only", "Whether only inline deliveries are meant, which go to a URL; false where absent."),
+    (
+        "replays_only",
+        "Whether only replays are meant, which were made later than their events because somebody asked; false where \
+         absent.",
     ),
     ("status_code", "Only deliveries whose last attempt was answered with this status, such as 503."),
     (

@@ -10,18 +10,22 @@ use postrider_core::{
 
 use crate::{
     serve::{
-        list::{metadata, min_attempts, parsed, slower_than, span},
+        list::{destinations, metadata, min_attempts, origins, parsed, slower_than, span},
         problem::ApiError,
     },
     ui::{
-        fields::{CURSOR, Fields, query},
+        deliveries::{
+            causes::{self, CAUSE},
+            columns::COLUMNS,
+        },
+        fields::{CURSOR, Fields},
         page::Visit,
         parts,
     },
 };
 
 /// The filters besides the status, by their names in the API.
-pub(super) const FILTERS: [&str; 10] = [
+pub(super) const FILTERS: [&str; 13] = [
     "event_type",
     "subscription_id",
     "event_id",
@@ -30,13 +34,18 @@ pub(super) const FILTERS: [&str; 10] = [
     "metadata",
     SLOWER,
     ATTEMPTS,
+    CAUSE,
+    INLINE,
+    REPLAYS,
     "since",
     "until",
 ];
 /// The filters that a job does not have.
-pub(super) const ONLY_HERE: [&str; 2] = [SLOWER, ATTEMPTS];
+pub(super) const ONLY_HERE: [&str; 3] = [SLOWER, ATTEMPTS, REPLAYS];
 const SLOWER: &str = "slower_than_ms";
 const ATTEMPTS: &str = "min_attempts";
+pub(super) const INLINE: &str = "inline_only";
+const REPLAYS: &str = "replays_only";
 /// The spans of time that one click chooses. They stay relative: a link to them means the last hour at any time.
 const RECENT: [(&str, &str); 4] = [("15m", "15 min"), ("1h", "1 hour"), ("24h", "24 hours"), ("7d", "7 days")];
 
@@ -54,6 +63,9 @@ pub(super) async fn filter(visit: &Visit, only: Option<SubscriptionId>) -> Resul
         metadata: metadata(entries)?,
         slower_than_ms: slower_than(parsed(SLOWER, fields.get(SLOWER))?)?,
         min_attempts: min_attempts(parsed(ATTEMPTS, fields.get(ATTEMPTS))?)?,
+        cause: parsed(CAUSE, fields.get(CAUSE))?,
+        destinations: destinations(parsed(INLINE, fields.get(INLINE))?),
+        origins: origins(parsed(REPLAYS, fields.get(REPLAYS))?),
         span: span(moment("since", fields.get("since"), visit.now)?, moment("until", fields.get("until"), visit.now)?)?,
     })
 }
@@ -144,12 +156,23 @@ pub(crate) fn recent(visit: &Visit) -> Markup {
 pub(super) fn show(visit: &Visit) -> Markup {
     let fields = &visit.query;
     let field = |name, label, kind, hint| parts::filter(fields, name, label, kind, hint);
+    let tick = |name: &'static str, label: &'static str| {
+        html! {
+            label.tick {
+                input type="checkbox" name=(name) value="true" checked[fields.get(name) == Some("true")];
+                span { (label) }
+            }
+        }
+    };
+    // What is no filter stays where the filters go.
+    let kept = ["status", COLUMNS].map(|name| fields.all(name).map(move |value| (name.to_owned(), value.to_owned())));
+    let kept = Fields::of(kept.into_iter().flatten().collect());
     html! {
         (parts::in_use(visit, &FILTERS))
         details.filters {
             summary { (visit.icon("list-filter")) "Filters" }
             form method="get" action=(visit.to("deliveries")) {
-                @if let Some(status) = fields.get("status") { input type="hidden" name="status" value=(status); }
+                @for (name, value) in kept.pairs() { input type="hidden" name=(name) value=(value); }
                 (field("event_type", "Event type", "text", "order.created"))
                 (field("subscription_id", "Subscription", "text", "sub_…"))
                 (field("event_id", "Event", "text", "evt_…"))
@@ -158,13 +181,17 @@ pub(super) fn show(visit: &Visit) -> Markup {
                 (field("metadata", "Metadata", "text", "region:eu"))
                 (field(SLOWER, "Slower than (ms)", "number", "5000"))
                 (field(ATTEMPTS, "Attempts, at least", "number", "3"))
+                (causes::field(fields))
                 (time_field(fields, "since", "Since (UTC)"))
                 (time_field(fields, "until", "Until (UTC)"))
+                fieldset.ticks {
+                    legend { "Only" }
+                    (tick(INLINE, "inline deliveries, which go to a URL"))
+                    (tick(REPLAYS, "replays"))
+                }
                 div.do {
                     button.button.main type="submit" { "Apply" }
-                    a.button href=(visit.to(format!("deliveries{}", query([("status", fields.text("status"))])))) {
-                        "Clear"
-                    }
+                    a.button href=(visit.to(format!("deliveries{}", kept.query()))) { "Clear" }
                 }
             }
         }

@@ -22,7 +22,7 @@ use crate::{
         delivery::verify,
         page::Visit,
         parts::{self, nothing, panel},
-        pretty::readable,
+        pretty::{beginning, readable},
     },
 };
 
@@ -116,7 +116,7 @@ async fn made(
     let url = destination.target_url.as_str();
     let fresh = shown(visit, destination, request_headers::headers(destination, sent, visit.now));
     let command = command(visit, url, &fresh, payload);
-    let shown = &payload.bytes[..payload.bytes.len().min(SHOWN_BYTES_MAX)];
+    let shown = beginning(&payload.bytes, SHOWN_BYTES_MAX);
     Ok(html! {
         div.request {
             p.line { span.method { "POST" } " " span.mono { (url) } }

@@ -5,17 +5,23 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use postrider_core::{
     access::api_key::Scope,
-    delivery::job::{
-        self, Action, NewJob, RATE_MAX,
-        count::{Completeness, Count, count},
-        filter::MatchedStatus,
+    delivery::{
+        cause::Cause,
+        job::{
+            self, Action, NewJob, RATE_MAX,
+            count::{Completeness, Count, count},
+            filter::MatchedStatus,
+        },
     },
     event::{idempotency::Creation, metadata::Metadata},
 };
 
 use crate::{
     jobs::body::{JobFilter, JobInput},
-    serve::{list::metadata, problem::ApiError},
+    serve::{
+        list::{metadata, parsed},
+        problem::ApiError,
+    },
     ui::{
         deliveries::filters::{moment, pinned},
         fields::{Fields, query},
@@ -37,8 +43,8 @@ const FIELDS: [(&str, &str, &str, &str); 9] = [
     ("since", "Since (UTC)", "datetime-local", ""),
     ("until", "Until (UTC)", "datetime-local", ""),
 ];
-/// Fields of a filter that only links bring.
-const HIDDEN: [&str; 4] = ["inline_only", "dead_since", "dead_until", "include_resolved"];
+/// Fields of a filter that only links bring. The cause is that of the list of deliveries.
+const HIDDEN: [&str; 5] = ["cause", "inline_only", "dead_since", "dead_until", "include_resolved"];
 
 /// A button that leads to the page where something is done with all that match these fields.
 pub(crate) fn link(visit: &Visit, action: Action, fields: &[(&str, &str)], label: &str) -> Markup {
@@ -211,6 +217,16 @@ fn input(fields: &Fields, now: DateTime<Utc>) -> Result<JobInput, ApiError> {
     let codes = fields.all("status_codes").map(|code| number("status_codes", code));
     let codes: Vec<u32> = codes.collect::<Result<_, _>>()?;
     let time = |name: &'static str| moment(name, fields.get(name), now);
+    let cause: Option<Cause> = parsed("cause", fields.get("cause"))?;
+    let mut kinds = list("error_kinds");
+    let mut codes: Vec<_> = codes.into_iter().map(|code| u16::try_from(code).unwrap_or(u16::MAX)).collect();
+    if let Some(cause) = cause {
+        if !kinds.is_empty() || !codes.is_empty() {
+            return Err(ApiError::invalid("cause", "cannot be combined with other causes and answers"));
+        }
+        kinds = cause.error_kinds();
+        codes = cause.status_codes().unwrap_or_default().into_iter().map(i16::unsigned_abs).collect();
+    }
     let filter = JobFilter {
         tenant_id: text("tenant_id"),
         subscription_id: text("subscription_id"),
@@ -219,8 +235,8 @@ fn input(fields: &Fields, now: DateTime<Utc>) -> Result<JobInput, ApiError> {
         statuses: list("statuses"),
         event_types: list("event_types"),
         metadata: metadata(list("metadata"))?.map(Metadata::into_entries).unwrap_or_default(),
-        status_codes: codes.into_iter().map(|code| u16::try_from(code).unwrap_or(u16::MAX)).collect(),
-        error_kinds: list("error_kinds"),
+        status_codes: codes,
+        error_kinds: kinds,
         inline_only: Some(fields.has("inline_only")),
         since: time("since")?,
         until: time("until")?,

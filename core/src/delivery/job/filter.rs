@@ -110,9 +110,10 @@ pub struct Filter {
 }
 
 /// Which deliveries are meant by where they go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Destinations {
     /// Deliveries to subscriptions and inline deliveries.
+    #[default]
     All,
     /// Inline deliveries only.
     Inline,
