@@ -212,8 +212,8 @@ async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) ->
                     th scope="col" { "Last 24 hours" }
                     th.number scope="col" { "Waiting" }
                     th.number scope="col" { "Dead" }
-                    th scope="col" { "Event types" }
-                    @if visit.access.tenant().is_none() { th scope="col" { "Tenant" } }
+                    th.wide scope="col" { "Event types" }
+                    @if visit.access.tenant().is_none() { th.wide scope="col" { "Tenant" } }
                     @if failed.is_empty() { th.wide scope="col" { "Created" } }
                 }
             }
@@ -242,9 +242,9 @@ async fn table(visit: &Visit, subscriptions: &[Subscription], failed: &[u64]) ->
                         td.number data-label="Dead" {
                             (counted(visit, of.map(|of| of.dead), subscription, "dead-letters", "&view=list"))
                         }
-                        td data-label="Event types" { (patterns(subscription)) }
+                        td.wide data-label="Event types" { (patterns(subscription)) }
                         @if visit.access.tenant().is_none() {
-                            td data-label="Tenant" { (subscription.tenant_id) }
+                            td.wide data-label="Tenant" { (subscription.tenant_id) }
                         }
                         @if failed.is_empty() {
                             td.wide data-label="Created" { (parts::time(visit, subscription.created_at)) }
