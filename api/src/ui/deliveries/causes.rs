@@ -3,33 +3,24 @@
 use maud::{Markup, html};
 use postrider_core::{delivery::cause::Cause, tally::class::Class};
 
-use crate::ui::fields::Fields;
+use crate::ui::{fields::Fields, statistics::why};
 
 /// The field of the address.
 pub(super) const CAUSE: &str = "cause";
 
-/// A cause in words.
-pub(super) fn words(cause: Cause) -> &'static str {
-    match cause.class() {
-        Class::Http3xx => "Answered 3xx",
-        Class::Http4xx => "Answered another 4xx",
-        Class::Http404 => "Answered 404",
-        Class::Http410 => "Answered 410",
-        Class::Http429 => "Answered 429",
-        Class::Http5xx => "Answered 5xx",
-        Class::HttpOther => "Answered something else",
-        Class::Timeout => "No answer in time",
-        Class::Dns => "Host not found",
-        Class::Connect => "No connection",
-        Class::Tls => "TLS failed",
-        Class::BlockedTarget => "Target is blocked",
-        Class::Protocol => "Connection broke off",
-        Class::Aborted => "Given up by the receiver",
-        Class::PayloadGone => "Payload was removed",
-        Class::Interrupted => "Cut off by our end",
-        Class::LeaseLost => "Worker was lost",
-        Class::Succeeded | Class::DeadLetter | Class::Canceled => "Ended",
-    }
+/// A cause in words: that of the statistics, with the kind of answer in place of its status.
+pub(super) fn words(cause: Cause) -> String {
+    let answered = match cause.class() {
+        Class::Http3xx => "3xx",
+        Class::Http4xx => "another 4xx",
+        Class::Http404 => "404",
+        Class::Http410 => "410",
+        Class::Http429 => "429",
+        Class::Http5xx => "5xx",
+        Class::HttpOther => "something else",
+        other => return why(other, None),
+    };
+    format!("Answered {answered}")
 }
 
 /// The field that chooses a cause.
