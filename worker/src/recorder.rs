@@ -11,12 +11,12 @@ use chrono::Utc;
 use postrider_core::{
     Error, Result,
     id::DeliveryId,
-    queue::{self, Report, observed::Recorded},
+    queue::{self, Disposition, Report, observed::Recorded},
 };
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
-use crate::{counts, observers::Observers, places::Place, wake::Wake};
+use crate::{counts, dispatcher::BACKSTOP, observers::Observers, places::Place, wake::Wake};
 
 /// Outcomes that one transaction records, at most.
 const RECORDS_PER_BATCH_MAX: usize = 256;
@@ -30,7 +30,8 @@ const GATHERED: usize = RECORDS_PER_BATCH_MAX / 2;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Records outcomes until all senders are gone. A place is given back once its outcome is written, or cannot be. Where
-/// other deliveries waited for an outcome, the dispatcher is woken. What was recorded is told to the observers.
+/// other deliveries waited for an outcome, and where a delivery is due again soon, the dispatcher is woken. What was
+/// recorded is told to the observers.
 pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wake: Arc<Wake>, observers: Observers) {
     let mut waiting = Vec::with_capacity(RECORDS_PER_BATCH_MAX);
     while !waiting.is_empty() || outcomes.recv_many(&mut waiting, RECORDS_PER_BATCH_MAX).await > 0 {
@@ -47,10 +48,15 @@ pub async fn run(pool: PgPool, mut outcomes: mpsc::Receiver<(Report, Place)>, wa
         let started = Instant::now();
         persist(&pool, &batch, &observers).await;
         drop(places);
-        if batch.iter().any(|report| report.is_awaited) {
+        if batch.iter().any(|report| report.is_awaited || is_due_soon(report)) {
             wake.ring(started.elapsed());
         }
     }
+}
+
+/// Whether the delivery is due again before the dispatcher, unless it is woken, looks for the next time.
+fn is_due_soon(report: &Report) -> bool {
+    matches!(report.disposition, Disposition::Retry { after, .. } if after < BACKSTOP)
 }
 
 /// Takes the first report of each delivery; further ones stay for the next batch. (There are two reports of one

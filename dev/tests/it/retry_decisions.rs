@@ -240,3 +240,24 @@ async fn a_receiver_gives_a_delivery_up_by_a_header() {
     );
     world.finish().await;
 }
+
+/// A worker that nobody wakes looks every two seconds.
+#[tokio::test]
+async fn a_retry_after_a_second_does_not_wait_for_the_next_look() {
+    let world = World::new().await;
+    let failing = json!({"retry_policy": {"delays_seconds": [1, 1, 1]}});
+    let subscription = id(&world.subscribe("/fail", failing).await);
+    let delivery = world.ingest(&subscription, "x").await;
+    let (stop, worker) = world.run_worker();
+    world.queue_is_empty().await;
+    stop.cancel();
+    worker.await.unwrap();
+    let times: Vec<chrono::DateTime<chrono::Utc>> =
+        world.attempts(&delivery).await.iter().map(|a| a["started_at"].as_str().unwrap().parse().unwrap()).collect();
+    let mut waits: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).abs().num_milliseconds()).collect();
+    waits.sort_unstable();
+    assert_eq!(waits.len(), 3);
+    // On a busy machine one of them may be late, but not all.
+    assert!((1000..1600).contains(&waits[0]), "{waits:?}");
+    world.finish().await;
+}
