@@ -6,6 +6,7 @@ pub mod auth;
 pub mod ingest_credential;
 pub mod ingest_limits;
 
+use chrono::{DateTime, Utc};
 use postrider_core::{
     Error,
     access::{
@@ -27,13 +28,14 @@ pub struct Access {
     tenant: Option<String>,
     scopes: Vec<Scope>,
     rate_limit: Option<RateLimit>,
+    ends: Option<DateTime<Utc>>,
 }
 
 impl Access {
     /// The access of the admin key from the environment: every scope, every tenant, and no rate limit.
     #[must_use]
     pub fn admin() -> Self {
-        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit: None }
+        Self { actor: Actor::AdminKey, tenant: None, scopes: vec![Scope::Admin], rate_limit: None, ends: None }
     }
 
     /// The access that an API key gives.
@@ -44,6 +46,7 @@ impl Access {
             tenant: key.tenant_id.clone(),
             scopes: key.scopes.clone(),
             rate_limit: key.rate_limit,
+            ends: key.expires_at,
         }
     }
 
@@ -51,6 +54,12 @@ impl Access {
     #[must_use]
     pub fn actor(&self) -> Actor {
         self.actor
+    }
+
+    /// When the access ends by itself; `None` where it never does.
+    #[must_use]
+    pub fn ends(&self) -> Option<DateTime<Utc>> {
+        self.ends
     }
 
     /// The key's id and how many requests a second may post events with it; `None` where there is no such limit.

@@ -9,7 +9,7 @@ use poem_openapi::{
 };
 use postrider_core::{
     access::{
-        api_key::{self, ApiKey, NewApiKey, Scope},
+        api_key::{self, ApiKey, KeyKind, NewApiKey, Scope},
         ingest_limit::RateLimit,
     },
     announce::changes::Change,
@@ -129,7 +129,7 @@ impl ApiKeysApi {
 
     /// List API keys
     ///
-    /// The newest first, those that are revoked too. The key from the environment is not among them.
+    /// The newest first, those that are revoked too. The key from the environment and portal links are not among them.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
@@ -151,7 +151,7 @@ impl ApiKeysApi {
     #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(&self, key: Key<Admin>, id: Path<String>) -> Result<Json<ApiKeyView>, ApiError> {
         let id = key.find(&self.0.pool, &id.0).await?;
-        let (revoked, digest) = api_key::revoke(&self.0.pool, key.actor(), id).await?;
+        let (revoked, digest) = api_key::revoke(&self.0.pool, key.actor(), KeyKind::Key, id).await?;
         self.0.keys.invalidate(&Change::ApiKey(digest)).await;
         Ok(Json(view(&revoked)))
     }
@@ -173,7 +173,7 @@ impl ApiKeyInput {
         let rate_limit = rate_limit.and_then(|parsed| problems.take("rate_limit_per_second", parsed));
         problems.into_result()?;
         let name = name.expect("it is there, or noted as a problem");
-        Ok(NewApiKey { tenant_id, name, scopes, rate_limit, expires_at: self.expires_at })
+        Ok(NewApiKey { kind: KeyKind::Key, tenant_id, name, scopes, rate_limit, expires_at: self.expires_at })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     access::{auth::AdminKey, ingest_limits::IngestLimits},
     config::{Config, Dashboard},
     deliveries::export::Exports,
-    serve::{idempotency::KeyTtl, problem::ApiError},
+    serve::{idempotency::KeyTtl, problem::ApiError, public_url::PublicUrl},
     ui::environment::EnvironmentName,
 };
 
@@ -62,6 +62,7 @@ pub struct App {
     pub(crate) tally: Arc<Tally>,
     pub(crate) dashboard: Dashboard,
     pub(crate) environment: Option<EnvironmentName>,
+    pub(crate) public_url: Option<PublicUrl>,
     pub(crate) traces: Traces,
     ingest: PgPool,
     wake: PgPool,
@@ -93,6 +94,9 @@ pub(crate) enum Tag {
     /// Keys say who may do what, for which tenant.
     #[oai(rename = "API keys")]
     ApiKeys,
+    /// A link opens the dashboard of one tenant, without an account, until it expires.
+    #[oai(rename = "Portal links")]
+    PortalLinks,
     /// Who changed what, and when.
     #[oai(rename = "Audit log")]
     AuditLog,
@@ -138,6 +142,7 @@ impl App {
             pages,
             dashboard: config.dashboard,
             environment: config.environment_name.clone(),
+            public_url: config.public_url.clone(),
             traces,
             acceptor,
             keyring: config.keyring.clone(),

@@ -9,7 +9,7 @@ use postrider_core::{
 };
 use traces::config::Export;
 
-use crate::{access::auth::AdminKey, ui::environment::EnvironmentName};
+use crate::{access::auth::AdminKey, serve::public_url::PublicUrl, ui::environment::EnvironmentName};
 
 /// The admin key of the examples. Its text is public, so it is accepted in development only.
 const EXAMPLE_ADMIN_KEY: &str = "pr_dev_admin";
@@ -44,6 +44,8 @@ pub struct Config {
     pub dashboard: Dashboard,
     /// The name of the environment that the dashboard shows; `None` shows none.
     pub environment_name: Option<EnvironmentName>,
+    /// The URL at which callers and browsers reach the api; `None` where nobody has told.
+    pub public_url: Option<PublicUrl>,
     /// An event's payload has at most this many bytes.
     pub payload_bytes_max: usize,
     /// For how many seconds the answer to an idempotency key is remembered.
@@ -77,6 +79,7 @@ impl Config {
         let connections_max = env.number("POSTRIDER_API_CONNECTIONS_MAX", "4096", 1..=1_000_000);
         let dashboard = env.parse("POSTRIDER_DASHBOARD", "on", parse_dashboard);
         let environment_name = env.parse("POSTRIDER_ENVIRONMENT_NAME", "", EnvironmentName::parse);
+        let public_url = env.parse("POSTRIDER_PUBLIC_URL", "", PublicUrl::parse);
         let payload_bytes_max = env.number("POSTRIDER_PAYLOAD_BYTES_MAX", "1048576", 1..=33_554_432);
         let idempotency_key_ttl_hours = env.number("POSTRIDER_IDEMPOTENCY_KEY_TTL_HOURS", "24", 1..=720);
         let shutdown_timeout = env.seconds("POSTRIDER_SHUTDOWN_TIMEOUT_SECONDS", "20", 1..=600);
@@ -91,6 +94,7 @@ impl Config {
             connections_max: connections_max? as usize,
             dashboard: dashboard?,
             environment_name: environment_name?,
+            public_url: public_url?,
             payload_bytes_max: payload_bytes_max? as usize,
             idempotency_key_ttl_seconds: idempotency_key_ttl_hours? * 3600,
             traces: traces?,

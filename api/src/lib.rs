@@ -17,6 +17,7 @@ pub mod events;
 pub mod health;
 pub mod jobs;
 pub mod live;
+pub mod portal_links;
 pub mod processes;
 pub mod replays;
 pub mod routes;

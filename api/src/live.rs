@@ -140,7 +140,7 @@ impl LiveApi {
         let wanted = Wanted::parse(topics.0.as_deref(), &key)?;
         let viewer =
             self.0.viewer(&key, tenant_id.0.as_deref(), subscription_id.0.as_deref(), last_event_id.0.as_deref());
-        Ok(stream(viewer.await?, wanted, Naming::ByTopic))
+        Ok(stream(viewer.await?, wanted, Naming::ByTopic, key.ends()))
     }
 }
 
@@ -216,15 +216,29 @@ pub(crate) enum Naming {
     None,
 }
 
-/// The answer that shows a viewer its messages.
-pub(crate) fn stream(viewer: Viewer, wanted: Wanted, naming: Naming) -> EventStream<BoxStream<'static, LiveMessage>> {
-    EventStream::new(messages(viewer, wanted).boxed()).keep_alive(HEARTBEAT).to_event(move |message| {
+/// The answer that shows a viewer its messages, until the viewer's key ends.
+pub(crate) fn stream(
+    viewer: Viewer,
+    wanted: Wanted,
+    naming: Naming,
+    ends: Option<DateTime<Utc>>,
+) -> EventStream<BoxStream<'static, LiveMessage>> {
+    let messages = messages(viewer, wanted).take_until(passed(ends));
+    EventStream::new(messages.boxed()).keep_alive(HEARTBEAT).to_event(move |message| {
         let event = Event::message(message.to_json_string()).id(message.id);
         match naming {
             Naming::ByTopic => event.event_type(message.topic),
             Naming::None => event,
         }
     })
+}
+
+/// Waits until this time; for ever where there is none.
+async fn passed(time: Option<DateTime<Utc>>) {
+    match time {
+        Some(time) => tokio::time::sleep((time - Utc::now()).to_std().unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The messages that a viewer gets.

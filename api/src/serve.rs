@@ -9,5 +9,6 @@ pub mod idempotency;
 pub mod list;
 pub mod pages;
 pub mod problem;
+pub mod public_url;
 pub mod request_trace;
 pub mod server;

@@ -26,6 +26,8 @@ mod live;
 mod overview;
 mod page;
 mod parts;
+pub(crate) mod portal;
+mod portal_links;
 mod pretty;
 mod processes;
 pub mod routes;
@@ -57,7 +59,7 @@ use crate::{
         assets::Assets,
         fields::{Fields, is_own_path},
         page::{Next, Note, Page, Section, Theme, Visit},
-        session::Visitor,
+        session::{Refused, Visitor},
     },
 };
 
@@ -99,11 +101,13 @@ impl Endpoint for Dashboard {
 impl Dashboard {
     /// Answers a request for a page.
     async fn show(&self, request: &Request, path: String) -> Response {
+        if path == portal::PATH {
+            return portal::page(request);
+        }
         let visit = match self.visit(request, path.clone()).await {
-            Ok(Some(visit)) => visit,
-            Ok(None) if session::is_from_another_site(request) => return sign_in::come_again(request),
-            Ok(None) => return sign_in::ask(request, &path, None),
-            Err(error) => return sign_in::ask(request, &path, Some(error.problem().detail())),
+            Ok(visit) => visit,
+            Err(Refused::NotSignedIn) if session::is_from_another_site(request) => return sign_in::come_again(request),
+            Err(refused) => return sign_in::answer(request, &path, &refused),
         };
         if let Some(answer) = routes::file(&visit).await {
             return answer.unwrap_or_else(|error| framed(request, &visit, error_page(&visit, &error)));
@@ -131,9 +135,8 @@ impl Dashboard {
             return sign_in::take(&self.0, &request, body).await;
         }
         let visit = match self.visit(&request, path.clone()).await {
-            Ok(Some(visit)) => visit,
-            Ok(None) => return sign_in::ask(&request, "", None),
-            Err(error) => return sign_in::ask(&request, "", Some(error.problem().detail())),
+            Ok(visit) => visit,
+            Err(refused) => return sign_in::answer(&request, "", &refused),
         };
         let form = match form(&request, body).await {
             Ok(form) => form,
@@ -141,7 +144,9 @@ impl Dashboard {
         };
         let back = back(&visit, &form);
         if path == "sign-out" {
-            return redirect(&visit.to(""), session::end());
+            // Without a link, a customer has nothing to sign in with.
+            let to = if visit.is_customer() { portal::PATH } else { "" };
+            return redirect(&visit.to(to), session::end());
         }
         if path == "theme" {
             let theme = form.text("theme").parse().unwrap_or(Theme::Auto);
@@ -164,14 +169,14 @@ impl Dashboard {
         }
     }
 
-    /// What the page has to know of the request; `None` where nobody has signed in.
-    async fn visit(&self, request: &Request, path: String) -> Result<Option<Visit>, ApiError> {
-        let Some(Visitor { access, name }) = session::visitor(&self.0, request).await? else { return Ok(None) };
+    /// What the page has to know of the request.
+    async fn visit(&self, request: &Request, path: String) -> Result<Visit, Refused> {
+        let Visitor { access, who } = session::visitor(&self.0, request).await?;
         let query = request.uri().query().unwrap_or_default();
-        Ok(Some(Visit {
+        Ok(Visit {
             app: self.0.clone(),
             access,
-            name,
+            who,
             query: Fields::parse(query.as_bytes()),
             root: root(&path),
             address: session::address(request),
@@ -180,7 +185,7 @@ impl Dashboard {
             note: session::told(&self.0, request),
             now: Utc::now(),
             path,
-        }))
+        })
     }
 }
 

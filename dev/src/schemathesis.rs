@@ -156,6 +156,10 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
         let body = json!({"name": "a key", "scopes": ["read"]});
         keys.push(text(&api.post("/api-keys", &body).await?, "id")?);
     }
+    let mut links = Vec::new();
+    for _ in 0..API_KEYS {
+        links.push(text(&api.post("/portal-links", &json!({"tenant_id": "default"})).await?, "id")?);
+    }
     let mut jobs = Vec::new();
     for subscription in subscriptions.iter().take(JOBS) {
         let path = format!("/subscriptions/{subscription}/replay");
@@ -173,6 +177,7 @@ async fn furnish(api: &Api<'_>, env: &HashMap<String, String>, folder: &Path) ->
         ("deliveries", deliveries),
         ("dead_letters", dead),
         ("keys", keys),
+        ("portal_links", links),
         ("jobs", jobs),
     ];
     for (name, ids) in all {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{Days, Utc};
 use postrider_core::{
     Result,
-    access::audit,
+    access::{audit, portal_link},
     database::{ANSWER_TIMEOUT, in_time},
     delivery::dead_letter_notice,
     demo, emitter,
@@ -38,6 +38,8 @@ const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(5);
 const DEMOS_EVERY: Duration = Duration::from_secs(5);
 /// How often emitters are removed that have ended long ago.
 const EMITTERS_EVERY: Duration = Duration::from_secs(600);
+/// How often portal links that have ended are looked for, to remove those that are old.
+const PORTAL_LINKS_EVERY: Duration = Duration::from_secs(600);
 /// How often subscriptions that do nothing but fail are looked for, to warn the operator or to disable them.
 const FAILING_EVERY: Duration = Duration::from_secs(60);
 /// How often the sizes of the queue are measured and shown as gauges.
@@ -82,6 +84,7 @@ pub async fn run(pool: PgPool, config: Config) {
             .repeat(|_| async { subscriptions.look_after_failing().await.map(drop) }),
         duty("demos", DEMOS_EVERY).repeat(|_| async { demo::remove_ended(subscriptions).await.map(drop) }),
         duty("emitters", EMITTERS_EVERY).repeat(|pool| async { emitter::retire(pool).await.map(drop) }),
+        duty("portal links", PORTAL_LINKS_EVERY).repeat(|pool| async { portal_link::retire(pool).await.map(drop) }),
         statistics.repeat(|pool| async { fold::fold(pool).await.map(drop) }),
         duty("processes", PROCESSES_EVERY).repeat(|pool| async { heartbeat::forget(pool).await.map(drop) }),
         every(NOTED_LANES_EVERY, || arm_noted_lanes(&pool)),

@@ -167,8 +167,8 @@ pub(crate) fn register_api_key(registry: &mut Registry) {
             ty: "http",
             description: Some(
                 "An API key, `pr_…`. Scopes: `read` for GET, `manage` for changes, `ingest` for posting events and \
-                 inline deliveries, `admin` for API keys and the audit log; `admin` includes all, `manage` \
-                 includes `read`",
+                 inline deliveries, `admin` for API keys, portal links and the audit log; `admin` includes all, \
+                 `manage` includes `read`",
             ),
             name: None,
             key_in: None,

@@ -8,7 +8,7 @@ mod schemas;
 use serde_json::{Map, Value};
 
 /// The chapters, in the order in which a newcomer reads them.
-const CHAPTERS: [&str; 13] = [
+const CHAPTERS: [&str; 14] = [
     "Subscriptions",
     "Events",
     "Ingest",
@@ -20,6 +20,7 @@ const CHAPTERS: [&str; 13] = [
     "Statistics",
     "Live",
     "API keys",
+    "Portal links",
     "Audit log",
     "Health",
 ];

@@ -31,7 +31,7 @@ macro_rules! file {
 }
 
 /// How many files pages load.
-const FILES: usize = 13;
+const FILES: usize = 14;
 
 /// Whether the libraries can be loaded: they are embedded, or their folder is there.
 fn are_libraries_there() -> bool {
@@ -94,6 +94,7 @@ impl Assets {
             ("updates.js", script, file!("updates.js")),
             ("search.js", script, file!("search.js")),
             ("post.js", script, file!("post.js")),
+            ("portal.js", script, file!("portal.js")),
             ("htmx.js", script, file!("node_modules/htmx.org/dist/htmx.min.js")),
             ("icons.svg", "image/svg+xml", icons()),
         ];

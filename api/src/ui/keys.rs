@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use poem::http::StatusCode;
 use postrider_core::{
     access::{
-        api_key::{self, ApiKey, NewApiKey, Scope},
+        api_key::{self, ApiKey, KeyKind, NewApiKey, Scope},
         ingest_limit::RateLimit,
     },
     announce::changes::Change,
@@ -210,7 +210,7 @@ fn parse(
     let number = form.get("rate_limit_per_second").map(|text| text.parse().map_err(|_| "must be a number".to_owned()));
     let rate_limit =
         number.and_then(|number| problems.take("rate_limit_per_second", number.and_then(RateLimit::parse)));
-    let key = name.map(|name| NewApiKey { tenant_id, name, scopes, rate_limit, expires_at });
+    let key = name.map(|name| NewApiKey { kind: KeyKind::Key, tenant_id, name, scopes, rate_limit, expires_at });
     problems.into_result()?;
     Ok(key.expect("its name is there, or noted as a problem"))
 }
@@ -219,7 +219,7 @@ fn parse(
 pub(crate) async fn revoke(visit: &Visit, id: &str) -> Result<Next, ApiError> {
     visit.require(Scope::Admin)?;
     let id: KeyId = visit.find(id).await?;
-    let (revoked, digest) = api_key::revoke(&visit.app.pool, visit.access.actor(), id).await?;
+    let (revoked, digest) = api_key::revoke(&visit.app.pool, visit.access.actor(), KeyKind::Key, id).await?;
     visit.app.keys.invalidate(&Change::ApiKey(digest)).await;
     Ok(Next::done("keys", format!("The key {} opens nothing any more.", revoked.name.as_str())))
 }

@@ -33,9 +33,15 @@ const ENTRIES: [Entry; 10] = [
     Entry(Section::Tenants, "tenants", "Tenants", "users"),
 ];
 
+/// Parts that are about the installation. Whoever came by a portal link is a customer, and does not see them.
+const OPERATORS: [Section; 2] = [Section::Lanes, Section::Tenants];
+
 /// What needs the scope `admin`.
-const ADMIN_ENTRIES: [Entry; 2] =
-    [Entry(Section::Keys, "keys", "API keys", "key-round"), Entry(Section::Audit, "audit", "Audit log", "scroll-text")];
+const ADMIN_ENTRIES: [Entry; 3] = [
+    Entry(Section::Keys, "keys", "API keys", "key-round"),
+    Entry(Section::PortalLinks, "portal-links", "Portal links", "external-link"),
+    Entry(Section::Audit, "audit", "Audit log", "scroll-text"),
+];
 
 /// The whole document that shows a page.
 pub(crate) fn document(visit: &Visit, page: &Page) -> String {
@@ -51,9 +57,12 @@ pub(crate) fn document(visit: &Visit, page: &Page) -> String {
                     (page.body)
                 }
                 footer.foot {
-                    span { "Postrider " (env!("CARGO_PKG_VERSION")) }
-                    a href=(visit.to("about")) { "About" }
-                    a href=(visit.outside("swagger")) { "API" }
+                    @if visit.is_customer() { span { "Postrider" } }
+                    @else {
+                        span { "Postrider " (env!("CARGO_PKG_VERSION")) }
+                        a href=(visit.to("about")) { "About" }
+                        a href=(visit.outside("swagger")) { "API" }
+                    }
                 }
             }
         }
@@ -80,19 +89,21 @@ fn scripts(section: Section) -> &'static [&'static str] {
         | Section::Lanes
         | Section::Tenants
         | Section::Keys
+        | Section::PortalLinks
         | Section::Audit
         | Section::About
         | Section::Nowhere => &[],
     }
 }
 
-/// The document of a page that has no navigation, such as the one where people sign in.
-pub(crate) fn bare(title: &str, root: &str, theme: Theme, body: &Markup) -> String {
+/// The document of a page that has no navigation, such as the one where people sign in. It loads these scripts besides
+/// those of all pages.
+pub(crate) fn bare(title: &str, root: &str, theme: Theme, body: &Markup, own_scripts: &[&str]) -> String {
     let body = html! {
         a.skip href="#main" { "Skip to the content" }
         main.alone #main tabindex="-1" { (body) }
     };
-    whole(title, &format!("{root}assets/"), theme, &body, &[])
+    whole(title, &format!("{root}assets/"), theme, &body, own_scripts)
 }
 
 fn whole(title: &str, assets: &str, theme: Theme, body: &Markup, own_scripts: &[&str]) -> String {
@@ -138,7 +149,7 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
             div {
                 a.brand href=(visit.to("")) { (visit.icon("mail-check")) span { "Postrider" } }
                 ul {
-                    @for one in &ENTRIES { (entry(one)) }
+                    @for one in ENTRIES.iter().filter(|one| is_shown(visit, one.0)) { (entry(one)) }
                     @if visit.may_administer() {
                         li.rule aria-hidden="true" {}
                         @for one in &ADMIN_ENTRIES { (entry(one)) }
@@ -147,6 +158,10 @@ fn navigation(visit: &Visit, section: Section) -> Markup {
             }
         }
     }
+}
+
+fn is_shown(visit: &Visit, section: Section) -> bool {
+    !(visit.is_customer() && OPERATORS.contains(&section))
 }
 
 fn told(visit: &Visit, note: &Note) -> Markup {

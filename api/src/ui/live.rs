@@ -111,5 +111,5 @@ pub(crate) async fn feed(visit: &Visit) -> Result<Response, ApiError> {
     let wanted = Wanted::parse(visit.query.get("topics"), &visit.access)?;
     let (tenant, subscription) = (visit.query.get("tenant_id"), visit.query.get("subscription_id"));
     let viewer = visit.app.viewer(&visit.access, tenant, subscription, visit.last_event_id.as_deref()).await?;
-    Ok(stream(viewer, wanted, Naming::None).into_response())
+    Ok(stream(viewer, wanted, Naming::None, visit.access.ends()).into_response())
 }

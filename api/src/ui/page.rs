@@ -27,8 +27,8 @@ pub(crate) struct Visit {
     pub(crate) app: App,
     /// What the visitor's key reaches.
     pub(crate) access: Access,
-    /// What the visitor's key is called.
-    pub(crate) name: String,
+    /// Who the visitor is.
+    pub(crate) who: Who,
     /// The path below `/ui/`.
     pub(crate) path: String,
     /// The fields behind `?`.
@@ -71,6 +71,14 @@ impl Visit {
         field: &str,
     ) -> Result<Option<I>, ApiError> {
         self.access.find_named(self.pool(), field, self.query.get(field)).await
+    }
+
+    /// Whether the visitor is a customer who came by a portal link. Pages about the installation are not for customers.
+    pub(crate) fn is_customer(&self) -> bool {
+        match self.who {
+            Who::Customer { .. } => true,
+            Who::KeyHolder { .. } => false,
+        }
     }
 
     /// Whether the visitor may change things; where not, no button is shown.
@@ -160,6 +168,15 @@ impl Visit {
     }
 }
 
+/// Somebody who looks at pages.
+#[derive(Clone, Debug)]
+pub(crate) enum Who {
+    /// Somebody who has signed in with a key of this name.
+    KeyHolder { name: String },
+    /// Somebody who came by a portal link, which ends at this time.
+    Customer { until: Option<DateTime<Utc>> },
+}
+
 /// The drawing of an icon on a page with this way to `/ui/`; nothing where the icons were not fetched.
 pub(crate) fn icon(root: &str, name: &str) -> Markup {
     html! {
@@ -183,6 +200,7 @@ pub(crate) enum Section {
     Lanes,
     Tenants,
     Keys,
+    PortalLinks,
     Audit,
     About,
     /// A page that stands in no part.

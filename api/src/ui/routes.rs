@@ -10,12 +10,12 @@ use crate::{
         fields::Fields,
         find, jobs, keys, lanes, live, overview,
         page::{Next, Page, Visit},
-        soundness, subscription, subscriptions, tenants,
+        portal_links, soundness, subscription, subscriptions, tenants,
     },
 };
 
 /// What a person can open who has signed in, by method and path. `:id` stands for an id of the noun before it.
-pub const ROUTES: [(&str, &str); 67] = [
+pub const ROUTES: [(&str, &str); 71] = [
     ("GET", "/ui/"),
     ("GET", "/ui/find"),
     ("GET", "/ui/find/words"),
@@ -78,6 +78,10 @@ pub const ROUTES: [(&str, &str); 67] = [
     ("GET", "/ui/keys"),
     ("POST", "/ui/keys"),
     ("POST", "/ui/keys/:id/revoke"),
+    ("GET", "/ui/portal-links"),
+    ("POST", "/ui/portal-links"),
+    ("POST", "/ui/portal-links/:id/revoke"),
+    ("GET", "/ui/portal"),
     ("GET", "/ui/audit"),
     ("GET", "/ui/about"),
     ("POST", "/ui/theme"),
@@ -131,6 +135,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Next, ApiError> {
         ["lanes"] => lanes::page(visit).await,
         ["tenants"] => tenants::page(visit).await,
         ["keys"] => keys::page(visit).await,
+        ["portal-links"] => portal_links::page(visit).await,
         ["audit"] => audit::page(visit).await,
         ["about"] => Ok(about::page(visit)),
         _ => no_page(),
@@ -180,6 +185,8 @@ pub(crate) async fn action(visit: &Visit, form: &Fields) -> Result<Next, ApiErro
         ["demo", "stop"] => demo::stop(visit).await,
         ["keys"] => keys::create(visit, form).await,
         ["keys", id, "revoke"] => keys::revoke(visit, id).await,
+        ["portal-links"] => portal_links::create(visit, form).await,
+        ["portal-links", id, "revoke"] => portal_links::revoke(visit, id).await,
         _ => no_page(),
     }
 }

@@ -1,24 +1,26 @@
 //! Who looks at the dashboard. A person signs in with an API key, once; then a sealed cookie names the key, and each
 //! request looks the key up as the API does. Forms are taken from our own pages only.
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use poem::{Request, http::header};
 use postrider_core::access::{
-    api_key::digest,
-    session::{SECONDS_MAX, Session, open_note, seal_note},
+    api_key::{KeyKind, digest},
+    session::{Closed, SECONDS_MAX, Session, open_note, seal_note},
 };
 
 use crate::{
     access::{Access, auth::AdminKey},
     app::App,
     serve::problem::ApiError,
-    ui::page::{Note, Theme},
+    ui::page::{Note, Theme, Who},
 };
 
 /// The cookie of a session over plain HTTP.
 const COOKIE: &str = "postrider_session";
 /// The cookie of a session over HTTPS: browsers take it from this host only, and send it over HTTPS only.
 const HOST_COOKIE: &str = "__Host-postrider_session";
+/// Seconds for which a browser keeps the session of a portal link: a week, which is longer than any link works.
+const PORTAL_COOKIE_SECONDS: i64 = 7 * 24 * 3600;
 /// The cookie that brings a sentence to the page after a form.
 const NOTE_COOKIE: &str = "postrider_note";
 /// The cookie that holds the chosen colours.
@@ -32,30 +34,68 @@ const THEME_SECONDS: u32 = 365 * 24 * 3600;
 pub(crate) struct Visitor {
     /// What the key reaches.
     pub(crate) access: Access,
-    /// What the key is called.
-    pub(crate) name: String,
+    /// Who it is.
+    pub(crate) who: Who,
 }
 
-/// Who sends this request; `None` where nobody has signed in, or the key is not valid any more.
-pub(crate) async fn visitor(app: &App, request: &Request) -> Result<Option<Visitor>, ApiError> {
+/// Why nobody is shown a page.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Nobody has signed in, or the key is not valid any more.
+    NotSignedIn,
+    /// The portal link by which somebody came has ended.
+    LinkEnded,
+    /// It could not be found out.
+    Failed(ApiError),
+}
+
+/// Who sends this request.
+///
+/// # Errors
+/// Why nobody has signed in.
+pub(crate) async fn visitor(app: &App, request: &Request) -> Result<Visitor, Refused> {
     let now = Utc::now();
-    let text = cookie(request, HOST_COOKIE).or_else(|| cookie(request, COOKIE));
-    let Some(session) = text.and_then(|text| Session::open(&app.keyring, text, now)) else { return Ok(None) };
+    let text = cookie(request, HOST_COOKIE).or_else(|| cookie(request, COOKIE)).ok_or(Refused::NotSignedIn)?;
+    let session = Session::open(&app.keyring, text, now).map_err(|closed| match closed {
+        Closed::NotOurs | Closed::Ended(KeyKind::Key) => Refused::NotSignedIn,
+        Closed::Ended(KeyKind::PortalLink) => Refused::LinkEnded,
+    })?;
     if app.admin_key.has(&session.key) {
-        return Ok(Some(Visitor { access: Access::admin(), name: AdminKey::NAME.to_owned() }));
+        return Ok(Visitor { access: Access::admin(), who: Who::KeyHolder { name: AdminKey::NAME.to_owned() } });
     }
-    let key = app.keys.get_by_digest(session.key, now).await?;
-    Ok(key.map(|key| Visitor { access: Access::of(&key), name: key.name.as_str().to_owned() }))
+    let key = app.keys.get_by_digest(session.key, now).await.map_err(|error| Refused::Failed(error.into()))?;
+    let key = key.ok_or(match session.kind {
+        KeyKind::Key => Refused::NotSignedIn,
+        KeyKind::PortalLink => Refused::LinkEnded,
+    })?;
+    let who = match key.kind {
+        KeyKind::Key => Who::KeyHolder { name: key.name.as_str().to_owned() },
+        KeyKind::PortalLink => Who::Customer { until: key.expires_at },
+    };
+    Ok(Visitor { access: Access::of(&key), who })
 }
 
-/// The cookie of a session that begins with this key.
-pub(crate) fn begin(app: &App, request: &Request, key: &str) -> String {
-    let session = Session { key: digest(key) }.seal(&app.keyring, Utc::now());
-    if is_secure(request) {
-        format!("{HOST_COOKIE}={session}; Path=/; Max-Age={SECONDS_MAX}; HttpOnly; SameSite=Strict; Secure")
+/// The cookie of a session that begins with this key, which is valid. A session never lasts longer than its key. That
+/// of a portal link lasts as long, and its cookie stays longer still, so that whoever comes back is told of the end.
+///
+/// # Errors
+/// When the key has to be loaded and the database is away.
+pub(crate) async fn begin(app: &App, request: &Request, key: &str) -> Result<String, ApiError> {
+    let now = Utc::now();
+    let known = if app.admin_key.has(&digest(key)) { None } else { app.keys.get(key, now).await? };
+    let kind = known.as_ref().map_or(KeyKind::Key, |key| key.kind);
+    let latest = now + TimeDelta::seconds(SECONDS_MAX);
+    let key_ends = known.and_then(|key| key.expires_at);
+    let (ends, seconds) = match kind {
+        KeyKind::Key => (key_ends.map_or(latest, |ends| ends.min(latest)), SECONDS_MAX),
+        KeyKind::PortalLink => (key_ends.unwrap_or(latest), PORTAL_COOKIE_SECONDS),
+    };
+    let session = Session { key: digest(key), kind }.seal(&app.keyring, ends);
+    Ok(if is_secure(request) {
+        format!("{HOST_COOKIE}={session}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict; Secure")
     } else {
-        format!("{COOKIE}={session}; Path=/; Max-Age={SECONDS_MAX}; HttpOnly; SameSite=Strict")
-    }
+        format!("{COOKIE}={session}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict")
+    })
 }
 
 /// The cookies that end the session of this browser.

@@ -12,17 +12,26 @@ use crate::{
         assets,
         fields::{Fields, is_own_path},
         layout,
-        page::icon,
-        redirect, root,
-        session::{self, begin},
+        page::{Who, icon},
+        portal, redirect, root,
+        session::{self, Refused, Visitor, begin},
     },
 };
 
 /// The form of the sign-in has at most this many bytes.
 const FORM_BYTES_MAX: usize = 8 * 1024;
 
-/// Asks for a key, in place of the page that was asked for. Afterwards that page is shown.
-pub(crate) fn ask(request: &Request, path: &str, trouble: Option<&str>) -> Response {
+/// Answers somebody who is shown no page. Whoever has not signed in is asked for a key, in place of the page that was
+/// asked for; afterwards that page is shown.
+pub(crate) fn answer(request: &Request, path: &str, refused: &Refused) -> Response {
+    match refused {
+        Refused::NotSignedIn => ask(request, path, None),
+        Refused::LinkEnded => portal::ended(request, path),
+        Refused::Failed(error) => ask(request, path, Some(error.problem().detail())),
+    }
+}
+
+fn ask(request: &Request, path: &str, trouble: Option<&str>) -> Response {
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let next = format!("{path}{query}");
     show(request, path, StatusCode::UNAUTHORIZED, &next, trouble)
@@ -36,7 +45,7 @@ pub(crate) fn refuse(request: &Request, path: &str, status: StatusCode, why: &st
 fn show(request: &Request, path: &str, status: StatusCode, next: &str, trouble: Option<&str>) -> Response {
     let root = root(path);
     let body = form(&root, next, trouble);
-    assets::html(request, status, layout::bare("Sign in", &root, session::theme(request), &body))
+    assets::html(request, status, layout::bare("Sign in", &root, session::theme(request), &body, &[]))
 }
 
 fn form(root: &str, next: &str, trouble: Option<&str>) -> Markup {
@@ -49,14 +58,21 @@ fn form(root: &str, next: &str, trouble: Option<&str>) -> Markup {
             @if let Some(trouble) = trouble {
                 div.note.bad role="alert" { (icon(root, "circle-alert")) p { (trouble) } }
             }
-            form method="post" action=(format!("{root}sign-in")) {
-                input type="hidden" name="next" value=(next);
-                label for="key" { "API key" }
-                input #key name="key" type="password" required autocomplete="current-password" spellcheck="false"
-                    placeholder="pr_…" autofocus;
-                button.button.main type="submit" { "Sign in" }
-            }
-            p.hint { "The session lasts 12 hours, and ends at once where the key is revoked." }
+            (fields(root, next))
+            p.hint { "The session lasts 12 hours, and ends at once where the key expires or is revoked." }
+        }
+    }
+}
+
+/// The form that takes a key. Afterwards the page `next` is shown.
+pub(crate) fn fields(root: &str, next: &str) -> Markup {
+    html! {
+        form method="post" action=(format!("{root}sign-in")) {
+            input type="hidden" name="next" value=(next);
+            label for="key" { "API key" }
+            input #key name="key" type="password" required autocomplete="current-password" spellcheck="false"
+                placeholder="pr_…" autofocus;
+            button.button.main type="submit" { "Sign in" }
         }
     }
 }
@@ -69,8 +85,23 @@ pub(crate) async fn take(app: &App, request: &Request, body: Body) -> Response {
     let fields = Fields::parse(&body);
     let next = fields.get("next").filter(|next| is_own_path(next)).unwrap_or_default();
     let key = fields.get("key").unwrap_or_default();
-    match check(request, key).await {
-        Ok(()) => redirect(&format!("./{next}"), [begin(app, request, key)]),
+    let is_portal = fields.has(portal::FIELD);
+    let key = if is_portal { portal::token(key) } else { key };
+    let begun = match check(request, key).await {
+        Ok(()) => {
+            if is_portal
+                && !fields.has(portal::INSTEAD)
+                && let Ok(Visitor { who: Who::KeyHolder { name }, .. }) = session::visitor(app, request).await
+            {
+                return portal::ask(request, key, &name);
+            }
+            begin(app, request, key).await
+        }
+        Err(error) => Err(error),
+    };
+    match begun {
+        Ok(cookie) => redirect(&format!("./{next}"), [cookie]),
+        Err(ApiError::Unauthorized(..)) if is_portal => portal::ended(request, "sign-in"),
         Err(error) => {
             let problem = error.problem();
             let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::UNAUTHORIZED);

@@ -92,7 +92,7 @@ fn show(visit: &Visit, shown: &Shown) -> Markup {
                     th.number scope="col" { "Failed attempts" }
                     th.number scope="col" { "Dead letters" }
                     th.number scope="col" { "Payloads" }
-                    @if visit.may_administer() { th scope="col" { span.unseen { "Its keys" } } }
+                    @if visit.may_administer() { th scope="col" { span.unseen { "Its keys and portal links" } } }
                 }
             }
             tbody { @for one in &shown.tenants { (row(visit, one)) } }
@@ -123,7 +123,10 @@ fn row(visit: &Visit, one: &TenantUsage) -> Markup {
                 parts::bytes(i64::try_from(usage.accepted.bytes).unwrap_or(i64::MAX))
             }))
             @if visit.may_administer() {
-                td.do { a.button href=(link("keys")) { (visit.icon("key-round")) "Keys" } }
+                td.do {
+                    a.button href=(link("keys")) { (visit.icon("key-round")) "Keys" }
+                    a.button href=(link("portal-links")) { (visit.icon("external-link")) "Portal links" }
+                }
             }
         }
     }

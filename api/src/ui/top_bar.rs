@@ -5,7 +5,8 @@ use maud::{Markup, html};
 
 use crate::ui::{
     fields::{CURSOR, TENANT, query},
-    page::{Theme, Visit},
+    page::{Theme, Visit, Who},
+    portal,
 };
 
 /// The bar.
@@ -146,6 +147,19 @@ fn views(visit: &Visit) -> Markup {
     }
 }
 
+/// What the key may do with which somebody has signed in.
+fn holder(visit: &Visit, name: &str) -> Markup {
+    html! {
+        "Signed in with " strong { (name) } ", which reaches "
+        @match visit.access.tenant() {
+            Some(tenant) => { "the tenant " strong { (tenant) } }
+            None => "every tenant",
+        }
+        " and may " (if visit.may_administer() { "do everything" }
+            else if visit.may_manage() { "read and change" } else { "read" }) "."
+    }
+}
+
 /// Whether the page shows a span of time, so that a link to it can have a fixed one.
 fn has_time(visit: &Visit) -> bool {
     match visit.path.split('/').collect::<Vec<_>>()[..] {
@@ -171,21 +185,19 @@ fn themes(visit: &Visit) -> Markup {
     }
 }
 
-/// Who has signed in, what the key may do, and the way out.
+/// Who has signed in, what that person may do, and the way out.
 fn visitor(visit: &Visit) -> Markup {
+    let (symbol, name, said) = match &visit.who {
+        Who::KeyHolder { name } => ("key-round", name.as_str(), holder(visit, name)),
+        Who::Customer { until } => {
+            ("link", visit.access.tenant().unwrap_or_default(), portal::explained(visit, *until))
+        }
+    };
     html! {
         details.menu.who {
-            summary title=(visit.name) { (visit.icon("key-round")) span { (visit.name) } }
+            summary title=(name) { (visit.icon(symbol)) span { (name) } }
             div {
-                p {
-                    "Signed in with " strong { (visit.name) } ", which reaches "
-                    @match visit.access.tenant() {
-                        Some(tenant) => { "the tenant " strong { (tenant) } }
-                        None => "every tenant",
-                    }
-                    " and may " (if visit.may_administer() { "do everything" }
-                        else if visit.may_manage() { "read and change" } else { "read" }) "."
-                }
+                p { (said) }
                 form method="post" action=(visit.to("sign-out")) {
                     button type="submit" { (visit.icon("log-out")) "Sign out" }
                 }

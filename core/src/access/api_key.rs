@@ -60,6 +60,34 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// How a key comes to its holder.
+    pub enum KeyKind {
+        /// A person or a program has the key itself.
+        Key = "key",
+        /// A person opens a URL in which the key is. Such a key has a tenant and an end.
+        PortalLink = "portal_link",
+    }
+}
+
+impl KeyKind {
+    /// The noun for such a key in an error.
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Key => "API key",
+            Self::PortalLink => "portal link",
+        }
+    }
+
+    /// The actions of the audit log: that such a key was created, and that it was revoked.
+    const fn actions(self) -> [&'static str; 2] {
+        match self {
+            Self::Key => ["api_key.created", "api_key.revoked"],
+            Self::PortalLink => ["portal_link.created", "portal_link.revoked"],
+        }
+    }
+}
+
 impl Scope {
     /// Whether a key with this scope may do what requires the scope `asked`.
     #[must_use]
@@ -77,6 +105,8 @@ impl Scope {
 pub struct ApiKey {
     /// Identifies the key in the API; it is not secret.
     pub id: KeyId,
+    /// How the key comes to its holder.
+    pub kind: KeyKind,
     /// The only tenant whose things the key gives access to; `None` means every tenant.
     pub tenant_id: Option<String>,
     /// A name by which people recognize the key.
@@ -110,6 +140,8 @@ impl ApiKey {
 /// A key about to be created.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
+    /// How the key comes to its holder.
+    pub kind: KeyKind,
     /// The only tenant whose things the key gives access to; `None` means every tenant.
     pub tenant_id: Option<String>,
     /// A name by which people recognize the key.
@@ -122,17 +154,19 @@ pub struct NewApiKey {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-struct Row {
-    id: Uuid,
-    tenant_id: Option<String>,
-    name: String,
-    scopes: Vec<String>,
-    hint: String,
-    rate_limit_per_second: Option<i32>,
-    created_at: DateTime<Utc>,
-    expires_at: Option<DateTime<Utc>>,
-    last_used_at: Option<DateTime<Utc>>,
-    revoked_at: Option<DateTime<Utc>>,
+/// A key as it is stored.
+pub(super) struct Row {
+    pub(super) id: Uuid,
+    pub(super) kind: String,
+    pub(super) tenant_id: Option<String>,
+    pub(super) name: String,
+    pub(super) scopes: Vec<String>,
+    pub(super) hint: String,
+    pub(super) rate_limit_per_second: Option<i32>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) expires_at: Option<DateTime<Utc>>,
+    pub(super) last_used_at: Option<DateTime<Utc>>,
+    pub(super) revoked_at: Option<DateTime<Utc>>,
 }
 
 /// The statement that reads whole keys, completed by a condition with its arguments, so that the columns are listed
@@ -141,13 +175,14 @@ macro_rules! select_keys {
     ($condition:tt, $($arguments:tt)*) => {
         sqlx::query_as!(
             Row,
-            "SELECT id, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at, last_used_at,
-                    revoked_at
+            "SELECT id, kind, tenant_id, name, scopes, hint, rate_limit_per_second, created_at, expires_at,
+                    last_used_at, revoked_at
                FROM api_keys " + $condition,
             $($arguments)*
         )
     };
 }
+pub(super) use select_keys;
 
 impl TryFrom<Row> for ApiKey {
     type Error = Error;
@@ -156,6 +191,7 @@ impl TryFrom<Row> for ApiKey {
         let scopes = row.scopes.iter().map(|scope| scope.parse()).collect::<std::result::Result<_, String>>();
         Ok(Self {
             id: KeyId(row.id),
+            kind: row.kind.parse().map_err(Error::internal)?,
             tenant_id: row.tenant_id,
             name: Name::from_stored(row.name),
             scopes: scopes.map_err(Error::internal)?,
@@ -188,9 +224,10 @@ pub async fn create(
     let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let digest = digest(&text);
     sqlx::query!(
-        "INSERT INTO api_keys (id, tenant_id, name, scopes, digest, hint, expires_at, rate_limit_per_second)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO api_keys (id, kind, tenant_id, name, scopes, digest, hint, expires_at, rate_limit_per_second)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         id.0,
+        new.kind.as_str(),
         new.tenant_id,
         new.name.as_str(),
         &scopes,
@@ -201,18 +238,19 @@ pub async fn create(
     )
     .execute(&mut *transaction)
     .await?;
-    let key = fetch(&mut transaction, id).await?;
+    let key = fetch(&mut transaction, new.kind, id).await?;
+    let [created, _] = new.kind.actions();
     let after = Some(key.audited());
-    note(&mut transaction, actor, "api_key.created", &key, None, after).await?;
+    note(&mut transaction, actor, created, &key, None, after).await?;
     idempotency::finish(&mut transaction, keyring, idempotent, || answer(&key, &text)).await?;
     transaction.commit().await?;
     Ok(Creation::Now((key, text)))
 }
 
-/// Lists the keys of one tenant, or of all, the newest first; revoked ones are included.
+/// Lists the keys of one tenant, or of all, the newest first; revoked ones are included, and portal links are not.
 pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<Vec<ApiKey>> {
     let rows = select_keys!(
-        "WHERE ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
+        "WHERE kind = 'key' AND ($1::text IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR id < $2)
           ORDER BY id DESC
           LIMIT $3",
         tenant_id,
@@ -222,28 +260,33 @@ pub async fn list(pool: &PgPool, tenant_id: Option<&str>, page: Page) -> Result<
     rows.fetch_all(pool).await?.into_iter().map(ApiKey::try_from).collect()
 }
 
-/// Revokes a key in all processes, from now on; revoking it again changes nothing. Returns the key and its digest.
-pub async fn revoke(pool: &PgPool, actor: Actor, id: KeyId) -> Result<(ApiKey, Digest)> {
+/// Revokes a key of this kind in all processes, from now on; revoking it again changes nothing. Returns the key and its
+/// digest.
+///
+/// # Errors
+/// Not found, where there is no key of this kind with this id.
+pub async fn revoke(pool: &PgPool, actor: Actor, kind: KeyKind, id: KeyId) -> Result<(ApiKey, Digest)> {
     let mut transaction = pool.begin().await?;
-    let before = fetch(&mut transaction, id).await?;
+    let before = fetch(&mut transaction, kind, id).await?;
     let digest = sqlx::query_scalar!(
         "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING digest",
         id.0
     );
     let digest = digest.fetch_one(&mut *transaction).await?;
-    let after = fetch(&mut transaction, id).await?;
+    let after = fetch(&mut transaction, kind, id).await?;
     if before.revoked_at.is_none() {
+        let [_, revoked] = kind.actions();
         let (was, is) = (Some(before.audited()), Some(after.audited()));
-        note(&mut transaction, actor, "api_key.revoked", &after, was, is).await?;
+        note(&mut transaction, actor, revoked, &after, was, is).await?;
     }
     transaction.commit().await?;
     let digest = Digest::try_from(digest).map_err(|_| Error::internal("a digest is not 32 bytes long"))?;
     Ok((after, digest))
 }
 
-async fn fetch(connection: &mut PgConnection, id: KeyId) -> Result<ApiKey> {
-    let row = select_keys!("WHERE id = $1", id.0);
-    row.fetch_optional(connection).await?.ok_or(Error::NotFound("API key"))?.try_into()
+async fn fetch(connection: &mut PgConnection, kind: KeyKind, id: KeyId) -> Result<ApiKey> {
+    let row = select_keys!("WHERE id = $1 AND kind = $2", id.0, kind.as_str());
+    row.fetch_optional(connection).await?.ok_or(Error::NotFound(kind.what()))?.try_into()
 }
 
 async fn note(

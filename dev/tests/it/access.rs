@@ -1,12 +1,15 @@
 //! Tenants: what a key of one tenant reaches, on every route of the `OpenAPI` document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use postrider_core::id::{DeliveryId, EmitterId, EventId, JobId, KeyId, SubscriptionId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, World, answer, id};
+use crate::{
+    stored::stored,
+    world::{Answer, World, answer, id},
+};
 
 /// Creates an API key; answers its id and its text.
 pub async fn key(world: &World, scopes: &[&str], tenant: Option<&str>) -> (String, String) {
@@ -32,30 +35,6 @@ pub async fn call(world: &World, key: &str, method: &Method, path: &str, body: O
     answer(request).await
 }
 
-/// Tables that processes write at any time, whatever requests they get.
-const WRITTEN_BY_THEMSELVES: [&str; 3] = ["stats_", "accepted_", "processes"];
-
-/// The rows of all tables but those of `except`, as text by the name of the table.
-pub async fn stored(world: &World, except: &[&str]) -> BTreeMap<String, String> {
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT relname::text FROM pg_class
-          WHERE relnamespace = 'postrider'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition",
-    )
-    .fetch_all(&world.pool)
-    .await
-    .unwrap();
-    let mut stored = BTreeMap::new();
-    let is_compared = |table: &String| {
-        !except.contains(&table.as_str()) && !WRITTEN_BY_THEMSELVES.iter().any(|prefix| table.starts_with(prefix))
-    };
-    for table in tables.into_iter().filter(is_compared) {
-        let rows = format!("SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {table} t");
-        let rows = sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_one(&world.pool).await.unwrap();
-        stored.insert(table, rows);
-    }
-    stored
-}
-
 /// What an id names.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -66,6 +45,7 @@ enum Kind {
     Job,
     Emitter,
     ApiKey,
+    PortalLink,
 }
 
 /// A tenant with one of everything that has an id, and with a key that opens all of it.
@@ -78,6 +58,7 @@ pub struct Tenant {
     job: String,
     emitter: String,
     api_key: String,
+    portal_link: String,
 }
 
 impl Tenant {
@@ -95,8 +76,11 @@ impl Tenant {
         let stream = json!({"subscription_id": subscription, "rate_per_second": 0.01});
         let emitter = id(&world.call(Method::POST, "/emitters", Some(stream)).await.expect(201));
         world.call(Method::DELETE, &format!("/emitters/{emitter}"), None).await.expect(200);
+        let link = json!({"tenant_id": name});
+        let portal_link = id(&world.call(Method::POST, "/portal-links", Some(link)).await.expect(201));
         Self {
             name,
+            portal_link,
             emitter,
             admin,
             subscription,
@@ -118,6 +102,7 @@ impl Tenant {
             job: JobId::new().to_string(),
             emitter: EmitterId::new().to_string(),
             api_key: KeyId::new().to_string(),
+            portal_link: KeyId::new().to_string(),
         }
     }
 
@@ -130,6 +115,7 @@ impl Tenant {
             Some("jobs") => &self.job,
             Some("emitters") => &self.emitter,
             Some("keys") => &self.api_key,
+            Some("portal-links") => &self.portal_link,
             _ => "",
         }
     }
@@ -143,6 +129,7 @@ impl Tenant {
             Kind::Job => &self.job,
             Kind::Emitter => &self.emitter,
             Kind::ApiKey => &self.api_key,
+            Kind::PortalLink => &self.portal_link,
         }
     }
 }
@@ -234,6 +221,7 @@ fn kind(template: &str, parameter: &Value) -> Option<Kind> {
         "jobs" | "job_id" => Kind::Job,
         "emitters" => Kind::Emitter,
         "api-keys" => Kind::ApiKey,
+        "portal-links" => Kind::PortalLink,
         unknown => panic!("no test knows what `{name}` of {template} names: {unknown}"),
     })
 }
@@ -296,6 +284,7 @@ async fn a_list_shows_a_key_its_own_tenants_things_only() {
         "/emitters",
         "/events",
         "/jobs",
+        "/portal-links",
         "/subscriptions",
         "/tenants",
     ];
@@ -341,6 +330,7 @@ async fn what_a_key_creates_is_its_own_tenants() {
         ("/subscriptions", "id", json!({"target_url": target})),
         ("/emitters", "id", json!({"rate_per_second": 0.01})),
         ("/api-keys", "id", json!({"name": "made by bolt", "scopes": ["read"]})),
+        ("/portal-links", "id", json!({"label": "made by bolt"})),
     ];
     let create = async |path: &str, body: Value| call(&world, &bolt.admin, &Method::POST, path, Some(body)).await;
     let named = |body: &Value, tenant: &str| {

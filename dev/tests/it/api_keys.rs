@@ -18,15 +18,15 @@ const SCOPES: [(&str, &[&str]); 4] = [
     ("ingest", &["ingest"]),
     ("read", &["read"]),
 ];
+/// The paths that need the scope `admin`.
+const ADMINS: [&str; 4] = ["/api-keys", "/audit-log", "/portal-links", "/processes"];
 /// Two signing secrets of the form that callers send.
 const SECRETS: [&str; 2] = ["whsec_Zmlyc3RzZWNyZXRmaXJzdHNlY3JldDEx", "whsec_c2Vjb25kc2VjcmV0c2Vjb25kc2VjcmV0"];
 
 /// The scope that an operation needs.
 fn scope(operation: &Operation) -> &'static str {
     match (operation.method.as_str(), operation.template.as_str()) {
-        (_, template) if ["/api-keys", "/audit-log", "/processes"].iter().any(|path| template.starts_with(path)) => {
-            "admin"
-        }
+        (_, template) if ADMINS.iter().any(|path| template.starts_with(path)) => "admin",
         ("GET", "/subscriptions/{id}/secret") => "manage",
         ("GET", _) | ("POST", "/jobs/count") => "read",
         ("POST", "/events" | "/events/batch" | "/deliveries" | "/webhooks/ingest/{subscription_id}") => "ingest",

@@ -67,8 +67,8 @@ async fn send(world: &World, line: &str, body: impl Into<Vec<u8>>) -> Answer {
 /// Every route that takes a JSON body, each as a method and a path.
 fn routes(subscription: &str) -> Vec<String> {
     let plain = "POST /subscriptions|POST /events|POST /events/batch|POST /deliveries|POST /api-keys|POST /jobs\
-                 |POST /dead-letters/retry|POST /dead-letters/purge|PUT ONE|PATCH ONE|POST ONE/replay";
-    plain.replace("ONE", &format!("/subscriptions/{subscription}")).split('|').map(str::to_owned).collect()
+                 |POST /portal-links|POST /dead-letters/retry|POST /dead-letters/purge|PUT IT|PATCH IT|POST IT/replay";
+    plain.replace("IT", &format!("/subscriptions/{subscription}")).split('|').map(str::to_owned).collect()
 }
 
 /// Asserts that a field is refused with each of these values, while the rest of the body is valid.

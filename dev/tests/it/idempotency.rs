@@ -84,6 +84,7 @@ pub fn creations(tenant: &Tenant, target: &str, variant: usize) -> Vec<Creation>
         creation("/deliveries", "/deliveries", inline, 202),
         creation("/subscriptions", "/subscriptions", everything, 201),
         creation("/api-keys", "/api-keys", key, 201),
+        creation("/portal-links", "/portal-links", json!({"tenant_id": name, "label": format!("{variant}")}), 201),
         creation(
             "/subscriptions/{id}/replay",
             &format!("/subscriptions/{subscription}/replay"),
@@ -355,10 +356,10 @@ async fn a_key_is_free_again_when_its_time_is_over() {
         reused(send(&world.base, first, first.template).await);
     }
     let keys = "SELECT count(*) FROM idempotency_keys";
-    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (0, 13), "none is over");
+    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (0, 14), "none is over");
     let over = format!("{over} WHERE key LIKE '%:/events%'");
     assert_eq!(sqlx::query(sqlx::AssertSqlSafe(over)).execute(&world.pool).await.unwrap().rows_affected(), 4);
-    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (4, 9));
+    assert_eq!((idempotency::retire(&world.pool).await.unwrap(), count(&world, keys).await), (4, 10));
     send(&world.base, &first[1], first[1].template).await.expect(202);
     reused(send(&world.base, &first[0], first[0].template).await);
     while world.drain().await > 0 {}

@@ -3,8 +3,10 @@
 
 use chrono::Utc;
 use postrider_core::{
+    access::{api_key, portal_link},
     database::Session,
     delivery::{job::walk, outbox},
+    page::Page,
     stats::tenants,
 };
 use serde_json::json;
@@ -260,6 +262,28 @@ async fn tenants_are_found_without_reading_what_is_theirs() {
         assert_eq!(found.len(), 26, "{statistics}");
         // A name is looked for in four indexes; each tenant has five hours, and three subscriptions that are counted.
         assert!(read < 600, "{statistics}: {read} rows were read");
+    }
+    world.api_stops().await;
+}
+
+#[tokio::test]
+async fn lists_of_keys_and_of_portal_links_do_not_wade_through_each_other() {
+    let world = World::new().await;
+    let fill = "INSERT INTO api_keys (id, kind, tenant_id, name, scopes, digest, hint, expires_at)
+         SELECT uuid_v7(), CASE WHEN n <= 60 THEN 'key' ELSE 'portal_link' END, 'tenant ' || n % 200, 'x', '{read}',
+                sha256(n::text::bytea), 'x', now() + (CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END) * interval '1 hour'
+           FROM generate_series(1, 20000) n";
+    without_autovacuum(&world.pool).await;
+    sqlx::raw_sql(fill).execute(&world.pool).await.unwrap();
+    let pages = database_config(&world.env).pool(Session::Pages, 1);
+    let page = || Page { before: None, limit: 51 };
+    for (statistics, statement) in STATISTICS {
+        sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
+        let before = rows_read_by_all(&pages).await;
+        assert_eq!(api_key::list(&pages, None, page()).await.unwrap().len(), 51, "{statistics}");
+        assert_eq!(portal_link::list(&pages, Some("tenant 8"), page()).await.unwrap().len(), 51, "{statistics}");
+        let read = rows_read_by_all(&pages).await - before;
+        assert!(read < 400, "{statistics}: {read} rows were read");
     }
     world.api_stops().await;
 }

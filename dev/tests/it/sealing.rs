@@ -10,8 +10,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    access::{stored, text},
+    access::text,
     crashes::{binaries, run_with},
+    stored::stored,
     world::{KEY, SOON, World, answer, client, expected_signature, id, serve, uuid, worker},
 };
 
@@ -47,6 +48,12 @@ async fn create_everything(base: &str, admin: &str, target: &str) -> Vec<String>
         answer(request.body(body.to_string())).await
     };
     let key = post("/api-keys", json!({"name": "a name", "scopes": ["manage"]})).await.expect(201);
+    let link = post("/portal-links", json!({"tenant_id": "default"})).await.expect(201);
+    let token = text(&link, "url").split_once("#pr_").unwrap().1.to_owned();
+    // Somebody opens the link, and what the page then sends is no part of any log.
+    let opened = client.post(format!("{base}/ui/sign-in")).header("sec-fetch-site", "same-origin");
+    let opened = opened.body(format!("portal=yes&key=pr_{token}")).send().await.unwrap();
+    assert_eq!(opened.status(), 303);
     let headers = json!({"authorization": format!("Bearer {MARK}"), "x-api-key": MARK});
     let signature = json!({"provider": "stripe", "secrets": [MARK]});
     let body =
@@ -84,7 +91,7 @@ async fn create_everything(base: &str, admin: &str, target: &str) -> Vec<String>
     let forged =
         client.post(format!("{base}/webhooks/ingest/{}", id(&created))).header("Stripe-Signature", MARK).body("x");
     answer(forged).await.problem(401);
-    vec![text(&key, "key")[3..].to_owned(), text(&v1a, "secret")[5..60].to_owned()]
+    vec![text(&key, "key")[3..].to_owned(), text(&v1a, "secret")[5..60].to_owned(), token]
 }
 
 #[tokio::test]
@@ -109,7 +116,7 @@ async fn no_secret_is_anywhere_in_the_clear() {
     assert!(received.iter().any(|one| one.header("authorization") == format!("Bearer {MARK}")), "they are in use");
 
     let mut seen = api.ready.clone();
-    for path in ["/subscriptions", "/deliveries", "/events", "/api-keys", "/audit-log", "/openapi.json", "/metrics"] {
+    for path in ["/subscriptions", "/deliveries", "/events", "/api-keys", "/audit-log", "/metrics", "/portal-links"] {
         seen += &client().get(format!("{base}{path}")).bearer_auth(&admin).send().await.unwrap().text().await.unwrap();
     }
     let list = answer(client().get(format!("{base}/subscriptions")).bearer_auth(&admin)).await.expect(200);

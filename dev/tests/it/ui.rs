@@ -4,7 +4,8 @@ use dev::node::dashboard_modules;
 use reqwest::{Method, Response, StatusCode};
 
 use crate::{
-    access::{Tenant, key, stored},
+    access::{Tenant, key},
+    stored::stored,
     world::{KEY, World, id},
 };
 
@@ -22,6 +23,11 @@ impl<'w> Session<'w> {
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
         Self { world, cookie: cookie.split(';').next().unwrap().to_owned() }
+    }
+
+    /// The cookie that the browser sends.
+    pub fn cookie(&self) -> &str {
+        &self.cookie
     }
 
     /// Opens a page.
@@ -70,14 +76,14 @@ pub async fn world_with(variables: &[(&str, &str)]) -> World {
 }
 
 /// A form from a page of ours.
-fn form(world: &World, path: &str, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
+pub fn form(world: &World, path: &str, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
     let request = world.anonymous(Method::POST, path).header("origin", &world.base);
     let url = reqwest::Url::parse_with_params(&world.base, fields).unwrap();
     let body = url.query().unwrap_or_default().to_owned();
     request.header("content-type", "application/x-www-form-urlencoded").body(body)
 }
 
-async fn read(response: Response) -> (StatusCode, String) {
+pub async fn read(response: Response) -> (StatusCode, String) {
     let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(!policy.contains("unsafe") && policy.contains("default-src 'none'"), "{policy}");
     (response.status(), response.text().await.unwrap())

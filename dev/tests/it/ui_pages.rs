@@ -60,12 +60,9 @@ pub async fn findings(page: &Page) -> Vec<String> {
         .unwrap();
     let found: Value = serde_json::from_str(found.as_str().unwrap()).unwrap();
     let said = |one: &Value| {
-        let places = one["nodes"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .take(4)
-            .map(|node| format!("{} in {}", node["failureSummary"].as_str().unwrap_or_default(), node["html"]));
+        let nodes = one["nodes"].as_array().unwrap().iter().take(4);
+        let places =
+            nodes.map(|node| format!("{} in {}", node["failureSummary"].as_str().unwrap_or_default(), node["html"]));
         format!("{}: {}", one["help"], places.collect::<Vec<_>>().join("\n"))
     };
     found.as_array().unwrap().iter().map(said).collect()
@@ -92,9 +89,11 @@ async fn furnished() -> World {
     let now = chrono::Utc::now();
     postrider_core::stats::recount::recount(&world.pool, now - chrono::TimeDelta::hours(1), now).await.unwrap();
     let stream = json!({"subscription_id": id, "rate_per_second": 2.5, "event_type": "order.created"});
-    world.call(reqwest::Method::POST, "/emitters", Some(stream)).await.expect(201);
-    let body = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
-    world.call(reqwest::Method::POST, "/api-keys", Some(body)).await.expect(201);
+    let key = json!({"name": "Order service", "scopes": ["ingest"], "tenant_id": "acme"});
+    let link = json!({"tenant_id": "acme", "label": "Ada of Acme"});
+    for (path, body) in [("/emitters", stream), ("/api-keys", key), ("/portal-links", link)] {
+        world.call(reqwest::Method::POST, path, Some(body)).await.expect(201);
+    }
     sqlx::raw_sql(crate::ui_rooms::BACKLOG).execute(&world.pool).await.unwrap();
     world
 }
@@ -140,6 +139,7 @@ async fn pages(world: &World) -> Vec<(&'static str, String)> {
         ("lanes", "/ui/lanes".to_owned()),
         ("tenants", "/ui/tenants".to_owned()),
         ("keys", "/ui/keys".to_owned()),
+        ("portal-links", "/ui/portal-links".to_owned()),
         ("audit", "/ui/audit".to_owned()),
         ("about", "/ui/about".to_owned()),
         ("not-found", "/ui/nothing".to_owned()),

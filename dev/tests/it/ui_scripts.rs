@@ -20,7 +20,7 @@ async fn fill(world: &World) {
 }
 
 /// A picture of the page in both themes and on a phone, each of which axe has looked at.
-async fn looked_at(page: &Page, name: &str) {
+pub async fn looked_at(page: &Page, name: &str) {
     let ways = [("light", Scheme::Light, 1280), ("dark", Scheme::Dark, 1280), ("phone", Scheme::Light, 390)];
     for (kind, scheme, width) in ways {
         page.prefer(scheme).await.unwrap();

@@ -72,7 +72,7 @@ const IDEMPOTENCY_KEY: (&str, &str) = (
      remembered for 24 hours, unless the operator has chosen another time.",
 );
 /// What the id in a path stands for, by the beginning of the path.
-const PATH_IDS: [(&str, &str); 8] = [
+const PATH_IDS: [(&str, &str); 9] = [
     ("/subscriptions/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/webhooks/ingest/", "The id of the subscription, such as `sub_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/events/", "The id of the event, such as `evt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
@@ -81,6 +81,7 @@ const PATH_IDS: [(&str, &str); 8] = [
     ("/jobs/", "The id of the job, such as `job_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/emitters/", "The id of the emitter, such as `emt_0198c0de2f3a7b1c9d4e5f60718293a4`."),
     ("/api-keys/", "The id of the API key, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
+    ("/portal-links/", "The id of the portal link, such as `key_0198c0de2f3a7b1c9d4e5f60718293a4`."),
 ];
 
 /// Adds descriptions to parameters, and removes statuses that an operation never answers, because the library lists

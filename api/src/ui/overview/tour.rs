@@ -1,4 +1,5 @@
-//! What a fresh installation shows: three steps to a first delivery, each a command that works with this server.
+//! What a fresh installation shows: three steps to a first delivery, each a command that works with this server. A
+//! customer who came by a portal link sees a sentence.
 
 use maud::{Markup, html};
 use postrider_core::subscription::list::Filter;
@@ -10,6 +11,9 @@ use crate::{
 
 /// The steps, with a mark at those that are done.
 pub(crate) async fn show(visit: &Visit) -> Result<Markup, ApiError> {
+    if visit.is_customer() {
+        return Ok(nothing_yet(visit));
+    }
     let filter = Filter { tenant_id: visit.lists()?, ..Filter::default() };
     let newest = visit.subscriptions().list(&filter, rows::first(1)).await?.items.pop();
     let id = newest.as_ref().map_or_else(|| "$SUB".to_owned(), |newest| newest.id.to_string());
@@ -51,4 +55,15 @@ pub(crate) async fn show(visit: &Visit) -> Result<Markup, ApiError> {
             }
         }
     })
+}
+
+/// What a customer sees instead, who has no key for commands.
+fn nothing_yet(visit: &Visit) -> Markup {
+    let body = html! {
+        p { "Deliveries appear on this page by themselves." }
+        @if visit.may_manage() {
+            p { a.button.main href=(visit.to("subscriptions/new")) { (visit.icon("plus")) "New subscription" } }
+        }
+    };
+    html! { section.panel { (parts::empty(visit, "send", "Nothing was delivered yet", &body)) } }
 }
