@@ -193,7 +193,7 @@ impl DeadLettersApi {
     #[oai(path = "/dead-letters/:id/resolve", method = "post", operation_id = "resolve_dead_letter")]
     async fn resolve(&self, key: Key<Manage>, id: Path<String>) -> One {
         let id = key.find(&self.0.pool, &id.0).await?;
-        Ok(Json(view(&dead_letter::resolve(&self.0.pool, id).await?)))
+        Ok(Json(view(&dead_letter::resolve(&self.0.pool, id).await?.0)))
     }
 
     /// Retry many dead letters

@@ -212,13 +212,19 @@ fn error_page(visit: &Visit, error: &ApiError) -> Page {
     let body = maud::html! {
         (parts::head(&title, &parts::nothing(), &parts::nothing()))
         section.panel {
-            (parts::empty(visit, "circle-alert", problem.detail(), &maud::html! {
+            (parts::empty(visit, "circle-alert", &sentence(problem.detail()), &maud::html! {
                 p { "The code of this problem is " code { (problem.code()) } "." }
                 p { a.button href=(visit.to("")) { "To the overview" } }
             }))
         }
     };
     Page { status, ..Page::new(Section::Nowhere, problem.title(), body) }
+}
+
+/// The detail of a problem with a capital letter, as a heading.
+fn sentence(detail: &str) -> String {
+    let mut letters = detail.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn framed(request: &Request, visit: &Visit, page: Page) -> Response {

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use postrider_core::{
     delivery::{
         Status,
-        dead_letter::{self, DeadLetter, Filter, Resolved},
+        dead_letter::{self, DeadLetter, Filter, Marked, Resolved},
         job::{Action, filter::cause as parse_cause},
     },
     id::{DeliveryId, SubscriptionId},
@@ -24,7 +24,7 @@ use crate::{
         },
         fields::{Fields, is_own_path},
         jobs::new::link,
-        page::{Next, Page, Section, Visit},
+        page::{Next, Page, Section, Undo, Visit},
         parts::{self, Button, Tone, Weight},
         rows::{Rows, window},
     },
@@ -215,9 +215,14 @@ fn row(visit: &Visit, letter: &DeadLetter, receivers: &Receivers) -> Markup {
 /// Marks a dead letter as resolved.
 pub(crate) async fn resolve(visit: &Visit, id: &str, form: &Fields) -> Result<Next, ApiError> {
     let id: DeliveryId = visit.find(id).await?;
-    dead_letter::resolve(&visit.app.pool, id).await?;
-    let undo = format!("dead-letters/{id}/unresolve");
-    Ok(Next::undoable(back(form), "The dead letter is marked as resolved.", undo))
+    let (_, marked) = dead_letter::resolve(&visit.app.pool, id).await?;
+    Ok(match marked {
+        Marked::Now => {
+            let undo = Undo::by(format!("dead-letters/{id}/unresolve"));
+            Next::undoable(back(form), "The dead letter is marked as resolved.", undo)
+        }
+        Marked::Before => Next::done(back(form), "The dead letter had been marked as resolved before."),
+    })
 }
 
 /// Takes the mark back.

@@ -66,7 +66,7 @@ fn what(visit: &Visit, event: &Event) -> Markup {
         (
             "Posted to",
             match event.subscription_id.map(SubscriptionId) {
-                Some(id) => html! { a href=(visit.to(format!("subscriptions/{id}"))) { (id) } },
+                Some(id) => html! { a href=(visit.to(format!("subscriptions/{id}"))) { (parts::short(id)) } },
                 None => posted_to(event),
             },
         ),

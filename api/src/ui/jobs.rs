@@ -33,7 +33,7 @@ pub(crate) async fn page(visit: &Visit) -> Result<Page, ApiError> {
         Err(error) => parts::trouble(visit, &error),
     };
     let actions = html! {
-        @if visit.may_manage() { a.button href=(visit.to("jobs/new")) { (visit.icon("plus")) "New job" } }
+        @if visit.may_manage() { a.button.main href=(visit.to("jobs/new")) { (visit.icon("plus")) "New job" } }
     };
     let body = html! {
         (parts::head(&parts::text("Jobs"), &html! {

@@ -170,8 +170,9 @@ fn told(visit: &Visit, note: &Note) -> Markup {
             div.note.ok {
                 (visit.icon("circle-check"))
                 p role="status" { (sentence) }
-                form method="post" action=(visit.to(undo)) {
+                form method="post" action=(visit.to(&undo.path)) {
                     (parts::back(visit))
+                    @for id in &undo.deliveries { input type="hidden" name="id" value=(id); }
                     button type="submit" { (visit.icon("history")) "Undo" }
                 }
             }

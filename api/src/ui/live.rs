@@ -100,6 +100,7 @@ fn rows() -> Markup {
             }
             tbody {}
         }
+        p.hint.until-rows { "What happens from now on stands here." }
     }
 }
 

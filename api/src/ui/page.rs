@@ -2,14 +2,17 @@
 
 use std::fmt;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use poem::http::StatusCode;
 use postrider_core::{
     access::{api_key::Scope, tenancy::Owned},
+    id::DeliveryId,
     subscription::store::Subscriptions,
 };
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::{
     access::Access,
@@ -230,9 +233,9 @@ pub(crate) enum Next {
 }
 
 impl Next {
-    /// Like [`Self::done`]; a form that is sent to the path `undo` does the opposite.
-    pub(crate) fn undoable(to: impl Into<String>, sentence: impl Into<String>, undo: impl Into<String>) -> Self {
-        Self::Go(to.into(), Note::Undoable { sentence: sentence.into(), undo: undo.into() })
+    /// Like [`Self::done`]; the form `undo` does the opposite.
+    pub(crate) fn undoable(to: impl Into<String>, sentence: impl Into<String>, undo: Undo) -> Self {
+        Self::Go(to.into(), Note::Undoable { sentence: sentence.into(), undo })
     }
 
     /// The browser goes to this page, which says what was done.
@@ -246,8 +249,8 @@ impl Next {
 pub(crate) enum Note {
     /// It was done.
     Done(String),
-    /// It was done, and a form that is sent to this path does the opposite.
-    Undoable { sentence: String, undo: String },
+    /// It was done, and this form does the opposite.
+    Undoable { sentence: String, undo: Undo },
     /// It could not be done, for this reason.
     Refused(String),
 }
@@ -257,7 +260,7 @@ impl Note {
     pub(crate) fn to_text(&self) -> String {
         match self {
             Self::Done(text) => format!("+{text}"),
-            Self::Undoable { sentence, undo } => format!("~{undo}\n{sentence}"),
+            Self::Undoable { sentence, undo } => format!("~{}\n{}\n{sentence}", undo.path, undo.rows()),
             Self::Refused(text) => format!("-{text}"),
         }
     }
@@ -267,12 +270,41 @@ impl Note {
         match text.split_at_checked(1)? {
             ("+", text) => Some(Self::Done(text.to_owned())),
             ("~", text) => {
-                let (undo, sentence) = text.split_once('\n')?;
-                Some(Self::Undoable { sentence: sentence.to_owned(), undo: undo.to_owned() })
+                let (path, rest) = text.split_once('\n')?;
+                let (rows, sentence) = rest.split_once('\n')?;
+                Some(Self::Undoable { sentence: sentence.to_owned(), undo: Undo::parse(path, rows)? })
             }
             ("-", text) => Some(Self::Refused(text.to_owned())),
             _ => None,
         }
+    }
+}
+
+/// A form that does the opposite of what was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Undo {
+    /// The path below `/ui/` to which it is sent.
+    pub(crate) path: String,
+    /// The deliveries that it names: exactly those with which something was done. It names none where the path says it.
+    pub(crate) deliveries: Vec<DeliveryId>,
+}
+
+impl Undo {
+    /// A form whose path says everything.
+    pub(crate) fn by(path: String) -> Self {
+        Self { path, deliveries: Vec::new() }
+    }
+
+    /// The deliveries as a text that is short enough for a cookie.
+    fn rows(&self) -> String {
+        let bytes: Vec<u8> = self.deliveries.iter().flat_map(|id| id.0.into_bytes()).collect();
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn parse(path: &str, rows: &str) -> Option<Self> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(rows).ok()?;
+        let id = |bytes: &[u8]| Uuid::from_slice(bytes).ok().map(DeliveryId);
+        Some(Self { path: path.to_owned(), deliveries: bytes.chunks(16).map(id).collect::<Option<_>>()? })
     }
 }
 
@@ -304,5 +336,23 @@ impl std::str::FromStr for Theme {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|theme| theme.to_string() == text).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_names_all_rows_of_a_page_within_a_cookie() {
+        let deliveries: Vec<_> = (0..100).map(|number| DeliveryId(Uuid::from_u128(number << 77))).collect();
+        let undo = Undo { path: "deliveries/selected?action=unresolve".to_owned(), deliveries };
+        let note = Note::Undoable { sentence: "Done. ".repeat(60), undo: undo.clone() };
+        let text = note.to_text();
+        // Sealing adds some 40 bytes, and a third for base64. A cookie may have 4,096.
+        assert!((text.len() + 64) * 4 / 3 < 4_000, "{}", text.len());
+        let Some(Note::Undoable { sentence, undo: read }) = Note::from_text(&text) else { panic!("{text}") };
+        assert_eq!((sentence, read), ("Done. ".repeat(60), undo));
+        assert!(Note::from_text("~path\n!\nsentence").is_none());
     }
 }

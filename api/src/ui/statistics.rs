@@ -136,12 +136,16 @@ fn tiles(totals: &Totals) -> Markup {
     let Some(outcomes) = &totals.outcomes else { return nothing() };
     let rate = outcomes.success_rate().map_or_else(|| "–".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
     let failed = count(outcomes.of_kind(Kind::Failure));
+    let interrupted = outcomes.of_kind(Kind::OurFault);
     let time = |of: fn(&Percentiles) -> f64| {
         #[expect(clippy::cast_possible_truncation, reason = "times are far below the largest number")]
         let shown = outcomes.latencies().map(|times| parts::millis(of(&times).round() as i64));
         shown.unwrap_or_else(|| "–".to_owned())
     };
-    let slow = html! { "95 % within " (time(|times| times.p95)) ", 99 % within " (time(|times| times.p99)) };
+    let slow = html! {
+        span.whole { "95 % within " (time(|times| times.p95)) "," } " "
+        span.whole { "99 % within " (time(|times| times.p99)) }
+    };
     html! {
         div.figures {
             @if let Some(accepted) = &totals.accepted {
@@ -149,8 +153,14 @@ fn tiles(totals: &Totals) -> Markup {
                     (parts::bytes(i64::try_from(accepted.bytes).unwrap_or(i64::MAX))) " of payloads"
                 }))
             }
-            (tile("Attempts", &count(outcomes.attempts()), &html! { (failed) " failed" }))
-            (tile("Success rate", &rate, &html! { "of attempts that reached a receiver" }))
+            (tile("Attempts", &count(outcomes.attempts()), &html! {
+                (failed) " failed"
+                @if interrupted > 0 { ", " (count(interrupted)) " interrupted" }
+            }))
+            (tile("Success rate", &rate, &html! {
+                "of all attempts"
+                @if interrupted > 0 { " but the interrupted ones" }
+            }))
             (tile("Half arrive within", &time(|times| times.p50), &slow))
             (tile("Given up", &count(outcomes.of(Class::DeadLetter)), &html! { "became dead letters" }))
         }

@@ -23,7 +23,7 @@ use crate::{
         deliveries::{self, filters::chips, name},
         fields::{Fields, is_own_path},
         jobs,
-        page::{Next, Page, Section, Visit},
+        page::{Next, Page, Section, Undo, Visit},
         parts::{self, Button, Tone, Weight, facts, nothing, panel},
         statistics,
     },
@@ -157,7 +157,10 @@ fn show(visit: &Visit, subscription: &Subscription, health: &Health) -> Markup {
             "Circuit",
             html! {
                 (parts::circuit(visit, circuit.state))
-                span.sub { (circuit.failures_in_a_row) " failures in a row" (until.unwrap_or_else(nothing)) }
+                span.sub {
+                    (circuit.failures_in_a_row) @if circuit.failures_in_a_row == 1 { " failure" } @else { " failures" }
+                    " in a row" (until.unwrap_or_else(nothing))
+                }
             },
         ));
     } else {
@@ -235,7 +238,7 @@ pub(crate) async fn set_state(visit: &Visit, id: &str, change: &str, form: &Fiel
     let named = form.get("back").filter(|path| is_own_path(path));
     let back = named.map_or_else(|| format!("subscriptions/{id}"), str::to_owned);
     Ok(match opposite(before, changed.state) {
-        Some(undo) => Next::undoable(back, sentence, format!("subscriptions/{id}/{undo}")),
+        Some(undo) => Next::undoable(back, sentence, Undo::by(format!("subscriptions/{id}/{undo}"))),
         None => Next::done(back, sentence),
     })
 }

@@ -298,8 +298,10 @@ fn spark(day: Option<&LastDay>) -> Markup {
             }
         }
         span.sub {
-            (format!("{:.1} %", (rate * 1000.0).floor() / 10.0)) " succeeded"
-            @if let Some(slow) = slow { ", 95 % within " (slow) }
+            span.whole {
+                (format!("{:.1} %", (rate * 1000.0).floor() / 10.0)) " succeeded" @if slow.is_some() { "," }
+            }
+            @if let Some(slow) = slow { " " span.whole { "95 % within " (slow) } }
         }
     }
 }

@@ -107,12 +107,23 @@ pub async fn get(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
     Ok(DeadLetter { delivery, dead_at: entry.created_at, resolved_at: entry.resolved_at })
 }
 
+/// When a dead letter was marked resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// By this call.
+    Now,
+    /// By an earlier one, so this one has changed nothing.
+    Before,
+}
+
 /// Marks a dead letter resolved; doing so again changes nothing.
-pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<DeadLetter> {
-    sqlx::query!("UPDATE dead_letters SET resolved_at = coalesce(resolved_at, now()) WHERE delivery_id = $1", id.0)
-        .execute(pool)
-        .await?;
-    get(pool, id).await
+pub async fn resolve(pool: &PgPool, id: DeliveryId) -> Result<(DeadLetter, Marked)> {
+    let marked = sqlx::query!(
+        "UPDATE dead_letters SET resolved_at = now() WHERE delivery_id = $1 AND resolved_at IS NULL",
+        id.0
+    );
+    let marked = if marked.execute(pool).await?.rows_affected() > 0 { Marked::Now } else { Marked::Before };
+    Ok((get(pool, id).await?, marked))
 }
 
 /// Takes the mark back that a dead letter is resolved; doing so again changes nothing.

@@ -96,6 +96,7 @@ mod ui_search;
 mod ui_subscription;
 mod ui_tenants;
 mod ui_views;
+mod ui_widths;
 mod upgrades;
 mod waits;
 

@@ -207,3 +207,43 @@ async fn what_was_done_is_undone_from_the_note() {
     reader.post(&format!("/ui/dead-letters/{dead}/unresolve"), &[]).await;
     world.finish().await;
 }
+
+#[tokio::test]
+async fn what_was_done_with_many_rows_is_undone_for_those_that_it_changed() {
+    let world = world().await;
+    let once = json!({"retry_policy": {"delays_seconds": []}});
+    let subscription = id(&world.subscribe("/fail/503", once).await);
+    for number in 0..4 {
+        world.ingest(&subscription, number.to_string()).await;
+    }
+    while world.drain().await > 0 {}
+    let dead = async || {
+        let list = world.get("/dead-letters").await["data"].as_array().unwrap().clone();
+        list.iter().map(id).collect::<Vec<_>>()
+    };
+    let all = dead().await;
+    world.post(&format!("/dead-letters/{}/resolve", all[0])).await;
+    let admin = Session::new(&world, KEY).await;
+    let back = ("back", "dead-letters?view=list");
+    let ticked = |ids: &[String]| ids.iter().map(|id| ("id".to_owned(), id.clone())).collect::<Vec<_>>();
+    let send = async |path: &str, fields: &[(String, String)], more: &[(&str, &str)]| {
+        let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        admin.act(path, &fields.chain(more.iter().copied()).collect::<Vec<_>>()).await
+    };
+    // Three are ticked, of which one had been resolved before.
+    let page = send("/ui/deliveries/selected", &ticked(&all[..3]), &[("action", "resolve"), back]).await;
+    assert!(page.contains("2 deliveries are marked as resolved. 1 left alone: marked as resolved before."), "{page}");
+    assert_eq!(dead().await, all[3..]);
+    let form = page.split("class=\"note ok\"").nth(1).unwrap().split("</form>").next().unwrap().to_owned();
+    let after = |text: &str, mark: &str| text.split(mark).nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let named: Vec<_> = form.split("name=\"id\"").skip(1).map(|field| after(field, "value=\"")).collect();
+    assert_eq!(named, all[1..3]);
+    let path = format!("/ui/{}", after(&form, "action=\"").trim_start_matches("../"));
+    let page = send(&path, &ticked(&named), &[back]).await;
+    assert!(page.contains("2 deliveries wait for a decision again.") && !page.contains("Undo</button>"), "{page}");
+    assert_eq!(dead().await, all[1..]);
+    // Nothing undoes a retry: attempts are made by then.
+    let page = send("/ui/deliveries/selected", &ticked(&all[1..2]), &[("action", "retry"), back]).await;
+    assert!(page.contains("1 delivery is attempted again now.") && !page.contains("Undo</button>"), "{page}");
+    world.finish().await;
+}

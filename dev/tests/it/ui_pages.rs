@@ -69,7 +69,7 @@ pub async fn findings(page: &Page) -> Vec<String> {
 }
 
 /// A world in which every page has something to show.
-async fn furnished() -> World {
+pub async fn furnished() -> World {
     let world = world().await;
     let once = json!({"retry_policy": {"delays_seconds": []}, "name": "Billing", "event_types": ["invoice.*"]});
     let own = world.subscribe("/success", json!({"name": "Order service", "event_types": ["order.*", "user.*"]})).await;
@@ -99,7 +99,7 @@ async fn furnished() -> World {
 }
 
 /// Every page, by the name of its picture.
-async fn pages(world: &World) -> Vec<(&'static str, String)> {
+pub async fn pages(world: &World) -> Vec<(&'static str, String)> {
     let first = async |list: &str| crate::world::id(&world.get(list).await["data"][0]);
     let subscription = first("/subscriptions?failing=true").await;
     let dead = first("/dead-letters").await;

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use postrider_core::{
-    delivery::{self, Delivery, Status, dead_letter, job::Action, replay_now},
+    delivery::{
+        self, Delivery, Status,
+        dead_letter::{self, Marked},
+        job::Action,
+        replay_now,
+    },
     id::DeliveryId,
 };
 
@@ -14,7 +19,7 @@ use crate::{
     ui::{
         fields::{Fields, is_own_path},
         jobs::{symbol, word},
-        page::{Next, Note, Visit},
+        page::{Next, Note, Undo, Visit},
         parts,
     },
 };
@@ -23,6 +28,18 @@ use crate::{
 const FORM: &str = "selected";
 /// Deliveries with which something is done at once, at most: the rows of a page, and some more. A job does more.
 const SELECTED_MAX: usize = 100;
+
+/// The action that takes back what [`Action::Resolve`] has done.
+const UNRESOLVE: &str = "unresolve";
+
+/// What is done with each of several deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    /// What is offered below a list.
+    Offered(Action),
+    /// The marks of dead letters are taken back. The note after a form that has set them offers it.
+    Unresolve,
+}
 
 /// Whether rows of a table can be ticked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,16 +134,21 @@ pub(crate) fn bar(visit: &Visit, status: Option<Status>, all: &Markup) -> Markup
 /// the others; where the database is busy, it ends.
 pub(crate) async fn act(visit: &Visit, form: &Fields) -> Result<Next, ApiError> {
     let back = form.get("back").filter(|path| is_own_path(path)).unwrap_or("deliveries").to_owned();
-    let action = form.text("action").parse::<Action>().map_err(|why| ApiError::invalid("action", why))?;
+    let deed = if visit.query.get("action") == Some(UNRESOLVE) {
+        Deed::Unresolve
+    } else {
+        Deed::Offered(form.text("action").parse().map_err(|why| ApiError::invalid("action", why))?)
+    };
     let ids: Vec<_> = form.all("id").collect();
     if ids.is_empty() || ids.len() > SELECTED_MAX {
         let why = if ids.is_empty() { "nothing was ticked".to_owned() } else { format!("at most {SELECTED_MAX}") };
         return Ok(Next::Go(back, Note::Refused(format!("Not done: {why}."))));
     }
-    let (mut done, mut left) = (0_usize, BTreeMap::<String, usize>::new());
+    let (mut done, mut left) = (Vec::new(), BTreeMap::<String, usize>::new());
     for (place, id) in ids.iter().enumerate() {
-        match one(visit, action, id).await {
-            Ok(()) => done += 1,
+        match one(visit, deed, id).await {
+            Ok((id, Marked::Now)) => done.push(id),
+            Ok((_, Marked::Before)) => *left.entry("marked as resolved before".to_owned()).or_default() += 1,
             Err(error) => {
                 let problem = error.problem();
                 let is_end = problem.status() >= 500;
@@ -138,34 +160,51 @@ pub(crate) async fn act(visit: &Visit, form: &Fields) -> Result<Next, ApiError> 
         }
     }
     let left = left.iter().map(|(why, count)| format!("{count} left alone: {why}."));
-    let sentence = std::iter::once(told(action, done)).chain(left).collect::<Vec<_>>().join(" ");
-    Ok(Next::Go(back, if done > 0 { Note::Done(sentence) } else { Note::Refused(sentence) }))
-}
-
-async fn one(visit: &Visit, action: Action, id: &str) -> Result<(), ApiError> {
-    let id: DeliveryId = visit.find(id).await?;
-    let app = &visit.app;
-    match action {
-        Action::Retry => delivery::retry(&app.pool, id).await.map(drop)?,
-        Action::Cancel => delivery::cancel(&app.pool, id).await.map(drop)?,
-        Action::Resolve => dead_letter::resolve(&app.pool, id).await.map(drop)?,
-        Action::Replay => replay_now::of_delivery(&app.pool, &app.keyring, id, None, |_| Vec::new()).await.map(drop)?,
-        Action::Purge => return Err(ApiError::invalid("action", "cannot be done one by one")),
+    let sentence = std::iter::once(told(deed, done.len())).chain(left).collect::<Vec<_>>().join(" ");
+    if done.is_empty() {
+        return Ok(Next::Go(back, Note::Refused(sentence)));
     }
-    Ok(())
+    Ok(match deed {
+        Deed::Offered(Action::Resolve) => {
+            let path = format!("deliveries/selected?action={UNRESOLVE}");
+            Next::undoable(back, sentence, Undo { path, deliveries: done })
+        }
+        Deed::Offered(Action::Retry | Action::Cancel | Action::Replay | Action::Purge) | Deed::Unresolve => {
+            Next::done(back, sentence)
+        }
+    })
 }
 
-fn told(action: Action, done: usize) -> String {
+/// Does it with one delivery. Only a mark of a dead letter can have been there before; anything else is done now.
+async fn one(visit: &Visit, deed: Deed, id: &str) -> Result<(DeliveryId, Marked), ApiError> {
+    let id: DeliveryId = visit.find(id).await?;
+    let (pool, keyring) = (&visit.app.pool, &visit.app.keyring);
+    match deed {
+        Deed::Offered(Action::Retry) => delivery::retry(pool, id).await.map(drop)?,
+        Deed::Offered(Action::Cancel) => delivery::cancel(pool, id).await.map(drop)?,
+        Deed::Offered(Action::Resolve) => return Ok((id, dead_letter::resolve(pool, id).await?.1)),
+        Deed::Offered(Action::Replay) => {
+            replay_now::of_delivery(pool, keyring, id, None, |_| Vec::new()).await.map(drop)?;
+        }
+        Deed::Offered(Action::Purge) => return Err(ApiError::invalid("action", "cannot be done one by one")),
+        Deed::Unresolve => dead_letter::unresolve(pool, id).await.map(drop)?,
+    }
+    Ok((id, Marked::Now))
+}
+
+fn told(deed: Deed, done: usize) -> String {
     let what = if done == 1 { "1 delivery".to_owned() } else { format!("{done} deliveries") };
-    let verb = match (action, done) {
-        (Action::Retry, 1) => "is attempted again now",
-        (Action::Retry, _) => "are attempted again now",
-        (Action::Cancel, 1) => "is canceled",
-        (Action::Cancel, _) => "are canceled",
-        (Action::Replay, 1) => "is replayed as a fresh one",
-        (Action::Replay, _) => "are replayed as fresh ones",
-        (Action::Resolve | Action::Purge, 1) => "is marked as resolved",
-        (Action::Resolve | Action::Purge, _) => "are marked as resolved",
+    let verb = match (deed, done) {
+        (Deed::Offered(Action::Retry), 1) => "is attempted again now",
+        (Deed::Offered(Action::Retry), _) => "are attempted again now",
+        (Deed::Offered(Action::Cancel), 1) => "is canceled",
+        (Deed::Offered(Action::Cancel), _) => "are canceled",
+        (Deed::Offered(Action::Replay), 1) => "is replayed as a fresh one",
+        (Deed::Offered(Action::Replay), _) => "are replayed as fresh ones",
+        (Deed::Offered(Action::Resolve | Action::Purge), 1) => "is marked as resolved",
+        (Deed::Offered(Action::Resolve | Action::Purge), _) => "are marked as resolved",
+        (Deed::Unresolve, 1) => "waits for a decision again",
+        (Deed::Unresolve, _) => "wait for a decision again",
     };
     format!("{what} {verb}.")
 }

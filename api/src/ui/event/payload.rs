@@ -125,7 +125,7 @@ fn body(visit: &Visit, event: &Event, bytes: &[u8], form: Form) -> Markup {
             }
             @if let Some(encoding) = &event.content_encoding { "It is packed with " (encoding) ". " }
             a href=(visit.to(format!("events/{}/payload", EventId(event.id)))) {
-                (visit.icon("download")) "Download it as it arrived"
+                (visit.icon("download")) " Download it as it arrived"
             }
         }
     }

@@ -63,9 +63,10 @@ fn sizes(visit: &Visit, glance: &Glance, pace: Option<&Pace>) -> Markup {
     let drain = text(drain(backlog.due, pace.map(|pace| pace.ended)));
     let (later, held) = (text("for a retry, or for later"), text("by a pause, a Retry-After, a circuit or a limit"));
     let oldest = glance.oldest_due_at.filter(|_| backlog.due > 0);
+    let waited = if oldest.is_some() { "has waited so long for a worker" } else { "nothing is due" };
     let oldest = oldest.map_or_else(|| "–".to_owned(), |at| span((visit.now - at).max(TimeDelta::zero())));
     html! {
-        (figure(visit, "Oldest due", "lanes", &text(oldest), &text("has waited so long for a worker")))
+        (figure(visit, "Oldest due", "lanes", &text(oldest), &text(waited)))
         (tile("Due", backlog.due, "deliveries?status=pending", &drain))
         (tile("Scheduled", backlog.scheduled, "deliveries?status=pending", &later))
         (tile("Held", backlog.held, "lanes", &held))
