@@ -42,7 +42,7 @@ async fn the_search_finds_own_ids_hosts_and_types() {
     assert!(page.contains("Subscriptions at shared.example") && page.contains("https://shared.example/a"), "{page}");
     assert!(page.contains("https://shared.example/b?c") && page.contains("2 subscriptions deliver there."), "{page}");
     let page = leads(&admin, "what is this").await;
-    assert!(page.contains("this is neither an id"), "{page}");
+    assert!(page.contains("This is neither an id"), "{page}");
     // A key of one tenant finds what is that tenant's.
     let bolt = Session::new(&world, &key(&world, &["read"], Some("bolt")).await.1).await;
     assert_eq!(leads(&bolt, "shared.example").await, format!("subscriptions/{other}"));
