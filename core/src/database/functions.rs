@@ -10,10 +10,11 @@ static FUNCTIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/function
 /// The statement that creates the role that may only call `publish()`, unless the role exists.
 const PUBLISHER_ROLE: &str = include_str!("../../sql/publisher_role.sql");
 
-/// Installs the functions that have changed, each file in a transaction of its own. The caller holds the lock of the
-/// migrations. A text that a newer version of Postrider has installed stays: an older process that starts beside newer
-/// ones works with it.
+/// Installs the functions that have changed, all in one transaction: running processes never meet a new function that
+/// calls another one whose new text is not there yet. The caller holds the lock of the migrations. A text that a newer
+/// version of Postrider has installed stays: an older process that starts beside newer ones works with it.
 pub(super) async fn install(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
     for (name, text) in FUNCTIONS {
         let digest = Sha256::digest(text);
         let is_current = sqlx::query_scalar!(
@@ -22,10 +23,9 @@ pub(super) async fn install(connection: &mut PgConnection) -> Result<(), sqlx::E
             digest.as_slice(),
             &version(),
         );
-        if is_current.fetch_one(&mut *connection).await? {
+        if is_current.fetch_one(&mut *transaction).await? {
             continue;
         }
-        let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
         sqlx::raw_sql(*text).execute(&mut *transaction).await?;
         sqlx::query!(
             "INSERT INTO sql_functions (name, digest, version) VALUES ($1, $2, $3)
@@ -37,8 +37,8 @@ pub(super) async fn install(connection: &mut PgConnection) -> Result<(), sqlx::E
         )
         .execute(&mut *transaction)
         .await?;
-        transaction.commit().await?;
     }
+    transaction.commit().await?;
     sqlx::raw_sql(PUBLISHER_ROLE).execute(connection).await?;
     Ok(())
 }

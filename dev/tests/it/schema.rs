@@ -45,7 +45,7 @@ async fn an_older_process_starts_beside_a_newer_schema_and_leaves_it_as_it_is() 
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (9999, 'of a later version', true, 'x', 1);
                  UPDATE sql_functions SET version = '{999,0,0}', digest = 'x' WHERE name = 'lane_linger';
-                 UPDATE sql_functions SET digest = 'x' WHERE name = 'lane_margin';
+                 UPDATE sql_functions SET digest = 'x' WHERE name IN ('claim', 'lane_margin');
                  CREATE OR REPLACE FUNCTION lane_linger() RETURNS interval LANGUAGE sql AS $$ SELECT interval '9 s' $$;
                  CREATE OR REPLACE FUNCTION lane_margin() RETURNS interval LANGUAGE sql AS $$ SELECT interval '9 s' $$";
     sqlx::raw_sql(newer).execute(&world.pool).await.unwrap();
@@ -54,6 +54,9 @@ async fn an_older_process_starts_beside_a_newer_schema_and_leaves_it_as_it_is() 
     let (linger, margin): (i32, i32) = sqlx::query_as(seconds).fetch_one(&world.pool).await.unwrap();
     assert_eq!(linger, 9, "the text of a newer version stays");
     assert_eq!(margin, 1, "a text of our own version that differs is installed again");
+    let together = "SELECT count(DISTINCT xmin::text) FROM sql_functions WHERE name IN ('claim', 'lane_margin')";
+    let transactions: i64 = sqlx::query_scalar(together).fetch_one(&world.pool).await.unwrap();
+    assert_eq!(transactions, 1, "all that has changed is installed in one transaction");
     world.finish().await;
 }
 
