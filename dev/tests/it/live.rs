@@ -173,6 +173,8 @@ async fn a_key_sees_its_tenant_only_and_has_few_streams() {
 
     let mut stream = Stream::open(with_key("")).await;
     stream.next().await;
+    let another = json!({"name": "a new key ends no stream", "scopes": ["read"]});
+    world.call(Method::POST, "/api-keys", Some(another)).await.expect(201);
     world.ingest(&theirs, "x").await;
     world.ingest(&ours, "x").await;
     world.post(&format!("/subscriptions/{ours}/pause")).await;
