@@ -31,10 +31,12 @@ const STATISTICS: [(&str, &str); 4] = [
     ),
 ];
 
-/// How many rows of our tables a statement reads, through indexes or not, and inside of functions too.
+/// How many rows of our tables this session has read, through indexes or not, and has not yet reported to the server.
+const READ: &str = "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
+                      FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
+
+/// How many rows of our tables a statement reads, inside of functions too.
 async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
-    const READ: &str = "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
-                          FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
     let mut transaction = pool.begin().await.unwrap();
     let before: i64 = sqlx::query_scalar(READ).fetch_one(&mut *transaction).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).fetch_all(&mut *transaction).await.unwrap();
@@ -43,17 +45,15 @@ async fn rows_read(pool: &PgPool, statement: &str) -> i64 {
     after - before
 }
 
-/// How many rows the one session of this pool has read since it reported its numbers last. Those of all sessions would
-/// not do: others report what they have read, such as what a test was filled with, seconds later.
-async fn rows_read_here(pool: &PgPool) -> i64 {
-    let read = "SELECT coalesce(sum(coalesce(idx_tup_fetch, 0) + coalesce(seq_tup_read, 0)), 0)::bigint
-                  FROM pg_stat_xact_user_tables WHERE schemaname = 'postrider'";
-    sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
-}
-
-/// Has the one session of this pool report its numbers, which it then does not do again for a second.
-async fn report(pool: &PgPool) {
+/// What work answers on the one connection of this pool, and how many rows it reads. The numbers that the server has of
+/// all sessions would not do: each reports seconds later what it has read, such as what a test was filled with.
+async fn reading<T>(pool: &PgPool, work: impl Future<Output = T>) -> (T, i64) {
+    // After this report, the session makes none for a second.
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    let before: i64 = sqlx::query_scalar(READ).fetch_one(pool).await.unwrap();
+    let answer = work.await;
+    let after: i64 = sqlx::query_scalar(READ).fetch_one(pool).await.unwrap();
+    (answer, after - before)
 }
 
 /// Makes one lane with a deep backlog, a thousand other lanes, a full outbox and many idempotency keys. Answers two
@@ -143,16 +143,12 @@ async fn plans_do_not_flip_with_the_statistics() {
             assert!(bound.contains(&read), "{statistics}: {name} read {read} rows, not {bound:?}");
         }
         // A step takes at most 32 events out of the outbox, and a step of a job looks at at most 1,000 rows.
-        report(&fan_out).await;
-        let before = rows_read_here(&fan_out).await;
-        assert_eq!(outbox::step(&fan_out, world.worker.cache(), Uuid::nil()).await.unwrap().events, 32);
-        let read = rows_read_here(&fan_out).await - before;
+        let (step, read) = reading(&fan_out, outbox::step(&fan_out, world.worker.cache(), Uuid::nil())).await;
+        assert_eq!(step.unwrap().events, 32);
         assert!(read < 400, "{statistics}: a step of the outbox read {read} rows");
         sqlx::query("UPDATE jobs SET next_step_at = now()").execute(&world.pool).await.unwrap();
-        report(&fan_out).await;
-        let before = rows_read_here(&fan_out).await;
-        assert_eq!(walk::step(&fan_out).await.unwrap().map(|step| step.done), Some(0));
-        let read = rows_read_here(&fan_out).await - before;
+        let (step, read) = reading(&fan_out, walk::step(&fan_out)).await;
+        assert_eq!(step.unwrap().map(|step| step.done), Some(0));
         assert!(read < 4000, "{statistics}: a step of a job read {read} rows");
     }
     world.api_stops().await;
@@ -248,11 +244,8 @@ async fn tenants_are_found_without_reading_what_is_theirs() {
     let pages = database_config(&world.env).pool(Session::Pages, 1);
     for (statistics, statement) in STATISTICS {
         sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
-        report(&pages).await;
-        let before = rows_read_here(&pages).await;
-        let found = tenants::list(&pages, None, 26, Utc::now()).await.unwrap();
-        let read = rows_read_here(&pages).await - before;
-        assert_eq!(found.len(), 26, "{statistics}");
+        let (found, read) = reading(&pages, tenants::list(&pages, None, 26, Utc::now())).await;
+        assert_eq!(found.unwrap().len(), 26, "{statistics}");
         // A name is looked for in four indexes; each tenant has five hours, and three subscriptions that are counted.
         assert!(read < 600, "{statistics}: {read} rows were read");
     }
@@ -271,11 +264,11 @@ async fn lists_of_keys_and_of_portal_links_do_not_wade_through_each_other() {
     let page = || Page { before: None, limit: 51 };
     for (statistics, statement) in STATISTICS {
         sqlx::raw_sql(statement).execute(&world.pool).await.unwrap();
-        report(&pages).await;
-        let before = rows_read_here(&pages).await;
-        assert_eq!(api_key::list(&pages, None, page()).await.unwrap().len(), 51, "{statistics}");
-        assert_eq!(portal_link::list(&pages, Some("tenant 8"), page()).await.unwrap().len(), 51, "{statistics}");
-        let read = rows_read_here(&pages).await - before;
+        let lists = async {
+            (api_key::list(&pages, None, page()).await, portal_link::list(&pages, Some("tenant 8"), page()).await)
+        };
+        let ((keys, links), read) = reading(&pages, lists).await;
+        assert_eq!((keys.unwrap().len(), links.unwrap().len()), (51, 51), "{statistics}");
         assert!(read < 400, "{statistics}: {read} rows were read");
     }
     world.api_stops().await;
