@@ -50,7 +50,7 @@ pub async fn is_type_known(pool: &PgPool, tenant_id: Option<&str>, event_type: &
     Ok(known.fetch_optional(pool).await?.is_some())
 }
 
-/// Types of events since this time, in their order: from this beginning of a type on, [`TYPES_EXAMINED_MAX`] at most.
+/// Types of events since this time, in their order: from this beginning of a type on, `TYPES_EXAMINED_MAX` at most.
 /// The last of them may begin otherwise.
 pub async fn types_from(
     pool: &PgPool,
